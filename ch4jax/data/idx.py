@@ -1,0 +1,88 @@
+"""IDX files of unsigned bytes, the format of MNIST and Fashion-MNIST, checked."""
+
+import gzip
+import hashlib
+import math
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ch4jax.data import DataError
+
+
+class IdxFile(NamedTuple):
+    """What a file has to hold.
+
+    Attributes:
+      name: without the `.gz` that it may carry.
+      shape: of the array in it.
+      sha256: of the unpacked bytes, header included.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
+
+    @property
+    def header(self) -> bytes:
+        """Two zero bytes, type 8 (unsigned byte), the rank, the axes big-endian."""
+        return bytes([0, 0, 8, len(self.shape)]) + np.array(self.shape, ">u4").tobytes()
+
+
+def find(folder: Path, file: IdxFile) -> Path | None:
+    """Return the path of `file` in `folder`, packed or not; None if it is not there."""
+    for name in (file.name, f"{file.name}.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def read(path: Path, file: IdxFile) -> UInt8[np.ndarray, "..."]:
+    """Read the array in `path`, which has to hold exactly what `file` says.
+
+    Raises:
+      DataError: if it does not; the message names the file, what it is, and what
+        it should be.
+    """
+    expected = len(file.header) + math.prod(file.shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            content = stream.read(expected + 1)  # no more, whatever is packed in it
+    except EOFError:
+        raise DataError(
+            f"{path} is cut short: the packed data stop before their end, expected "
+            f"{expected:,} unpacked bytes"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a sound gzip file: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+    header = content[: len(file.header)]
+    if header != file.header:
+        raise DataError(f"{path} {_describe(content)}, expected {_words(file.shape)}")
+    if len(content) != expected:
+        size = f"{len(content):,}" if len(content) < expected else "more"
+        raise DataError(f"{path} has {size} bytes, expected {expected:,}")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != file.sha256:
+        raise DataError(
+            f"{path} has other contents than {file.name}: SHA-256 of the unpacked "
+            f"bytes is {sha256}, expected {file.sha256}"
+        )
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(file.shape)
+
+
+def _describe(content: bytes) -> str:
+    rank = content[3] if len(content) >= 4 else 0
+    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * rank:
+        return f"is not an IDX file of bytes (it begins with {content[:4].hex(' ')})"
+    return f"holds {_words(np.frombuffer(content, '>u4', rank, offset=4).tolist())}"
+
+
+def _words(shape: tuple[int, ...] | list[int]) -> str:
+    sizes = " x ".join(str(size) for size in shape[1:])
+    return f"{shape[0]:,} images of {sizes}" if sizes else f"{shape[0]:,} labels"

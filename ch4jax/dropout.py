@@ -1,0 +1,131 @@
+"""Dropout (D2L 5.6): the layer, and an MLP that uses it, from scratch and in Flax.
+
+Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from
+Overfitting", JMLR 15, 2014.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
+
+MLPParams = list[dict[str, Array]]
+
+
+def dropout_layer(
+    x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray
+) -> Float[Array, "*shape"]:
+    """Zero each entry of `x` with probability `rate` and rescale the rest.
+
+    Survivors are multiplied by `1 / (1 - rate)`, which keeps the expectation.
+
+    Args:
+      x: activations, any shape.
+      rate: probability of *dropping* an entry. A Python number: it picks the
+        branch while the function is traced.
+      key: consumed here; the caller must not use it again.
+
+    Raises:
+      ValueError: if `rate` is outside [0, 1].
+    """
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"dropout rate must be in [0, 1], got {rate}")
+    if rate == 0.0:
+        return x
+    if rate == 1.0:  # 1 / (1 - rate) would make values and gradients infinite
+        return jnp.zeros_like(x)
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+def init_mlp(
+    sizes: Sequence[int] = (784, 256, 256, 10),
+    *,
+    std: float = 0.01,
+    key: PRNGKeyArray,
+) -> MLPParams:
+    """Draw weights from N(0, `std`²) and set biases to zero.
+
+    Args:
+      sizes: width of the input, of each hidden layer, and of the output.
+      std: standard deviation of the weights.
+      key: consumed here.
+
+    Returns:
+      For each layer its `kernel`, shape (in, out), and its `bias`, shape (out,).
+    """
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        {
+            "kernel": std * jax.random.normal(layer_key, (fan_in, fan_out)),
+            "bias": jnp.zeros(fan_out),
+        }
+        for layer_key, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def mlp(
+    params: MLPParams,
+    x: Float[Array, "batch *image"],
+    rates: Sequence[float],
+    *,
+    key: PRNGKeyArray | None,
+) -> Float[Array, "batch classes"]:
+    """Apply a ReLU perceptron with dropout after each hidden layer.
+
+    Args:
+      params: as `init_mlp` makes them.
+      x: one row an example; further axes are flattened.
+      rates: probability of dropping a unit, one for each hidden layer.
+      key: consumed here. None evaluates: nothing is dropped.
+
+    Raises:
+      ValueError: if there is not one rate for each hidden layer, or a rate is
+        outside [0, 1].
+    """
+    *hidden, output = params
+    if len(rates) != len(hidden):
+        raise ValueError(
+            f"need one dropout rate for each of {len(hidden)} hidden layers, "
+            f"got {len(rates)}: {tuple(rates)}"
+        )
+    h = x.reshape(x.shape[0], -1)
+    for i, (layer, rate) in enumerate(zip(hidden, rates, strict=True)):
+        h = jax.nn.relu(_dense(layer, h))
+        if key is not None:
+            h = dropout_layer(h, rate, key=jax.random.fold_in(key, i))
+    return _dense(output, h)
+
+
+def _dense(layer: dict[str, Array], x: Array) -> Array:
+    return x @ layer["kernel"] + layer["bias"][None, :]
+
+
+class DropoutMLP(nn.Module):
+    """ReLU perceptron with dropout after each hidden layer.
+
+    Attributes:
+      hidden: width of each hidden layer.
+      rates: probability of dropping a unit (not of keeping it), one for each
+        hidden layer.
+      num_classes: number of logits.
+      kernel_init: draws the weights; biases start at zero.
+    """
+
+    hidden: Sequence[int] = (256, 256)
+    rates: Sequence[float] = (0.2, 0.5)
+    num_classes: int = 10
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *image"], *, train: bool
+    ) -> Float[Array, "batch classes"]:
+        """Return logits; `train` asks for masks from the `dropout` stream."""
+        h = x.reshape(x.shape[0], -1)
+        for width, rate in zip(self.hidden, self.rates, strict=True):
+            h = nn.relu(nn.Dense(width, kernel_init=self.kernel_init)(h))
+            h = nn.Dropout(rate, deterministic=not train)(h)
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init)(h)

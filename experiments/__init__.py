@@ -1,0 +1,1 @@
+"""What can be run: `python -m experiments` lists it."""

@@ -1,0 +1,152 @@
+"""What a run prints, and what it leaves in its run folder."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from experiments.errors import UsageError
+
+PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class Report:
+    """The console and the run folder of one run.
+
+    Attributes:
+      folder: from `begin` on, holds `config.json`, `env.json`, `metrics.jsonl`, the
+        figures, and, once the run is done, `summary.json`.
+      console: where lines and tables go.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = Path()
+        terminal = sys.stdout.isatty()
+        self.console = Console(highlight=False, width=None if terminal else 100)
+        self._start = time.perf_counter()
+
+    def begin(self, config: Any) -> None:
+        """Make the run folder, once flags and data are known to be sound.
+
+        What an earlier run left in it is replaced.
+
+        Raises:
+          UsageError: if it cannot be written.
+        """
+        started = datetime.now().strftime("%Y%m%d-%H%M%S")
+        default = Path("runs") / self.name / f"{started}-seed{config.seed}"
+        self.folder = config.out or default
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "metrics.jsonl").write_text("")
+            (self.folder / "summary.json").unlink(missing_ok=True)
+            self.write_json("config.json", dataclasses.asdict(config))
+            self.write_json("env.json", environment())
+        except OSError as error:
+            raise UsageError(
+                f"--out {self.folder} cannot be written: {error.strerror}"
+            ) from None
+
+    def say(self, text: str = "") -> None:
+        """Print a line, or several."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
+    ) -> None:
+        """Print a table: the first column is text, the others are numbers."""
+        table = Table(title=title or None, title_justify="left", title_style="bold")
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[str], None]]:
+        """Count `total` steps: a bar on a terminal, a line a step elsewhere.
+
+        Yields:
+          A function to call after each step, with what is to be said of it.
+        """
+        if not self.console.is_terminal:
+            count = iter(range(1, total + 1))
+            yield lambda text: self.say(f"{label} {next(count)}/{total}: {text}")
+            return
+        columns = (
+            TextColumn(label),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, console=self.console) as bar:
+            task = bar.add_task("compiling", total=total)
+            yield lambda text: bar.update(task, advance=1, description=text)
+
+    def metrics(self, **row: Any) -> None:
+        """Append a row to `metrics.jsonl`."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+
+    def seconds(self) -> float:
+        """Return the seconds since the run began."""
+        return time.perf_counter() - self._start
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file, all or nothing."""
+        part = self.folder / f"{name}.part"
+        part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+        os.replace(part, self.folder / name)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json` and say where everything is."""
+        self.write_json("summary.json", {"experiment": self.name, **summary})
+        self.say(f"{self.folder} holds the figures, summary.json and metrics.jsonl")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, devices and the variables that change what JAX does."""
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "platform": jax.default_backend(),
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: lists for tuples, null for what is not a number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (int, str)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return _plain(value.tolist())  # an array of NumPy's or JAX's
