@@ -150,6 +150,7 @@ def train(
 
     from ch4jax import population
 
+    assert config.epochs and config.learning_rate  # `settle` has seen to it
     seeds = config.seed + jnp.arange(config.seeds, dtype=jnp.uint32)
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
     optimizer = optax.sgd(config.learning_rate)
@@ -159,7 +160,7 @@ def train(
         population.init_states(jax.vmap(network.init)(keys[:, 0]), optimizer),
         (data.train_images, data.train_labels),
         (data.test_images, data.test_labels),
-        epochs=config.epochs or 1,
+        epochs=config.epochs,
         keys=keys[:, 1],
         metrics_fn=metrics_fn(network),
         optimizer=optimizer,
@@ -311,18 +312,24 @@ def draw(config: Config, data: Any, fits: dict[str, Fit], report: Report) -> Non
     label, fitted = next(iter(fits.items()))
     network = NETWORKS[impls(config)[0]](config, config.rates)
     first = jax.tree.map(lambda leaf: leaf[0], fitted.states.params)
-    images = data.test_images[:10]
-    logits = network.logits(first, to_float(images), key=None)
-    names = [
-        (CLASSES[true], CLASSES[predicted])
-        for true, predicted in zip(data.test_labels, np.argmax(logits, 1), strict=False)
-    ]
-    plots.predictions(
+    images, labels = data.test_images[:10], data.test_labels[:10]
+    predicted = network.logits(first, to_float(images), key=None).argmax(axis=1)
+    with plots.figure(
         report.folder / "predictions.png",
-        np.asarray(images),
-        names,
+        1,
+        len(images),
+        size=(8.5, 1.5),
         title=f"{label}: true class above, prediction below",
-    )
+    ) as panels:
+        for axes, image, true, guess in zip(
+            panels, np.asarray(images), labels, predicted, strict=True
+        ):
+            axes.imshow(image, cmap="gray_r")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_title(CLASSES[true], fontsize=8)
+            colour = plots.COLOURS[2] if true == guess else plots.COLOURS[1]
+            axes.set_xlabel(CLASSES[guess], fontsize=8, color=colour)
 
 
 def main() -> None:

@@ -1,20 +1,24 @@
-"""Every figure of every experiment; the one place that knows matplotlib."""
+"""How figures look, and the shapes that several experiments draw.
 
-from collections.abc import Mapping, Sequence
+The one place that imports matplotlib: an experiment draws on the axes that `figure`
+lends it.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-STYLE = {
+STYLE: Any = {
     "axes.grid": True,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
@@ -25,6 +29,54 @@ STYLE = {
 }
 
 
+@contextmanager
+def figure(
+    path: Path,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float],
+    title: str = "",
+) -> Iterator[Any]:
+    """Lend axes to draw on; the PNG is written when the block ends.
+
+    Args:
+      path: the PNG to write.
+      rows: of panels.
+      columns: of panels.
+      size: width and height in inches; 8.5 is the width of a page.
+      title: stands above the panels.
+
+    Yields:
+      The axes; an array of them where there are several panels.
+    """
+    mpl.use("agg")
+    with plt.rc_context(STYLE):
+        drawing, axes = plt.subplots(rows, columns, figsize=size)
+        try:
+            yield axes
+            drawing.suptitle(title, fontsize=10)
+            drawing.savefig(path)
+        finally:
+            plt.close(drawing)
+
+
+def band(axes: Any, x: Any, values: Any, *, colour: str, **line: Any) -> None:
+    """Draw the mean of `values` over their last axis, and one deviation around it.
+
+    Args:
+      axes: where to draw.
+      x: shape (points,).
+      values: shape (points, members).
+      colour: of line and band.
+      line: what else `Axes.plot` takes: `label`, `linestyle`.
+    """
+    values = np.asarray(values)
+    mean, spread = values.mean(axis=-1), values.std(axis=-1)
+    axes.plot(x, mean, color=colour, **line)
+    axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+
+
 def training_curves(
     path: Path, histories: Mapping[str, Mapping[str, Any]], *, title: str
 ) -> None:
@@ -32,77 +84,31 @@ def training_curves(
 
     Args:
       path: the PNG to write.
-      histories: for each variant `train_loss`, `train_accuracy`, `test_accuracy`,
-        each of shape (epochs, seeds). The line is the mean over the seeds, the
-        band one standard deviation to each side.
+      histories: for each variant `train_loss`, `train_accuracy` and `test_accuracy`,
+        each of shape (epochs, members).
       title: stands above the panels.
     """
-    panels = (
-        ("train_loss", "training loss (nats)", "-"),
-        ("train_accuracy", "accuracy", "--"),
-        ("test_accuracy", "accuracy", "-"),
-    )
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4))
-        for colour, (variant, history) in zip(COLOURS, histories.items(), strict=False):
-            for metric, _, dashes in panels:
-                axes = left if metric == "train_loss" else right
-                values = np.asarray(history[metric])
-                epochs = np.arange(1, len(values) + 1)
-                split = {"train_accuracy": ", training", "test_accuracy": ", test"}
-                label = variant + split.get(metric, "")
-                mean, spread = values.mean(axis=1), values.std(axis=1)
-                axes.plot(epochs, mean, dashes, color=colour, label=label)
-                axes.fill_between(
-                    epochs, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0
+    with figure(path, 1, 2, size=(8.5, 3.4), title=title) as (loss, accuracy):
+        for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
+            epochs = np.arange(1, len(history["train_loss"]) + 1)
+            band(loss, epochs, history["train_loss"], colour=colour, label=name)
+            for split, dashes in (("train", ":"), ("test", "-")):
+                band(
+                    accuracy,
+                    epochs,
+                    history[f"{split}_accuracy"],
+                    colour=colour,
+                    linestyle=dashes,
+                    label=f"{name}, {split}",
                 )
-        left.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
-        left.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%.2g"))
-        left.yaxis.set_minor_formatter(mpl.ticker.FormatStrFormatter("%.2g"))
-        right.set(xlabel="epoch", ylabel="accuracy")
-        floor = min(np.asarray(h["test_accuracy"]).min() for h in histories.values())
-        right.set_ylim(max(0.7, floor - 0.05) if floor > 0.3 else 0.0, 1.0)
-        for axes in (left, right):
-            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        left.legend()
-        right.legend(loc="lower right", fontsize=8)
-        figure.suptitle(title, fontsize=10)
-        _save(figure, path)
-
-
-def predictions(
-    path: Path,
-    images: np.ndarray,
-    names: Sequence[tuple[str, str]],
-    *,
-    title: str,
-) -> None:
-    """Draw a strip of images, each under its true and its predicted class.
-
-    Args:
-      path: the PNG to write.
-      images: grey, shape (n, height, width).
-      names: of the true and the predicted class; a wrong one stands in orange.
-      title: stands above the strip.
-    """
-    with plt.rc_context(STYLE):
-        figure, row = plt.subplots(1, len(images), figsize=(0.95 * len(images), 1.75))
-        for axes, image, (true, predicted) in zip(row, images, names, strict=True):
-            axes.imshow(image, cmap="gray_r")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            axes.set_title(true, fontsize=8)
-            right = true == predicted
-            axes.set_xlabel(
-                predicted,
-                fontsize=8,
-                color=COLOURS[2] if right else COLOURS[1],
-                fontweight="normal" if right else "bold",
-            )
-        figure.suptitle(title, fontsize=9)
-        _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path)
-    plt.close(figure)
+        loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+        for axis_formatter in (
+            loss.yaxis.set_major_formatter,
+            loss.yaxis.set_minor_formatter,
+        ):
+            axis_formatter(FormatStrFormatter("%.2g"))
+        accuracy.set(xlabel="epoch", ylabel="accuracy")
+        for axes in (loss, accuracy):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        loss.legend()
+        accuracy.legend(loc="lower right", fontsize=8)

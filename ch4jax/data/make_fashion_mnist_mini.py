@@ -28,13 +28,14 @@ def rows_by_class(
 def mini_arrays(full: fashion_mnist.FashionMNIST) -> list[np.ndarray]:
     """Return the training and test images and labels of the tenth."""
     rng = np.random.Generator(np.random.PCG64(0))
-    train = rows_by_class(full.train_labels, 600, rng)
-    test = rows_by_class(full.test_labels, 100, rng)
+    train_images, train_labels, test_images, test_labels = map(np.asarray, full[:4])
+    train = rows_by_class(train_labels, 600, rng)
+    test = rows_by_class(test_labels, 100, rng)
     return [
-        full.train_images[train],
-        full.train_labels[train],
-        full.test_images[test],
-        full.test_labels[test],
+        train_images[train],
+        train_labels[train],
+        test_images[test],
+        test_labels[test],
     ]
 
 
