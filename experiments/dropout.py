@@ -150,7 +150,8 @@ def train(
 
     from ch4jax import population
 
-    assert config.epochs and config.learning_rate  # `settle` has seen to it
+    assert config.epochs is not None  # `settle` has filled them in
+    assert config.learning_rate is not None
     seeds = config.seed + jnp.arange(config.seeds, dtype=jnp.uint32)
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
     optimizer = optax.sgd(config.learning_rate)
