@@ -5,6 +5,8 @@ Overfitting", JMLR 15, 2014.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,10 @@ def init_mlp(
     std: float = 0.01,
     key: PRNGKeyArray,
 ) -> MLPParams:
-    """Draw weights from N(0, `std`²) and set biases to zero.
+    """Draw weights from N(0, `std`²), and biases as PyTorch's Linear does.
+
+    The book sets the weights alone, so its biases keep PyTorch's default,
+    U(-1/√fan_in, 1/√fan_in).
 
     Args:
       sizes: width of the input, of each hidden layer, and of the output.
@@ -56,13 +61,14 @@ def init_mlp(
     Returns:
       For each layer its `kernel`, shape (in, out), and its `bias`, shape (out,).
     """
-    keys = jax.random.split(key, len(sizes) - 1)
+    kernel_key, bias_key = jax.random.split(key)
+    kernel_init = nn.initializers.normal(std)
     return [
         {
-            "kernel": std * jax.random.normal(layer_key, (fan_in, fan_out)),
-            "bias": jnp.zeros(fan_out),
+            "kernel": kernel_init(jax.random.fold_in(kernel_key, i), (fan_in, fan_out)),
+            "bias": _bias_init(fan_in)(jax.random.fold_in(bias_key, i), (fan_out,)),
         }
-        for layer_key, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes))
     ]
 
 
@@ -79,7 +85,8 @@ def mlp(
       params: as `init_mlp` makes them.
       x: one row an example; further axes are flattened.
       rates: probability of dropping a unit, one for each hidden layer.
-      key: consumed here. None evaluates: nothing is dropped.
+      key: consumed here; hidden layer i draws from `fold_in(key, i)`. None
+        evaluates: nothing is dropped.
 
     Raises:
       ValueError: if there is not one rate for each hidden layer, or a rate is
@@ -99,6 +106,15 @@ def mlp(
     return _dense(output, h)
 
 
+def _bias_init(fan_in: int) -> nn.initializers.Initializer:
+    bound = fan_in**-0.5
+
+    def init(key: PRNGKeyArray, shape: Any, dtype: Any = float) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
 def _dense(layer: dict[str, Array], x: Array) -> Array:
     return x @ layer["kernel"] + layer["bias"][None, :]
 
@@ -111,7 +127,7 @@ class DropoutMLP(nn.Module):
       rates: probability of dropping a unit (not of keeping it), one for each
         hidden layer.
       num_classes: number of logits.
-      kernel_init: draws the weights; biases start at zero.
+      kernel_init: draws the weights; biases are drawn as in `init_mlp`.
     """
 
     hidden: Sequence[int] = (256, 256)
@@ -126,6 +142,10 @@ class DropoutMLP(nn.Module):
         """Return logits; `train` asks for masks from the `dropout` stream."""
         h = x.reshape(x.shape[0], -1)
         for width, rate in zip(self.hidden, self.rates, strict=True):
-            h = nn.relu(nn.Dense(width, kernel_init=self.kernel_init)(h))
+            h = nn.relu(self._dense(width, h))
             h = nn.Dropout(rate, deterministic=not train)(h)
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init)(h)
+        return self._dense(self.num_classes, h)
+
+    def _dense(self, width: int, h: Array) -> Array:
+        bias_init = _bias_init(h.shape[-1])
+        return nn.Dense(width, kernel_init=self.kernel_init, bias_init=bias_init)(h)

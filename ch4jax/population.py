@@ -8,7 +8,7 @@ from functools import partial
 
 import jax
 import optax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from ch4jax import training
 from ch4jax.training import Data, Metrics, MetricsFn, TrainState
@@ -27,7 +27,7 @@ def train_epoch(
     metrics_fn: MetricsFn,
     optimizer: optax.GradientTransformation,
     batch_size: int,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " members"],
 ) -> tuple[TrainState, Metrics]:
     """Train each member for one epoch on the same `data`, in its own order.
 
@@ -35,7 +35,7 @@ def train_epoch(
     each metric comes back with the shape (members,).
     """
 
-    def member(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+    def member(state: TrainState, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         return training.train_epoch(
             state,
             data,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 Metrics = dict[str, Array]
 MetricsFn = Callable[..., Metrics]
@@ -44,7 +44,7 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> Train
 
 
 def classification_metrics(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+    logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"]
 ) -> Metrics:
     """Return cross-entropy in nats and accuracy (0 or 1) of each row."""
     labels = labels.astype(jnp.int32)

@@ -3,9 +3,18 @@
 import jax
 import pytest
 
+from ch4jax.data import cache_folder, fashion_mnist, idx
+
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_platforms", "cpu")
+
+# Read before a test changes where the data are looked for.
+FOLDERS = (
+    cache_folder(),
+    cache_folder() / "fashion-mnist",
+    fashion_mnist.SYSTEM_FOLDER,
+)
 
 
 @pytest.fixture
@@ -13,3 +22,12 @@ def x64():
     """Let the test compute in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def whole_set():
+    """The whole Fashion-MNIST, where this machine has it; nothing is downloaded."""
+    for folder in FOLDERS:
+        if all(idx.find(folder, file) for file in fashion_mnist.FULL):
+            return fashion_mnist.load(str(folder))
+    pytest.skip("the whole Fashion-MNIST is not on this machine")

@@ -35,9 +35,10 @@ CLASSES = (
     "ankle boot",
 )
 
+SOURCE = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
 MIRRORS = (
+    SOURCE,
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
-    "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 )
 
@@ -180,8 +181,8 @@ def download(folder: Path, *, seconds: float = 4.0) -> None:
             warnings.warn(f"mirror {mirror} failed: {error}", stacklevel=2)
     names = ", ".join(f"{file.name}.gz" for file in FULL)
     raise NetworkError(
-        f"no mirror of Fashion-MNIST can be reached: put {names} (from {MIRRORS[1]}, "
-        f"say) into {folder}, or ask for the shipped tenth (mini)"
+        f"no mirror of Fashion-MNIST can be reached: put {names} (from {SOURCE}, say) "
+        f"into {folder}, or ask for the shipped tenth (mini)"
     )
 
 

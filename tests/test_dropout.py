@@ -1,0 +1,117 @@
+"""Dropout: what the layer does, and that scratch and Flax are one network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ch4jax.dropout import DropoutMLP, dropout_layer, init_mlp, mlp
+
+RATES = (0.2, 0.5)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9])
+def test_dropout_keeps_the_right_fraction_and_rescales_it(rate):
+    n = 100_000
+    y = np.asarray(dropout_layer(jnp.ones(n), rate, key=jax.random.key(0)))
+    kept = y[y != 0]
+    np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=1e-6)
+    five_sigma = 5 * np.sqrt(n * rate * (1 - rate))  # Binomial(n, 1 - rate)
+    assert abs(kept.size - n * (1 - rate)) <= five_sigma
+
+
+def test_rate_0_is_the_identity_and_rate_1_is_zero():
+    x = jnp.arange(16.0).reshape(2, 8)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(dropout_layer(x, 0.0, key=key), x)
+    np.testing.assert_array_equal(dropout_layer(x, 1.0, key=key), jnp.zeros_like(x))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_the_gradient_is_the_mask_over_the_fraction_kept(rate):
+    x = jnp.linspace(-2.0, 2.0, 64)
+    y, pullback = jax.vjp(lambda x: dropout_layer(x, rate, key=jax.random.key(3)), x)
+    (gradient,) = pullback(jnp.ones_like(y))
+    np.testing.assert_allclose(gradient, y / x, rtol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
+def test_a_rate_outside_0_to_1_is_refused_by_its_value(rate):
+    with pytest.raises(ValueError, match=rf"must be in \[0, 1\], got {rate}"):
+        dropout_layer(jnp.ones(3), rate, key=jax.random.key(0))
+
+
+def test_masks_are_the_same_for_one_key_and_differ_between_keys():
+    x = jnp.ones(1000)
+    first, again, other = (
+        dropout_layer(x, 0.5, key=jax.random.key(seed)) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    # Two fair masks agree in Binomial(1000, 1/2) places.
+    assert abs(int((first == other).sum()) - 500) <= 5 * np.sqrt(250)
+
+
+def test_two_layers_of_one_width_have_different_masks():
+    identity = {"kernel": jnp.eye(512), "bias": jnp.zeros(512)}
+    h = mlp([identity] * 3, jnp.ones((1, 512)), (0.5, 0.5), key=jax.random.key(0))
+    # 1/4 survives two independent masks, 1/2 would survive one mask twice.
+    assert abs(int((h != 0).sum()) - 128) <= 5 * np.sqrt(512 * 3 / 16)
+
+
+def flax_init(key):
+    variables = DropoutMLP().init(key, jnp.ones((1, 28, 28)), train=False)
+    return [variables["params"][f"Dense_{i}"] for i in range(3)]
+
+
+@pytest.mark.parametrize("init", [lambda key: init_mlp(key=key), flax_init])
+def test_weights_begin_normal_and_biases_as_in_pytorch(init):
+    layers = init(jax.random.key(0))
+    shapes = [layer["kernel"].shape for layer in layers]
+    assert shapes == [(784, 256), (256, 256), (256, 10)]
+    for layer in layers:
+        kernel, bias = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+        assert abs(kernel.std() - 0.01) <= 5 * 0.01 / np.sqrt(2 * kernel.size)
+        assert abs(kernel.mean()) <= 5 * 0.01 / np.sqrt(kernel.size)
+        bound = len(kernel) ** -0.5  # U(-bound, bound) has variance bound² / 3
+        assert abs(bias).max() <= bound
+        # The relative standard error of that variance is sqrt(0.8 / n).
+        spread = 5 * np.sqrt(0.8 / bias.size)
+        assert abs(3 * (bias**2).mean() / bound**2 - 1) <= spread
+
+
+def test_scratch_and_flax_are_the_same_function_of_the_same_parameters():
+    model = DropoutMLP(hidden=(32, 16), rates=RATES)
+    x = jax.random.normal(jax.random.key(0), (5, 28, 28))
+    layers = init_mlp((784, 32, 16, 10), std=0.1, key=jax.random.key(1))
+    variables = {"params": {f"Dense_{i}": layer for i, layer in enumerate(layers)}}
+    expected = jax.tree.structure(model.init(jax.random.key(2), x, train=False))
+    assert jax.tree.structure(variables) == expected
+    np.testing.assert_allclose(
+        mlp(layers, x, RATES, key=None),
+        model.apply(variables, x, train=False),
+        rtol=1e-5,
+    )
+
+
+def test_scratch_and_flax_drop_alike_in_distribution():
+    model = DropoutMLP(hidden=(64, 64), rates=RATES)
+    x = jnp.ones((1, 16))
+    layers = init_mlp((16, 64, 64, 10), std=0.5, key=jax.random.key(1))
+    variables = {"params": {f"Dense_{i}": layer for i, layer in enumerate(layers)}}
+    keys = jax.random.split(jax.random.key(2), (2, 4000))
+    scratch = jax.vmap(lambda key: mlp(layers, x, RATES, key=key))(keys[0])
+    flax = jax.vmap(
+        lambda key: model.apply(variables, x, train=True, rngs={"dropout": key})
+    )(keys[1])
+    scratch, flax = np.asarray(scratch[:, 0]), np.asarray(flax[:, 0])
+    standard_error = np.sqrt((scratch.var(0) + flax.var(0)) / 4000)
+    assert (abs(scratch.mean(0) - flax.mean(0)) <= 5 * standard_error).all()
+    # A variance has relative standard error sqrt((kurtosis - 1) / n), here below 3%.
+    np.testing.assert_allclose(scratch.var(0), flax.var(0), rtol=0.15)
+
+
+def test_one_rate_for_each_hidden_layer_is_asked_for():
+    params = init_mlp((4, 3, 3, 2), key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"2 hidden layers, got 1: \(0.5,\)"):
+        mlp(params, jnp.ones((1, 4)), (0.5,), key=None)

@@ -1,0 +1,128 @@
+"""The dropout experiment from the command line to the summary."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from ch4jax.data import fashion_mnist
+from experiments import dropout
+from experiments.errors import Failed, UsageError
+from experiments.report import Report
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    """Let 300 training and 50 test images stand for the set."""
+    whole = fashion_mnist.load("mini")
+    few = whole._replace(
+        train_images=whole.train_images[:300],
+        train_labels=whole.train_labels[:300],
+        test_images=whole.test_images[:50],
+        test_labels=whole.test_labels[:50],
+    )
+    monkeypatch.setattr(fashion_mnist, "load", lambda source: few)
+
+
+SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1)
+
+
+def run(config):
+    dropout.run(config, Report("dropout"))
+    return json.loads((config.out / "summary.json").read_text())
+
+
+def test_the_run_leaves_what_the_issue_of_a_summary_asks_for(tmp_path, capsys):
+    summary = run(replace(SMALL, out=tmp_path, impl="both", seeds=2))
+    assert summary["experiment"] == "dropout"
+    assert summary["data"] == "mini"
+    assert set(summary["seconds"]) == {"compile", "epoch", "total"}
+    variants = [(r["impl"], tuple(r["rates"])) for r in summary["results"]]
+    assert variants == [
+        (impl, rates) for impl in ("flax", "scratch") for rates in ((0.2, 0.5), (0, 0))
+    ]
+    for result in summary["results"]:
+        assert result["seeds"] == 2
+        assert result["test_accuracy_std"] is not None
+        gap = result["train_accuracy"] - result["test_accuracy"]
+        assert result["gap"] == pytest.approx(gap, abs=1e-6)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["epoch"] for row in rows] == [1, 2] * 4
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.1
+    for figure in ("curves.png", "predictions.png"):
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    for fact in ("dropout_layer(x, 0.5", "device: cpu", "recipe of its own", "gap"):
+        assert fact in out
+
+
+def test_one_seed_claims_no_spread(tmp_path):
+    for result in run(replace(SMALL, out=tmp_path))["results"]:
+        assert result["test_accuracy_std"] is None
+
+
+@pytest.mark.parametrize("impl", ["flax", "scratch"])
+def test_each_seed_of_a_population_is_the_run_with_that_seed(impl, x64):
+    data = fashion_mnist.load("mini").on_device()
+    config = replace(SMALL, learning_rate=0.1, impl=impl)
+    network = dropout.NETWORKS[impl](config, config.rates)
+    report = Report("dropout")
+    report.metrics = lambda **_: None
+    together = dropout.train(
+        replace(config, seeds=3, seed=4), network, data, "", report
+    )
+    alone = dropout.train(replace(config, seeds=1, seed=6), network, data, "", report)
+    for ours, theirs in zip(
+        jax.tree.leaves(together.states), jax.tree.leaves(alone.states), strict=True
+    ):
+        np.testing.assert_allclose(ours[2], theirs[0], rtol=1e-10, atol=1e-12)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
+    first, again, other = (
+        run(replace(SMALL, out=tmp_path / name, seed=seed))["results"][0]["train_loss"]
+        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_lost_loss_stops_the_run_and_keeps_the_metrics(tmp_path):
+    with pytest.raises(Failed, match=r"training loss is (nan|inf) in epoch \d"):
+        run(replace(SMALL, out=tmp_path, learning_rate=1e30, epochs=3))
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") >= 1
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"rates": (-0.1, 0.5)}, r"--rates must be in \[0, 1\], got \(-0.1, 0.5\)"),
+        ({"rates": (0.2, 1.5)}, r"--rates must be in \[0, 1\], got \(0.2, 1.5\)"),
+        ({"rates": (0.2, float("nan"))}, r"--rates must be in \[0, 1\], got"),
+        ({"hidden": (8, 8, 8)}, r"one for each of 3 hidden layers, got 2"),
+        ({"hidden": (8, 0)}, r"--hidden must be at least 1, got 0"),
+        ({"epochs": 0}, r"--epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, r"--batch-size must be at least 1, got 0"),
+        ({"batch_size": 301}, r"--batch-size must be at most the 300 training images"),
+        ({"learning_rate": float("nan")}, r"--learning-rate must be positive and fin"),
+        ({"learning_rate": float("inf")}, r"--learning-rate must be positive and fin"),
+        ({"learning_rate": -0.5}, r"--learning-rate must be positive and finite, got"),
+        ({"seeds": 0}, r"--seeds must be at least 1, got 0"),
+        ({"std": -1.0}, r"--std must be positive and finite, got -1.0"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(UsageError, match=message) as error:
+        run(replace(SMALL, out=out, **flags))
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_on_the_whole_set_the_recipe_is_the_books(whole_set):
+    config = dropout.settle(dropout.Config(), whole_set)
+    assert (config.learning_rate, config.epochs, config.batch_size) == (0.5, 10, 256)

@@ -1,0 +1,140 @@
+"""The training engine: every row once, one trace, PyTorch's means, keys by step."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ch4jax import training
+
+
+def linear(params, x, y, *, key):
+    """Squared error of `x @ w`; in training, of inputs with noise from the key."""
+    if key is not None:
+        x = x + 0.1 * jax.random.normal(key, x.shape)
+    return {"loss": (x @ params - y) ** 2}
+
+
+@pytest.fixture
+def data():
+    x = jax.random.normal(jax.random.key(0), (50, 3))
+    return x, x @ jnp.array([1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size"), [(1, 1), (1, 9), (9, 1), (9, 9), (9, 10), (10, 4), (97, 32)]
+)
+def test_every_row_stands_in_exactly_one_batch(rows, batch_size):
+    order, real = training.batch_rows(rows, batch_size, key=jax.random.key(0))
+    assert order.shape == real.shape == (-(-rows // batch_size), batch_size)
+    np.testing.assert_array_equal(np.sort(order[real]), np.arange(rows))
+
+
+def test_shuffled_orders_differ_between_keys_and_unshuffled_rows_stay():
+    first, _ = training.batch_rows(1000, 10, key=jax.random.key(0))
+    second, _ = training.batch_rows(1000, 10, key=jax.random.key(1))
+    assert (first != second).mean() > 0.9
+    unshuffled, _ = training.batch_rows(1000, 10, key=None)
+    np.testing.assert_array_equal(unshuffled.ravel(), np.arange(1000))
+
+
+def test_the_engine_is_traced_once_however_many_epochs_run(data):
+    traces = {"train": 0, "evaluate": 0}
+
+    def counting(params, x, y, *, key):
+        traces["evaluate" if key is None else "train"] += 1
+        return linear(params, x, y, key=key)
+
+    optimizer = optax.sgd(0.01)
+    state = training.init_state(jnp.zeros(3), optimizer)
+    for _ in range(5):
+        state, _ = training.train_epoch(
+            state,
+            data,
+            metrics_fn=counting,
+            optimizer=optimizer,
+            batch_size=16,  # the last batch holds two rows
+            key=jax.random.key(1),
+        )
+        training.evaluate(state.params, data, metrics_fn=counting, batch_size=16)
+    assert state.step == 20
+    assert traces == {"train": 1, "evaluate": 1}
+
+
+def test_the_gradient_of_a_padded_batch_is_that_of_its_real_rows(data, x64):
+    x, y = (jnp.asarray(np.asarray(a), jnp.float64) for a in data)
+    padded = training.Batch(x, y, jnp.arange(50) < 18)
+    whole = training.Batch(x[:18], y[:18], jnp.ones(18, bool))
+    optimizer = optax.sgd(1.0)
+    state = training.init_state(jnp.zeros(3), optimizer)
+    step = partial(
+        training.train_step,
+        metrics_fn=lambda params, x, y, *, key: linear(params, x, y, key=None),
+        optimizer=optimizer,
+    )
+    (left, left_sums), (right, right_sums) = (
+        step(state, batch, key=jax.random.key(0)) for batch in (padded, whole)
+    )
+    np.testing.assert_allclose(left.params, right.params, rtol=1e-14)
+    np.testing.assert_allclose(left_sums["loss"], right_sums["loss"], rtol=1e-14)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 2048])
+def test_evaluation_is_the_mean_over_all_rows_whatever_the_batch(data, batch_size):
+    params = jnp.array([0.5, 0.5, 0.5])
+    mean = training.evaluate(params, data, metrics_fn=linear, batch_size=batch_size)
+    x, y = (np.asarray(array, np.float64) for array in data)
+    expected = ((x @ np.full(3, 0.5) - y) ** 2).mean()
+    np.testing.assert_allclose(mean["loss"], expected, rtol=1e-5)
+
+
+def test_an_epoch_is_its_steps_one_by_one(data):
+    optimizer = optax.adam(0.1)
+    start = training.init_state(jnp.zeros(3), optimizer)
+    key = jax.random.key(4)
+    shuffle_key, step_key = jax.random.split(jax.random.clone(key))
+    order, real = training.batch_rows(50, 16, key=jax.random.fold_in(shuffle_key, 0))
+    state = start
+    for rows, here in zip(order, real, strict=True):
+        batch = training.Batch(data[0][rows], data[1][rows], here)
+        state, _ = training.train_step(
+            state,
+            batch,
+            metrics_fn=linear,
+            optimizer=optimizer,
+            key=jax.random.clone(step_key),
+        )
+    scanned, _ = training.train_epoch(
+        start, data, metrics_fn=linear, optimizer=optimizer, batch_size=16, key=key
+    )
+    np.testing.assert_allclose(scanned.params, state.params, rtol=1e-6)
+
+
+def test_epochs_are_shuffled_anew_and_a_resumed_run_draws_what_it_would_have(data):
+    optimizer = optax.sgd(0.01)
+    train = partial(
+        training.train_epoch,
+        data=data,
+        metrics_fn=linear,
+        optimizer=optimizer,
+        batch_size=16,
+    )
+    start = training.init_state(jnp.zeros(3), optimizer)
+    after_one, _ = train(start, key=jax.random.key(5))
+    straight, _ = train(after_one, key=jax.random.key(5))
+    restored = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), after_one)
+    resumed, _ = train(restored, key=jax.random.key(5))
+    np.testing.assert_array_equal(straight.params, resumed.params)
+    at_step_0 = after_one._replace(step=start.step)
+    replayed, _ = train(at_step_0, key=jax.random.key(5))
+    assert (straight.params != replayed.params).any()
+
+
+def test_cross_entropy_and_accuracy_are_the_closed_forms():
+    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
+    metrics = training.classification_metrics(logits, jnp.array([0, 1]))
+    np.testing.assert_allclose(metrics["loss"], -np.log([0.7, 0.3]), rtol=1e-6)
+    np.testing.assert_array_equal(metrics["accuracy"], [1.0, 0.0])
