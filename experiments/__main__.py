@@ -7,17 +7,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-NOT_EXPERIMENTS = {"__main__", "cli", "errors", "fit", "plots", "report"}
-
 
 def experiments() -> dict[str, str]:
-    """Return the first line of the docstring of each experiment, by name."""
+    """Return the first line of the docstring of each module that has a `main`."""
     folder = Path(__file__).parent
-    names = [module.name for module in pkgutil.iter_modules([str(folder)])]
     lines = {}
-    for name in sorted(set(names) - NOT_EXPERIMENTS):
-        docstring = ast.get_docstring(ast.parse((folder / f"{name}.py").read_text()))
-        lines[name] = (docstring or "").partition("\n")[0]
+    for module in pkgutil.iter_modules([str(folder)]):
+        tree = ast.parse((folder / f"{module.name}.py").read_text(encoding="utf-8"))
+        mains = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef) and node.name == "main"
+        ]
+        if mains and not mains[0].args.args and module.name != "__main__":
+            lines[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return lines
 
 

@@ -12,7 +12,9 @@ from typing import Any
 from experiments import cli
 from experiments.report import Report
 
+HIDDEN = (256, 256)
 RATES = (0.2, 0.5)
+STD = 0.01
 LEARNING_RATE = 0.5
 BATCH_SIZE = 256
 
@@ -68,19 +70,18 @@ def jax_epochs(data: Any) -> dict[str, Callable[[], Any]]:
     import optax
 
     from ch4jax import training
-    from experiments import dropout
+    from experiments.networks import flax_network, metrics_fn
 
     arrays = (data.train_images, data.train_labels)
     num_rows = len(data.train_images)
     optimizer = optax.sgd(LEARNING_RATE)
-    config = dropout.Config()
     works = {}
-    for rates in (RATES, (0.0, 0.0)):
-        network = dropout.flax_network(config, rates)
-        metrics = dropout.metrics_fn(network)
+    for name, rates in (("dropout", RATES), ("no dropout", (0.0, 0.0))):
+        network = flax_network(HIDDEN, rates, STD)
+        metrics = metrics_fn(network)
         state = training.init_state(network.init(jax.random.key(0)), optimizer)
-        works[f"JAX, scanned epoch, {dropout.describe(rates)}"] = (
-            lambda state=state, metrics=metrics: training.train_epoch(
+        works[f"JAX, scanned epoch, {name}"] = lambda state=state, metrics=metrics: (
+            training.train_epoch(
                 state,
                 arrays,
                 metrics_fn=metrics,
@@ -89,8 +90,8 @@ def jax_epochs(data: Any) -> dict[str, Callable[[], Any]]:
                 key=jax.random.key(1),
             )
         )
-    network = dropout.flax_network(config, RATES)
-    metrics = dropout.metrics_fn(network)
+    network = flax_network(HIDDEN, RATES, STD)
+    metrics = metrics_fn(network)
     step = jax.jit(training.train_step, static_argnames=("metrics_fn", "optimizer"))
 
     def step_by_step() -> Any:
@@ -107,7 +108,7 @@ def jax_epochs(data: Any) -> dict[str, Callable[[], Any]]:
             )
         return state
 
-    return {**works, f"JAX, step by step, {dropout.describe(RATES)}": step_by_step}
+    return {**works, "JAX, step by step, dropout": step_by_step}
 
 
 def torch_epochs(data: Any) -> dict[str, Callable[[], Any]]:
@@ -143,8 +144,8 @@ def torch_epochs(data: Any) -> dict[str, Callable[[], Any]]:
         train((images[rows], labels[rows]) for rows in order)
 
     return {
-        "PyTorch, eager, tensors in memory": in_memory,
-        "PyTorch, eager, DataLoader": lambda: train(loader),
+        "PyTorch, eager, tensors in memory, dropout": in_memory,
+        "PyTorch, eager, DataLoader, dropout": lambda: train(loader),
     }
 
 

@@ -5,13 +5,13 @@ Without flags: the book's network, 784-256-256-10, in Flax, once with dropout ra
 whole set is not to be had.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from experiments import cli
 from experiments.errors import UsageError
 from experiments.fit import Fit, fit
+from experiments.networks import NETWORKS, Network, metrics_fn
 from experiments.report import Report
 
 # At 0.5 the network stays at chance on 6,000 images, 200 epochs long.
@@ -63,66 +63,6 @@ class Config(cli.Flags):
         cli.check_at_least_1("--seeds", self.seeds)
 
 
-class Network(NamedTuple):
-    """A network as two pure functions.
-
-    Attributes:
-      init: key -> params.
-      logits: (params, images, *, key) -> logits; with a key of None, no dropout.
-    """
-
-    init: Callable[..., Any]
-    logits: Callable[..., Any]
-
-
-def flax_network(config: Config, rates: tuple[float, ...]) -> Network:
-    """Return the network as the Flax module defines it."""
-    from flax import linen as nn
-    from jax import numpy as jnp
-
-    from ch4jax.dropout import DropoutMLP
-
-    normal = nn.initializers.normal(config.std)
-    model = DropoutMLP(hidden=config.hidden, rates=rates, kernel_init=normal)
-
-    def init(key: Any) -> Any:
-        return model.init(key, jnp.zeros((1, 28, 28)), train=False)
-
-    def logits(params: Any, images: Any, *, key: Any) -> Any:
-        rngs = None if key is None else {"dropout": key}
-        return model.apply(params, images, train=key is not None, rngs=rngs)
-
-    return Network(init, logits)
-
-
-def scratch_network(config: Config, rates: tuple[float, ...]) -> Network:
-    """Return the network written with nothing but arrays."""
-    from ch4jax.dropout import init_mlp, mlp
-
-    def init(key: Any) -> Any:
-        return init_mlp((28 * 28, *config.hidden, 10), std=config.std, key=key)
-
-    def logits(params: Any, images: Any, *, key: Any) -> Any:
-        return mlp(params, images, rates, key=key)
-
-    return Network(init, logits)
-
-
-NETWORKS = {"flax": flax_network, "scratch": scratch_network}
-
-
-def metrics_fn(network: Network) -> Callable[..., Any]:
-    """Return the metrics function (see `ch4jax.training`) for images in bytes."""
-    from ch4jax.data.fashion_mnist import to_float
-    from ch4jax.training import classification_metrics
-
-    def metrics(params: Any, images: Any, labels: Any, *, key: Any) -> Any:
-        logits = network.logits(params, to_float(images), key=key)
-        return classification_metrics(logits, labels)
-
-    return metrics
-
-
 def settle(config: Config, data: Any) -> Config:
     """Fill in what depends on the data.
 
@@ -172,15 +112,15 @@ def train(
 def summarise(fitted: Fit) -> dict[str, Any]:
     """Return means, and deviations where there are several seeds, for the summary.
 
-    `train_loss` and `train_accuracy` are those of the finished network, without
-    dropout, as the test metrics are; `train_loss_with_masks` is the running mean of
-    the last epoch, which is what the book draws.
+    `train_loss` is the running mean of the last epoch, masks on, as the book draws it.
+    The accuracies, their gap, and `final_train_loss` are those of the finished network
+    with nothing dropped.
     """
     last = {name: values[-1] for name, values in fitted.history.items()}
     metrics = {
-        "train_loss": fitted.final["loss"],
+        "train_loss": last["train_loss"],
+        "final_train_loss": fitted.final["loss"],
         "train_accuracy": fitted.final["accuracy"],
-        "train_loss_with_masks": last["train_loss"],
         "test_loss": last["test_loss"],
         "test_accuracy": last["test_accuracy"],
         "gap": fitted.final["accuracy"] - last["test_accuracy"],
@@ -209,18 +149,31 @@ def run(config: Config, report: Report) -> None:
     for impl in impls(config):
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
             label = f"{impl}, {describe(rates)}"
-            network = NETWORKS[impl](config, rates)
+            network = network_of(config, impl, rates)
             fits[label] = train(config, network, data, label, report)
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
             results.append(variant | summarise(fits[label]))
     show_results(results, report)
+    memory = report.peak_memory_mb()  # before the figures
     draw(config, data, fits, report)
     seconds = {
         "compile": sum(entry["compile_seconds"] for entry in results),
         "epoch": results[0]["epoch_seconds"],
         "total": report.seconds(),
     }
-    report.finish({"data": data.name, "seconds": seconds, "results": results})
+    report.finish(
+        {
+            "data": data.name,
+            "seconds": seconds,
+            "peak_memory_mb": memory,
+            "results": results,
+        }
+    )
+
+
+def network_of(config: Config, impl: str, rates: tuple[float, ...]) -> Network:
+    """Return one implementation of the network of a variant."""
+    return NETWORKS[impl](config.hidden, rates, config.std)
 
 
 def impls(config: Config) -> tuple[str, ...]:
@@ -278,7 +231,7 @@ def show_results(results: list[dict[str, Any]], report: Report) -> None:
 
     names = ("train_loss", "train_accuracy", "test_accuracy", "gap")
     report.table(
-        ["", "loss", "accuracy", "test acc.", "gap", "s/epoch", "compile"],
+        ["", "train loss", "train acc.", "test acc.", "gap", "s/epoch", "compile"],
         [
             [
                 f"{entry['impl']}, {describe(entry['rates'])}",
@@ -290,8 +243,8 @@ def show_results(results: list[dict[str, Any]], report: Report) -> None:
         ],
     )
     report.say(
-        "losses and accuracies of the finished networks with nothing dropped; gap is "
-        "training minus test accuracy; s/epoch is for all seeds together"
+        "train loss: mean of the last epoch, masks on; accuracies: of the finished "
+        "network, nothing dropped; s/epoch: all seeds together"
     )
 
 
@@ -311,7 +264,7 @@ def draw(config: Config, data: Any, fits: dict[str, Fit], report: Report) -> Non
     plots.training_curves(report.folder / "curves.png", histories, title=title)
 
     label, fitted = next(iter(fits.items()))
-    network = NETWORKS[impls(config)[0]](config, config.rates)
+    network = network_of(config, impls(config)[0], config.rates)
     first = jax.tree.map(lambda leaf: leaf[0], fitted.states.params)
     images, labels = data.test_images[:10], data.test_labels[:10]
     predicted = network.logits(first, to_float(images), key=None).argmax(axis=1)

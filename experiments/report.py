@@ -106,6 +106,16 @@ class Report:
         """Return the seconds since the run began."""
         return time.perf_counter() - self._start
 
+    @staticmethod
+    def peak_memory_mb() -> float | None:
+        """Return the most memory the process ever held; None where it is not told."""
+        try:
+            import resource
+        except ModuleNotFoundError:  # not a Unix
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, all or nothing."""
         part = self.folder / f"{name}.part"

@@ -68,7 +68,7 @@ def test_one_seed_claims_no_spread(tmp_path):
 def test_each_seed_of_a_population_is_the_run_with_that_seed(impl, x64):
     data = fashion_mnist.load("mini").on_device()
     config = replace(SMALL, learning_rate=0.1, impl=impl)
-    network = dropout.NETWORKS[impl](config, config.rates)
+    network = dropout.network_of(config, impl, config.rates)
     report = Report("dropout")
     report.metrics = lambda **_: None
     together = dropout.train(
