@@ -1,0 +1,259 @@
+"""Weight decay (D2L 3.7): linear regression with an L2 penalty, from scratch and Flax.
+
+From scratch, the halved squared loss and the penalty are minimised together:
+`mean(squared_loss) + lambd * l2_penalty`. The concise version minimises the mean
+squared error, without the half, and leaves the penalty to the optimiser, which adds
+`weight_decay * kernel` to the gradient as PyTorch's optimisers do. Its gradient of
+the data is twice as large, so SGD takes the same steps in both if
+
+    concise learning rate = scratch learning rate / 2
+    concise weight decay  = 2 * lambd
+
+which is what `concise_settings` returns.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ch4jax import training
+from ch4jax.training import Data, Metrics, MetricsFn, TrainState
+
+Params = dict[str, Array]
+Scalar = int | float | Float[Array, ""]
+
+
+def init_params(num_inputs: int, *, key: PRNGKeyArray) -> Params:
+    """Draw the weights from N(0, 1) and set the bias to zero.
+
+    Returns:
+      `kernel`, shape (inputs, 1), and `bias`, shape (1,), the names of `model`.
+
+    Raises:
+      ValueError: if `num_inputs` is below 1.
+    """
+    if num_inputs < 1:
+        raise ValueError(f"num_inputs must be at least 1, got {num_inputs}")
+    return {"kernel": jax.random.normal(key, (num_inputs, 1)), "bias": jnp.zeros(1)}
+
+
+def linreg(params: Params, x: Float[Array, "rows inputs"]) -> Float[Array, "rows 1"]:
+    """Return the predictions of linear regression.
+
+    Raises:
+      ValueError: if `x` does not have one column for each weight.
+    """
+    kernel, bias = params["kernel"], params["bias"]
+    if x.shape[1] != kernel.shape[0]:
+        raise ValueError(
+            f"need one column for each weight: x has shape {x.shape}, "
+            f"the kernel {kernel.shape}"
+        )
+    return x @ kernel + bias[None, :]
+
+
+def squared_loss(
+    predictions: Float[Array, "*predictions"], labels: Float[Array, "*labels"]
+) -> Float[Array, "*predictions"]:
+    """Return half the squared error of each entry.
+
+    Raises:
+      ValueError: if the shapes differ; (rows, 1) and (rows,) would broadcast.
+    """
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            "predictions and labels must have one shape, got "
+            f"{predictions.shape} and {labels.shape}"
+        )
+    return jnp.square(predictions - labels) / 2
+
+
+def l2_penalty(w: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Return half the squared L2 norm of `w`; its gradient is `w`."""
+    return jnp.square(w).sum() / 2
+
+
+def mean_loss(params: Params, data: Data) -> Float[Array, ""]:
+    """Return the mean halved squared loss over `data`, without the penalty."""
+    x, y = data
+    return squared_loss(linreg(params, x), y).mean()
+
+
+def train(
+    params: Params,
+    data: Data,
+    lambd: Scalar,
+    *,
+    learning_rate: Scalar = 0.003,
+    epochs: int = 100,
+    batch_size: int = 5,
+    key: PRNGKeyArray,
+) -> tuple[Params, Params]:
+    """Minimise `mean_loss + lambd * l2_penalty(kernel)` by plain minibatch SGD.
+
+    One program serves every `lambd` and `learning_rate`; `jax.vmap` may map over them.
+
+    Args:
+      params: as `init_params` makes them.
+      data: features, shape (rows, inputs), and labels, shape (rows, 1).
+      lambd: coefficient of the penalty, which the bias does not have.
+      learning_rate: of SGD.
+      epochs: passes over the data.
+      batch_size: rows in a batch.
+      key: shuffles the rows of each epoch.
+
+    Returns:
+      The parameters after the last epoch; and those after each epoch, with a
+      leading axis of epochs.
+
+    Raises:
+      ValueError: if `lambd` is a Python number and negative or not finite, if
+        `batch_size` is below 1, or if shapes do not fit.
+    """
+    _check_coefficient("lambd", lambd)
+    sizes = {"epochs": epochs, "batch_size": batch_size}
+    return _train(params, data, lambd, learning_rate, key=key, **sizes)
+
+
+@partial(jax.jit, static_argnames=("epochs", "batch_size"))
+def _train(
+    params: Params,
+    data: Data,
+    lambd: Scalar,
+    learning_rate: Scalar,
+    *,
+    key: PRNGKeyArray,
+    epochs: int,
+    batch_size: int,
+) -> tuple[Params, Params]:
+    def penalised(params: Params, x: Array, y: Array, *, key: PRNGKeyArray) -> Metrics:
+        # The mean over the rows of a batch leaves the penalty as it is; the sum of
+        # the losses and one penalty would weigh it by lambd / batch size.
+        loss = squared_loss(linreg(params, x), y)[:, 0]
+        return {"loss": loss + lambd * l2_penalty(params["kernel"])}
+
+    return descend(
+        params,
+        data,
+        metrics_fn=penalised,
+        optimizer=optax.sgd(learning_rate),
+        epochs=epochs,
+        batch_size=batch_size,
+        key=key,
+    )
+
+
+@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "epochs", "batch_size"))
+def descend(
+    params: PyTree,
+    data: Data,
+    *,
+    metrics_fn: MetricsFn,
+    optimizer: optax.GradientTransformation,
+    epochs: int = 100,
+    batch_size: int = 5,
+    key: PRNGKeyArray,
+) -> tuple[PyTree, PyTree]:
+    """Minimise the loss of a metrics function (see `training`) with any optimiser.
+
+    Otherwise as `train`, which with the same `key` sees the same batches.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+    def epoch(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
+        state, _ = training.train_epoch(
+            state,
+            data,
+            metrics_fn=metrics_fn,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            key=jax.random.clone(key),  # it is `state.step` that tells epochs apart
+        )
+        return state, state.params
+
+    state = training.init_state(params, optimizer)
+    state, path = jax.lax.scan(epoch, state, length=epochs)
+    return state.params, path
+
+
+_normal = nn.initializers.normal(1.0)
+model = nn.Dense(1, kernel_init=_normal, bias_init=_normal)
+"""Linear regression in Flax; as in the book, here the bias starts as N(0, 1) too."""
+
+
+def mse(variables: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> Metrics:
+    """Return the squared error of each row, not halved: `model`'s metrics function."""
+    predictions = jnp.asarray(model.apply(variables, x))
+    return {"loss": 2 * squared_loss(predictions, y)[:, 0]}
+
+
+def concise_settings(learning_rate: Scalar, lambd: Scalar) -> tuple[Scalar, Scalar]:
+    """Return the arguments with which `l2_sgd` on `mse` takes the steps of `train`."""
+    return learning_rate / 2, 2 * lambd
+
+
+def kernel_mask(params: PyTree) -> PyTree:
+    """Return True for each leaf named `kernel`, False for every other.
+
+    Raises:
+      ValueError: if there is none: such a mask would decay nothing, in silence.
+    """
+
+    def is_kernel(path: jax.tree_util.KeyPath, _: Array) -> bool:
+        return jax.tree_util.keystr(path[-1:], simple=True) == "kernel"
+
+    mask = jax.tree_util.tree_map_with_path(is_kernel, params)
+    if not any(jax.tree.leaves(mask)):
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        names = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
+        raise ValueError(
+            "weight decay would decay nothing: expected a leaf named 'kernel', got "
+            f"{names or 'no leaves'}"
+        )
+    return mask
+
+
+def l2_sgd(
+    learning_rate: Scalar, weight_decay: Scalar, momentum: float = 0.0
+) -> optax.GradientTransformation:
+    """Return `torch.optim.SGD` with its `weight_decay`, on the kernels alone.
+
+    Raises:
+      ValueError: if `weight_decay` is a Python number and negative or not finite, if
+        `momentum` is outside [0, 1), and, from `init`, if there is no kernel.
+    """
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+    sgd = optax.sgd(learning_rate, momentum=momentum or None)
+    return optax.chain(_add_l2_gradient(weight_decay), sgd)
+
+
+def l2_adam(
+    learning_rate: Scalar, weight_decay: Scalar
+) -> optax.GradientTransformation:
+    """Return `torch.optim.Adam` with its `weight_decay`, on the kernels alone.
+
+    Adam rescales the gradient of the penalty together with that of the data. AdamW
+    (Loshchilov and Hutter, ICLR 2019) is another algorithm: it takes `learning_rate *
+    weight_decay` of each weight away beside the step of Adam. It is
+    `optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernel_mask)`.
+
+    Raises:
+      ValueError: as `l2_sgd` does.
+    """
+    return optax.chain(_add_l2_gradient(weight_decay), optax.adam(learning_rate))
+
+
+def _add_l2_gradient(weight_decay: Scalar) -> optax.GradientTransformation:
+    _check_coefficient("weight_decay", weight_decay)
+    return optax.add_decayed_weights(weight_decay, mask=kernel_mask)
+
+
+def _check_coefficient(name: str, value: Scalar) -> None:
+    if isinstance(value, int | float) and not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
