@@ -4,6 +4,7 @@ Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from
 Overfitting", JMLR 15, 2014.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -98,7 +99,7 @@ def mlp(
             f"need one dropout rate for each of {len(hidden)} hidden layers, "
             f"got {len(rates)}: {tuple(rates)}"
         )
-    h = x.reshape(x.shape[0], -1)
+    h = _flatten(x)
     for i, (layer, rate) in enumerate(zip(hidden, rates, strict=True)):
         h = jax.nn.relu(_dense(layer, h))
         if key is not None:
@@ -115,6 +116,10 @@ def _bias_init(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def _flatten(x: Array) -> Array:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 fails on zero rows
+
+
 def _dense(layer: dict[str, Array], x: Array) -> Array:
     return x @ layer["kernel"] + layer["bias"][None, :]
 
@@ -127,25 +132,27 @@ class DropoutMLP(nn.Module):
       rates: probability of dropping a unit (not of keeping it), one for each
         hidden layer.
       num_classes: number of logits.
-      kernel_init: draws the weights; biases are drawn as in `init_mlp`.
+      std: standard deviation of the weights before training; biases are drawn as in
+        `init_mlp`.
     """
 
     hidden: Sequence[int] = (256, 256)
     rates: Sequence[float] = (0.2, 0.5)
     num_classes: int = 10
-    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+    std: float = 0.01
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch *image"], *, train: bool
     ) -> Float[Array, "batch classes"]:
         """Return logits; `train` asks for masks from the `dropout` stream."""
-        h = x.reshape(x.shape[0], -1)
+        h = _flatten(x)
         for width, rate in zip(self.hidden, self.rates, strict=True):
             h = nn.relu(self._dense(width, h))
             h = nn.Dropout(rate, deterministic=not train)(h)
         return self._dense(self.num_classes, h)
 
     def _dense(self, width: int, h: Array) -> Array:
+        kernel_init = nn.initializers.normal(self.std)
         bias_init = _bias_init(h.shape[-1])
-        return nn.Dense(width, kernel_init=self.kernel_init, bias_init=bias_init)(h)
+        return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init)(h)

@@ -20,13 +20,11 @@ def flax_network(
     hidden: tuple[int, ...], rates: tuple[float, ...], std: float
 ) -> Network:
     """Return the network as the Flax module defines it."""
-    from flax import linen as nn
     from jax import numpy as jnp
 
     from ch4jax.dropout import DropoutMLP
 
-    normal = nn.initializers.normal(std)
-    model = DropoutMLP(hidden=hidden, rates=rates, kernel_init=normal)
+    model = DropoutMLP(hidden=hidden, rates=rates, std=std)
 
     def init(key: Any) -> Any:
         return model.init(key, jnp.zeros((1, 28, 28)), train=False)

@@ -125,7 +125,7 @@ class Report:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write `summary.json` and say where everything is."""
         self.write_json("summary.json", {"experiment": self.name, **summary})
-        self.say(f"{self.folder} holds the figures, summary.json and metrics.jsonl")
+        self.say(f"run folder: {self.folder}")
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""Blocks (D2L 6.1): modules made of modules, and a forward pass with a loop in it."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+
+class MLP(nn.Module):
+    """Perceptron with one hidden ReLU layer.
+
+    Attributes:
+      num_hidden: width of the hidden layer.
+      num_outputs: width of the output.
+    """
+
+    num_hidden: int = 256
+    num_outputs: int = 10
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch out"]:
+        """Return the outputs of the second layer, without an activation."""
+        h = nn.relu(nn.Dense(self.num_hidden, name="hidden")(x))
+        return nn.Dense(self.num_outputs, name="out")(h)
+
+
+class MySequential(nn.Module):
+    """Layers applied one after the other, as `nn.Sequential` does it.
+
+    Attributes:
+      layers: modules and plain functions. A tuple: with a list the module could not
+        be hashed. The parameters of layer i are called `layers_i`.
+    """
+
+    layers: Sequence[Callable[[Array], Array]]
+
+    def __call__(self, x: Array) -> Array:
+        """Return what the last layer makes of what the ones before it made of `x`."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class FixedHiddenMLP(nn.Module):
+    """One layer used twice, a constant weight in between, and a loop at the end.
+
+    The output is halved until its absolute values sum to at most 1, then summed. The
+    constant is drawn from U(0, 1) by `init` and stands in the collection `constants`,
+    where no optimiser sees it.
+
+    Attributes:
+      width: of the input, of the layer and of the constant.
+    """
+
+    width: int = 20
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, ""]:
+        """Return the sum of the halved outputs of all rows.
+
+        Raises:
+          ValueError: if the rows of `x` are not of the module's width.
+        """
+        if x.shape[-1] != self.width:
+            raise ValueError(
+                f"FixedHiddenMLP expects rows of width {self.width}, got {x.shape[-1]}"
+            )
+        rand_weight = self.variable(
+            "constants",
+            "rand_weight",
+            lambda: jax.random.uniform(
+                self.make_rng("params"), (self.width, self.width), jnp.float32
+            ),
+        )
+        linear = nn.Dense(self.width, name="linear")
+        h = nn.relu(linear(x) @ rand_weight.value + 1)
+        return halve_until_small(linear(h)).sum()
+
+
+def halve_until_small(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Halve `y` until the sum of its absolute values is at most 1.
+
+    The gradient is that of the halvings made, their number taken as given, which is
+    what differentiating through `while y.abs().sum() > 1: y /= 2` gives in PyTorch.
+    """
+    n = count_halvings(y)
+    half = jnp.asarray(0.5, y.dtype)
+    # In two factors, since 0.5**n alone underflows where the sum of y overflows.
+    return y * half ** (n // 2) * half ** (n - n // 2)
+
+
+def count_halvings(y: Float[Array, "*shape"]) -> Int[Array, ""]:
+    """Count the halvings that bring the sum of the absolute values of `y` to 1 or less.
+
+    As many as any finite `y` can need are enough: with an infinity in it the sum never
+    comes down, and PyTorch's loop never ends. A NaN is not above 1: none are made.
+    """
+    enough = int(jnp.finfo(y.dtype).maxexp) + y.size.bit_length()
+
+    def too_large(state: tuple[Array, Array]) -> Array:
+        y, n = state
+        return (jnp.abs(y).sum() > 1) & (n < enough)
+
+    def halve(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        y, n = state
+        return y / 2, n + 1
+
+    # A while loop has no reverse derivative, so none is asked of it.
+    start = (jax.lax.stop_gradient(y), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(too_large, halve, start)[1]
+
+
+class NestMLP(nn.Module):
+    """Perceptron 64-32-16 whose first two layers are a `nn.Sequential` of their own."""
+
+    def setup(self) -> None:
+        """Name the inner block `net` and the last layer `linear`."""
+        self.net = nn.Sequential((nn.Dense(64), nn.relu, nn.Dense(32), nn.relu))
+        self.linear = nn.Dense(16)
+
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch 16"]:
+        """Return the outputs of the last layer, without an activation."""
+        return self.linear(self.net(x))
+
+
+def chimera() -> nn.Sequential:
+    """Return all of it in one: rows of any width to a single number."""
+    return nn.Sequential((NestMLP(), nn.Dense(20), FixedHiddenMLP()))

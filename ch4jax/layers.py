@@ -1,0 +1,42 @@
+"""Custom layers (D2L 6.4): one without parameters and one with."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class CenteredLayer(nn.Module):
+    """Subtract the mean, which is taken over all entries, rows and batch alike."""
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Return `x` moved to mean zero."""
+        return x - x.mean()
+
+
+class MyLinear(nn.Module):
+    """Fully connected layer with ReLU; weights and biases start from N(0, 1).
+
+    Attributes:
+      in_units: width of the input.
+      units: width of the output.
+    """
+
+    in_units: int
+    units: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch out"]:
+        """Return `relu(x weight + bias)`.
+
+        Raises:
+          ValueError: if the rows of `x` are not `in_units` wide.
+        """
+        if x.shape[-1] != self.in_units:
+            raise ValueError(
+                f"MyLinear expects rows of width {self.in_units}, got {x.shape[-1]}"
+            )
+        normal = nn.initializers.normal(1.0)
+        shape = (self.in_units, self.units)
+        weight = self.param("weight", normal, shape, jnp.float32)
+        bias = self.param("bias", normal, (self.units,), jnp.float32)
+        return nn.relu(x @ weight + bias[None, :])

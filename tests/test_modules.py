@@ -1,0 +1,256 @@
+"""One set of checks over every Flax module of the package.
+
+A new module needs one entry in EXAMPLES, and one in TWINS of parity/test_modules.py.
+"""
+
+import functools
+import importlib
+import inspect
+import pickle
+import pkgutil
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.errors import InvalidRngError
+from flax.traverse_util import flatten_dict
+from jax.test_util import check_grads
+
+import ch4jax
+from ch4jax.blocks import MLP, FixedHiddenMLP, MySequential, NestMLP
+from ch4jax.dropout import DropoutMLP
+from ch4jax.layers import CenteredLayer, MyLinear
+from ch4jax.parameters import Block, RGNet, SharedMLP
+
+
+class Example(NamedTuple):
+    """A module, and the shape of one row of what it takes."""
+
+    module: nn.Module
+    row: tuple[int, ...]
+
+
+EXAMPLES = {
+    MLP: Example(MLP(), (20,)),
+    # Flax's Dense holds a closure, which pickle refuses, so these layers are ours.
+    MySequential: Example(MySequential((MLP(32, 12), NestMLP())), (20,)),
+    FixedHiddenMLP: Example(FixedHiddenMLP(), (20,)),
+    NestMLP: Example(NestMLP(), (20,)),
+    DropoutMLP: Example(DropoutMLP((16, 8), std=0.1), (4, 4)),
+    CenteredLayer: Example(CenteredLayer(), (5,)),
+    MyLinear: Example(MyLinear(5, 3), (5,)),
+    Block: Example(Block(), (4,)),
+    RGNet: Example(RGNet(), (4,)),
+    SharedMLP: Example(SharedMLP(), (4,)),
+}
+
+every_module = pytest.mark.parametrize(
+    "example", EXAMPLES.values(), ids=[module.__name__ for module in EXAMPLES]
+)
+
+
+def modules_of_the_package():
+    """Return every module class that the package defines, and none that it imports."""
+    found = set()
+    for info in pkgutil.walk_packages(ch4jax.__path__, "ch4jax."):
+        room = importlib.import_module(info.name)
+        for _, defined in inspect.getmembers(room, inspect.isclass):
+            if issubclass(defined, nn.Module) and defined.__module__ == room.__name__:
+                found.add(defined)
+    return found
+
+
+def has_dropout(module):
+    return "train" in inspect.signature(type(module).__call__).parameters
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, variables, x):
+    """Apply the module; nothing is dropped."""
+    return eager(module, variables, x)
+
+
+def eager(module, variables, x):
+    mode = {"train": False} if has_dropout(module) else {}
+    return module.apply(variables, x, **mode)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(module, variables, x):
+    """Return the gradients of the sum of the outputs."""
+    return jax.grad(lambda v, x: apply(module, v, x).sum(), (0, 1))(variables, x)
+
+
+def inputs(example, rows=3, dtype=jnp.float32):
+    x = np.random.default_rng(0).normal(size=(rows, *example.row))
+    return jnp.asarray(x, dtype)
+
+
+def variables(example, dtype=jnp.float32, seed=0):
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), draw(example, seed))
+
+
+@functools.cache
+def draw(example, seed):
+    """Return NumPy's arrays, which JAX's modes do not touch, so that they keep."""
+    x = np.ones((1, *example.row), np.float32)
+    drawn = init(example.module, jax.random.key(seed), x)
+    return jax.tree.map(np.asarray, drawn)
+
+
+# Random bits take XLA seconds to optimise and no time to draw.
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+def init(module, key, x):
+    """Initialise in training mode, so that every key there is gets used."""
+    if not has_dropout(module):
+        return module.init(key, x)
+    params_key, dropout_key = jax.random.split(key)
+    rngs = {"params": params_key, "dropout": dropout_key}
+    return module.init_with_output(rngs, x, train=True)[1]
+
+
+def assert_all_finite(tree):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+def test_every_module_of_the_package_has_an_example():
+    assert modules_of_the_package() == set(EXAMPLES)
+
+
+@every_module
+def test_one_key_makes_one_set_of_parameters_and_another_key_another(example):
+    first, again, other = (
+        flatten_dict(f(example, seed))
+        for f, seed in ((draw, 0), (draw.__wrapped__, 0), (draw, 1))
+    )
+    for path, leaf in first.items():
+        np.testing.assert_array_equal(leaf, again[path])
+        if path[-1] != "bias":
+            assert (leaf != other[path]).all()
+
+
+@every_module
+def test_no_two_arrays_are_drawn_alike(example):
+    """Two arrays from one key would be multiples of each other."""
+    drawn = [np.ravel(a) for a in jax.tree.leaves(variables(example)) if np.ptp(a) > 0]
+    starts = [tuple(np.round(a[:3] / a[0], 3)) for a in drawn]
+    assert len(set(starts)) == len(starts)
+
+
+def test_a_module_that_uses_a_key_twice_is_caught():
+    class Careless(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            key = self.make_rng("params")
+            return x + jax.random.normal(key) + jax.random.normal(key)
+
+    with pytest.raises(jax.errors.KeyReuseError):
+        init(Careless(), jax.random.key(0), jnp.ones(()))
+
+
+@every_module
+def test_no_key_is_used_twice(example):
+    assert jax.config.jax_debug_key_reuse
+    draw.__wrapped__(example, 0)
+
+
+@every_module
+def test_jit_gives_what_eager_gives(example, x64):
+    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
+    y = apply(example.module, v, x)
+    np.testing.assert_allclose(y, eager(example.module, v, x), rtol=1e-12)
+
+
+@every_module
+def test_equal_modules_share_one_trace(example):
+    v, x = variables(example), inputs(example)
+    first = apply(example.module, v, x)
+    traces = apply._cache_size()
+    again = apply(example.module.clone(), v, x)
+    np.testing.assert_array_equal(first, again)
+    assert apply._cache_size() == traces
+
+
+@every_module
+def test_vmap_gives_what_a_loop_gives(example, x64):
+    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
+    batches = jnp.stack([1e-3 * x, x, 1e3 * x])
+    mapped = jax.vmap(functools.partial(apply, example.module, v))(batches)
+    looped = [apply(example.module, v, x) for x in batches]
+    np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-11)
+
+
+@every_module
+def test_gradients_are_finite_and_those_of_finite_differences(example, x64):
+    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
+    assert_all_finite(gradients(example.module, v, x))
+    f = functools.partial(apply, example.module)
+    check_grads(f, (v, x), order=1, modes=["rev"], eps=1e-6, atol=1e-7, rtol=1e-7)
+
+
+@every_module
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_batch_of_one_and_a_batch_of_none_are_batches(example, rows):
+    v, x = variables(example), inputs(example, rows)
+    y = apply(example.module, v, x)
+    of_three = apply(example.module, v, inputs(example))
+    assert y.shape == (of_three.shape and (rows, *of_three.shape[1:]))
+    assert_all_finite(y)
+    slopes = gradients(example.module, v, x)
+    assert_all_finite(slopes)
+    if rows == 0:
+        assert all((slope == 0).all() for slope in jax.tree.leaves(slopes))
+
+
+@every_module
+def test_bfloat16_stays_bfloat16_and_near_float32(example):
+    v, x = (f(example, dtype=jnp.bfloat16) for f in (variables, inputs))
+    low = apply(example.module, v, x)
+    assert low.dtype == jnp.bfloat16
+    y = apply(example.module, variables(example), inputs(example))
+    assert np.abs(low.astype(y.dtype) - y).max() <= 0.05 * np.abs(y).max()
+
+
+@every_module
+def test_pickled_and_cloned_modules_are_equal_and_compute_the_same(example):
+    module, v, x = example.module, variables(example), inputs(example)
+    for copy in (pickle.loads(pickle.dumps(module)), module.clone()):
+        assert copy == module
+        assert hash(copy) == hash(module)
+        np.testing.assert_array_equal(apply(copy, v, x), apply(module, v, x))
+
+
+with_dropout = pytest.mark.parametrize(
+    "example",
+    [example for example in EXAMPLES.values() if has_dropout(example.module)],
+    ids=lambda example: type(example.module).__name__,
+)
+
+
+@with_dropout
+def test_training_is_random_by_its_key_and_evaluation_is_not(example):
+    v, x = variables(example), inputs(example)
+    evaluated = eager(example.module, v, x)
+    np.testing.assert_array_equal(evaluated, eager(example.module, v, x))
+
+    @jax.jit
+    def train(key):
+        return example.module.apply(v, x, train=True, rngs={"dropout": key})
+
+    first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first != evaluated).any()
+
+
+@with_dropout
+def test_training_without_a_key_is_refused(example):
+    with pytest.raises(InvalidRngError, match="dropout"):
+        example.module.apply(variables(example), inputs(example), train=True)
