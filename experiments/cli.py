@@ -1,6 +1,7 @@
 """The command line of every experiment: flags in, exit code out.
 
-0 done, 1 failed, 2 wrong usage, 65 bad data, 69 no network, 130 interrupted.
+0 done, 1 failed, 2 wrong usage, 65 bad data, 69 no network, 130 interrupted, 143
+terminated.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import io
 import math
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.errors import Failed, UsageError
+from experiments.errors import Failed, Interrupted, UsageError
 from experiments.report import Report
 
 # Flags whose default is worked out later; their help says how.
@@ -45,6 +47,25 @@ class Flags:
             raise UsageError(f"--seed must be in 0 to 2**32 - 1, got {self.seed}")
 
 
+@dataclass(frozen=True)
+class TrainingFlags(Flags):
+    """The flags of experiments whose training can be interrupted and gone on with."""
+
+    save_every: OptionalInt = None
+    """Epochs from one checkpoint to the next; none are saved if not given."""
+    resume: OptionalPath = None
+    """Run folder of an interrupted run to go on with, with the flags that it had."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_1("--save-every", self.save_every)
+        if self.resume and self.out:
+            raise UsageError(
+                f"--out must not be given with --resume {self.resume}, whose folder is "
+                f"written to, got {self.out}"
+            )
+
+
 def check_positive(flag: str, value: float | None) -> None:
     """Raise UsageError unless `value` is not given, or finite and above zero."""
     if value is not None and not (math.isfinite(value) and value > 0):
@@ -60,6 +81,7 @@ def check_at_least_1(flag: str, value: int | None) -> None:
 def main(config_type: type, run: Callable[[Any, Report], None]) -> None:
     """Parse the flags, run the experiment in its run folder, exit with the code."""
     warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(config_type)
         _choose_platform(config.platform)
@@ -69,6 +91,9 @@ def main(config_type: type, run: Callable[[Any, Report], None]) -> None:
     except KeyboardInterrupt:
         _complain("interrupted")
         code = 130
+    except Interrupted as stop:
+        _complain(str(stop))
+        code = stop.code
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -131,6 +156,10 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, NetworkError):
         return 69
     return None
+
+
+def _terminate(number: int, _: Any) -> None:
+    raise Interrupted("terminated", number)
 
 
 def _complain(line: str) -> None:

@@ -22,7 +22,7 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class Config(cli.Flags):
+class Config(cli.TrainingFlags):
     """Flags; the defaults are the book's."""
 
     rates: tuple[float, ...] = (0.2, 0.5)
@@ -77,7 +77,7 @@ def settle(config: Config, data: Any) -> Config:
         )
     recipe = RECIPES[data.name]
     given = {name: getattr(config, name) or value for name, value in recipe.items()}
-    return replace(config, **given)
+    return replace(config, data=data.name, **given)
 
 
 def train(

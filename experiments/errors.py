@@ -1,4 +1,4 @@
-"""What can go wrong that a user can mend; each is one line and one exit code."""
+"""What can end a run early; each is one line and one exit code."""
 
 
 class UsageError(Exception):
@@ -7,3 +7,11 @@ class UsageError(Exception):
 
 class Failed(Exception):
     """The run cannot go on; says why, and what may help. Exit 1."""
+
+
+class Interrupted(Exception):
+    """A signal ended the run; says how to go on with it. Exit 128 + the signal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.code = 128 + number

@@ -1,8 +1,10 @@
 """The epochs of an experiment: compile, train, tell, and stop when a loss is lost."""
 
+import re
 from typing import Any, NamedTuple
 
-from experiments.errors import Failed
+from experiments import resume
+from experiments.errors import Failed, Interrupted
 from experiments.report import Report
 
 
@@ -42,15 +44,17 @@ def fit(
 ) -> Fit:
     """Train a population for some epochs, each followed by a look at the test data.
 
-    Every epoch is reported, and appended to `metrics.jsonl` with its `label`.
+    Every epoch is reported, and appended to `metrics.jsonl` with its `label`. Where the
+    run folder has checkpoints of that label, training goes on from the newest.
 
     Raises:
+      Interrupted: after Ctrl-C or SIGTERM, once the epoch is done and saved.
       Failed: if the training loss of a member is not finite; the epochs so far
         stay in `metrics.jsonl`.
     """
     import numpy as np
 
-    from ch4jax import population, timing
+    from ch4jax import population, storage, timing
 
     train_epoch, epoch_compile = timing.compile(
         population.train_epoch,
@@ -67,29 +71,60 @@ def fit(
     evaluate_test, test_compile = timing.compile(
         population.evaluate, states.params, test_data, metrics_fn=metrics_fn
     )
+    name = re.sub(r"[^\w.]+", "-", label)
+    checkpoints = storage.Checkpoints(report.folder / "checkpoints" / name)
     rows: list[dict[str, Any]] = []
-    seconds: list[float] = []
-    with report.progress(label, epochs) as done:
-        for epoch in range(1, epochs + 1):
+    if checkpoints.steps():
+        like = {"states": states, "keys": keys, "history": ...}
+        epoch, kept = checkpoints.restore(like)
+        states, keys, columns = kept["states"], kept["keys"], kept["history"]
+        rows = [
+            {name: column[i] for name, column in columns.items()} for i in range(epoch)
+        ]
+        for i, row in enumerate(rows):
+            report.metrics(run=label, epoch=i + 1, **row)
+    with (
+        report.progress(label, epochs, done=len(rows)) as done,
+        resume.postponed() as stop,
+    ):
+        for epoch in range(len(rows) + 1, epochs + 1):
             (states, trained), elapsed = timing.timed(
                 lambda states=states: train_epoch(states, train_data, keys=keys)
             )
             tested = evaluate_test(states.params, test_data)
-            row = {f"train_{name}": np.asarray(v) for name, v in trained.items()}
+            row = {"seconds": np.asarray(elapsed)}
+            row |= {f"train_{name}": np.asarray(v) for name, v in trained.items()}
             row |= {f"test_{name}": np.asarray(v) for name, v in tested.items()}
-            report.metrics(run=label, epoch=epoch, seconds=elapsed, **row)
-            done(", ".join(_words(name, values) for name, values in row.items()))
+            report.metrics(run=label, epoch=epoch, **row)
+            done(", ".join(_words(n, row[n]) for n in row if n != "seconds"))
             _stop_if_lost(label, epoch, row["train_loss"])
             rows.append(row)
-            seconds.append(elapsed)
+            every = report.save_every
+            if stop or (every and (epoch % every == 0 or epoch == epochs)):
+                whole = {"states": states, "keys": keys, "history": _columns(rows)}
+                checkpoints.save(epoch, whole)
+            if stop:
+                command = resume.command(report.name, report.folder)
+                raise Interrupted(
+                    f"interrupted and saved after epoch {epoch}; go on with: {command}",
+                    stop[0],
+                )
     final = evaluate_train(states.params, train_data)
+    history = _columns(rows)
+    seconds = history.pop("seconds")
     return Fit(
         states,
-        {name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        history,
         {name: np.asarray(values) for name, values in final.items()},
         epoch_compile + train_compile + test_compile,
         float(np.median(seconds)),
     )
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    import numpy as np
+
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _words(name: str, values: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from experiments import resume
 from experiments.errors import UsageError
 
 PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -29,12 +31,14 @@ class Report:
     Attributes:
       folder: from `begin` on, holds `config.json`, `env.json`, `metrics.jsonl`, the
         figures, and, once the run is done, `summary.json`.
+      save_every: epochs from one checkpoint to the next, None for no checkpoints.
       console: where lines and tables go.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder = Path()
+        self.save_every: int | None = None
         terminal = sys.stdout.isatty()
         self.console = Console(highlight=False, width=None if terminal else 100)
         self._start = time.perf_counter()
@@ -42,20 +46,28 @@ class Report:
     def begin(self, config: Any) -> None:
         """Make the run folder, once flags and data are known to be sound.
 
-        What an earlier run left in it is replaced.
+        What an earlier run left in it is replaced, but for the checkpoints of one that
+        is to be gone on with.
 
         Raises:
-          UsageError: if it cannot be written.
+          UsageError: if it cannot be written, or gone on with.
         """
+        flags, found = dataclasses.asdict(config), environment()
+        earlier = flags.get("resume")
+        if earlier is not None:
+            resume.check(earlier, _plain(flags), _plain(found))
+        self.save_every = flags.get("save_every")
         started = datetime.now().strftime("%Y%m%d-%H%M%S")
         default = Path("runs") / self.name / f"{started}-seed{config.seed}"
-        self.folder = config.out or default
+        self.folder = earlier or config.out or default
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.jsonl").write_text("")
             (self.folder / "summary.json").unlink(missing_ok=True)
-            self.write_json("config.json", dataclasses.asdict(config))
-            self.write_json("env.json", environment())
+            if earlier is None and (self.folder / "checkpoints").exists():
+                shutil.rmtree(self.folder / "checkpoints")
+            self.write_json("config.json", flags)
+            self.write_json("env.json", found)
         except OSError as error:
             raise UsageError(
                 f"--out {self.folder} cannot be written: {error.strerror}"
@@ -77,14 +89,16 @@ class Report:
         self.console.print(table)
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[str], None]]:
-        """Count `total` steps: a bar on a terminal, a line a step elsewhere.
+    def progress(
+        self, label: str, total: int, *, done: int = 0
+    ) -> Iterator[Callable[[str], None]]:
+        """Count from `done` to `total` steps: a bar on a terminal, lines elsewhere.
 
         Yields:
           A function to call after each step, with what is to be said of it.
         """
         if not self.console.is_terminal:
-            count = iter(range(1, total + 1))
+            count = iter(range(done + 1, total + 1))
             yield lambda text: self.say(f"{label} {next(count)}/{total}: {text}")
             return
         columns = (
@@ -94,7 +108,7 @@ class Report:
             TextColumn("{task.description}"),
         )
         with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task("compiling", total=total)
+            task = bar.add_task("compiling", total=total, completed=done)
             yield lambda text: bar.update(task, advance=1, description=text)
 
     def metrics(self, **row: Any) -> None:

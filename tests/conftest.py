@@ -1,5 +1,7 @@
 """Strict switches for every test, and what several rooms' tests share."""
 
+import tempfile
+
 import jax
 import pytest
 
@@ -8,6 +10,12 @@ from ch4jax.data import cache_folder, fashion_mnist, idx
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# Many tests compile the same little programs; within a session, once is enough.
+COMPILED = tempfile.TemporaryDirectory(prefix="ch4jax-tests-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Read before a test changes where the data are looked for.
 FOLDERS = (

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "ch4jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
-ENGINE = {"training", "population", "sharding", "storage", "timing", "data"}
+ENGINE = {"training", "population", "sharding", "timing", "data"}
+ENGINE |= {"storage", "atomic", "leaves", "manifest", "export"}
 AT_HOME = {  # package -> the only files that may import it
     "pandas": {"ch4jax/house_prices.py", "experiments/house_prices.py"},
     "torch": {
@@ -19,6 +20,7 @@ AT_HOME = {  # package -> the only files that may import it
         "experiments/benchmark.py",
     },
     "orbax": {"ch4jax/storage.py"},
+    "safetensors": {"ch4jax/export.py", "ch4jax/interop.py"},
     "matplotlib": {"experiments/plots.py"},
     "tyro": {"experiments/cli.py"},
     "argparse": {"experiments/cli.py"},

@@ -1,0 +1,81 @@
+"""Save and rotate in a process that is killed in the middle of it.
+
+    python killed_writer.py FOLDER events N ...   is killed at the N-th file event
+    python killed_writer.py FOLDER seconds T ...  is killed after T seconds
+    python killed_writer.py FOLDER count          prints the events, and the seconds
+
+Each N or T has a process of its own, which writes to FOLDER/N. File events are those
+that Python tells of (opening, renaming, making and removing), and each fsync.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ch4jax import storage
+
+STEPS = range(1, 4)
+NAMED = {"open", "os.mkdir", "os.rename"}
+UNNAMED = {"os.remove", "os.rmdir", "fsync"}  # the first two tell no whole path
+
+
+def state(step):
+    """Return what step `step` saves."""
+    return {"step": step, "x": np.arange(2000.0) * step, "y": np.full(3, step)}
+
+
+def write(folder, returned):
+    """Save and rotate checkpoints, and replace a tree, at each step."""
+    checkpoints = storage.Checkpoints(folder / "checkpoints", keep=2)
+    for step in STEPS:
+        checkpoints.save(step, state(step))
+        returned(f"checkpoint {step}")
+        storage.save(folder / "tree", state(step))
+        returned(f"tree {step}")
+
+
+def child(folder, kind, when):
+    """Write, and be killed; the file `returned` tells which saves came to an end."""
+    folder.mkdir(parents=True)
+    log = os.open(folder / "returned", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    events = 0
+
+    def hook(event, args):
+        nonlocal events
+        if event in UNNAMED or (event in NAMED and str(folder) in str(args[0])):
+            events += 1
+            if kind == "events" and events == when:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if kind == "seconds":
+        killer = threading.Timer(when, os.kill, (os.getpid(), signal.SIGKILL))
+        killer.daemon = True
+        killer.start()
+    fsync = os.fsync
+    os.fsync = lambda descriptor: (hook("fsync", ()), fsync(descriptor))[1]
+    sys.addaudithook(hook)
+    start = time.perf_counter()
+    write(folder, lambda line: os.write(log, f"{line}\n".encode()))
+    if kind == "count":
+        print(events, time.perf_counter() - start, flush=True)
+    os._exit(0)
+
+
+def main():
+    """Fork a writer for each moment; nothing has started a thread yet."""
+    folder, kind, *moments = sys.argv[1:]
+    for moment in moments or ["0"]:
+        process = os.fork()
+        if process == 0:
+            when = float(moment) if kind == "seconds" else int(moment)
+            child(Path(folder) / moment, kind, when)
+        os.waitpid(process, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""Checkpoints: rotation, falling back, killed writers, resuming, other devices."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from killed_writer import STEPS, state
+
+from ch4jax import population, storage, training
+from ch4jax.dropout import init_mlp, mlp
+from ch4jax.leaves import Damaged, Mismatch
+
+WRITER = Path(__file__).parent / "killed_writer.py"
+
+
+def filled(directory, steps=(1, 2, 3), keep=3):
+    checkpoints = storage.Checkpoints(directory, keep=keep)
+    for step in steps:
+        checkpoints.save(step, state(step))
+    return checkpoints
+
+
+def assert_is_step(step, restored):
+    np.testing.assert_equal(restored, state(step))
+
+
+def test_the_newest_steps_are_kept_and_the_newest_is_restored(tmp_path):
+    checkpoints = filled(tmp_path, steps=(0, 1, 5, 10, 11))
+    assert checkpoints.steps() == [5, 10, 11]
+    step, restored = checkpoints.restore()
+    assert step == 11
+    assert_is_step(11, restored)
+    step, restored = storage.Checkpoints(tmp_path).restore(state(0), step=5)
+    assert step == 5
+    assert_is_step(5, restored)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_keep_is_how_many_there_are(keep, tmp_path):
+    assert filled(tmp_path, keep=keep).steps() == [2, 3][-keep:]
+    with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
+        storage.Checkpoints(tmp_path, keep=0)
+
+
+def test_steps_only_go_up(tmp_path):
+    checkpoints = filled(tmp_path)
+    for step in (2, 3):
+        with pytest.raises(ValueError, match=f"step must be after 3.* got {step}"):
+            checkpoints.save(step, state(step))
+    with pytest.raises(ValueError, match=r"step must be after -1.* got -1"):
+        storage.Checkpoints(tmp_path / "empty").save(-1, state(0))
+
+
+def test_after_going_back_the_later_steps_are_those_of_the_new_run(tmp_path):
+    checkpoints = filled(tmp_path)
+    checkpoints.restore(step=1)
+    assert checkpoints.steps() == [1, 2, 3]
+    checkpoints.save(2, {"other": 2})
+    assert checkpoints.steps() == [1, 2]
+    assert checkpoints.restore()[1] == {"other": 2}
+
+
+def test_opening_makes_no_folder_and_an_empty_one_says_so(tmp_path):
+    checkpoints = storage.Checkpoints(tmp_path / "none")
+    assert checkpoints.steps() == []
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(Damaged, match="none holds no checkpoint"):
+        checkpoints.restore()
+
+
+def test_what_is_no_step_is_left_alone_and_what_was_killed_is_cleared(tmp_path):
+    filled(tmp_path)
+    for name in ("notes", "7", ".00000009.part", ".00000000.gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+    assert storage.Checkpoints(tmp_path).steps() == [1, 2, 3]
+    assert {"notes", "7"} == {p.name for p in tmp_path.iterdir()} - {
+        f"{step:08d}" for step in (1, 2, 3)
+    }
+
+
+def test_a_step_that_is_half_removed_is_not_listed(tmp_path, monkeypatch):
+    checkpoints = filled(tmp_path)
+
+    def die_half_way(folder):
+        next(folder.rglob("_METADATA")).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", die_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(4, state(4))
+    monkeypatch.undo()
+    assert checkpoints.steps() == [2, 3, 4]
+    assert list(tmp_path.glob(".*"))
+    assert storage.Checkpoints(tmp_path).restore()[0] == 4
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_newest_falls_back_and_says_which_and_why(tmp_path):
+    checkpoints = filled(tmp_path)
+    for step in (2, 3):
+        file = next((tmp_path / f"{step:08d}").rglob("_METADATA"))
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"went back to step 1: .*0003: arrays/_META"):
+        step, restored = checkpoints.restore(state(0))
+    assert step == 1
+    assert_is_step(1, restored)
+    with pytest.raises(Damaged, match="00000003: arrays/_METADATA has the wrong SHA"):
+        checkpoints.restore(step=3)
+    checkpoints.save(2, state(2))
+    assert checkpoints.steps() == [1, 2]
+    for step in (1, 2):
+        (tmp_path / f"{step:08d}" / "manifest.json").unlink()
+    with pytest.raises(Damaged, match=r"02: manifest.*; .*01: manifest.json cannot"):
+        checkpoints.restore(state(0))
+
+
+def test_a_sound_checkpoint_of_another_form_is_no_reason_to_fall_back(tmp_path):
+    checkpoints = filled(tmp_path)
+    with pytest.raises(Mismatch, match=r"\['x'\]: float64\[2000\] was saved, expected"):
+        checkpoints.restore({**state(0), "x": np.zeros(3)})
+
+
+# Killed writers
+
+
+def killed(folder, kind, moments):
+    """Kill a writer at each of the moments; return the folders it left."""
+    names = [str(moment) for moment in moments]
+    command = [sys.executable, str(WRITER), str(folder), kind, *names]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split(), [folder / name for name in names]
+
+
+def assert_nothing_is_lost(folder):
+    """What was saved when the writer died is there, whole, and nothing else is."""
+    lines = (folder / "returned").read_text().split("\n")[:-1]
+    returned = {"checkpoint": 0, "tree": 0}
+    for line in lines:
+        name, step = line.split()
+        returned[name] = int(step)
+
+    checkpoints = storage.Checkpoints(folder / "checkpoints", keep=2)
+    steps = checkpoints.steps()
+    for step in steps:
+        assert_is_step(step, checkpoints.restore(step=step)[1])
+    newest = max(steps, default=0)
+    # The rename may have been made, and the death come before the save returned.
+    assert newest - returned["checkpoint"] in (0, 1)
+    expected = [step for step in (newest - 1, newest) if step > 0]
+    assert steps[-2:] == expected
+    left = {path.name for path in (folder / "checkpoints").glob("*")}
+    assert left == {f"{step:08d}" for step in steps}
+
+    if returned["tree"] or (folder / "tree").exists():
+        step = storage.load(folder / "tree")["step"]
+        assert step - returned["tree"] in (0, 1)
+        assert_is_step(step, storage.load(folder / "tree"))
+    storage.save(folder / "tree", state(9))
+    assert_is_step(9, storage.load(folder / "tree"))
+    assert not list(folder.glob(".*"))
+
+
+def kill_points(folder, how_many):
+    """Return file events spread over all that a writer makes, and its seconds."""
+    (events, seconds), _ = killed(folder / "count", "count", [])
+    points = np.linspace(1, int(events), how_many).astype(int)
+    assert len(set(points)) == how_many
+    return points, float(seconds)
+
+
+def test_a_writer_killed_at_any_file_event_loses_no_committed_step(tmp_path):
+    points, _ = kill_points(tmp_path, 8)
+    for folder in killed(tmp_path, "events", points)[1]:
+        assert_nothing_is_lost(folder)
+    ends = {(tmp_path / str(n) / "returned").read_text() for n in points}
+    assert len(ends) >= len(STEPS)  # the writers did die at different times
+
+
+@pytest.mark.long
+def test_a_writer_killed_at_120_file_events_and_40_moments_loses_nothing(tmp_path):
+    points, seconds = kill_points(tmp_path, 120)
+    moments = np.random.default_rng(0).uniform(0, 1.2 * seconds, 40)
+    _, folders = killed(tmp_path / "events", "events", points)
+    folders += killed(tmp_path / "seconds", "seconds", moments)[1]
+    for folder in folders:
+        assert_nothing_is_lost(folder)
+
+
+# Resuming
+
+
+def metrics_fn(params, x, labels, *, key):
+    return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
+
+
+def problem():
+    x = jax.random.normal(jax.random.key(0), (50, 4))
+    return x, (x[:, 0] > 0).astype(jnp.int32)
+
+
+OPTIMIZER = optax.adam(0.01)
+SETTING = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
+
+
+def start(members):
+    """Return a state and the key of the run; of each member, if there are any."""
+    seeds = jnp.arange(max(members, 1), dtype=jnp.uint32)
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
+    if not members:
+        params = init_mlp((4, 16, 2), std=0.5, key=keys[0, 0])
+        return training.init_state(params, OPTIMIZER), keys[0, 1]
+    params = jax.vmap(partial(init_mlp, (4, 16, 2), std=0.5))(key=keys[:, 0])
+    return population.init_states(params, OPTIMIZER), keys[:, 1]
+
+
+def epoch(members, state, key):
+    key = jax.random.clone(key)
+    if members:
+        return population.train_epoch(state, problem(), keys=key, **SETTING)
+    return training.train_epoch(state, problem(), key=key, **SETTING)
+
+
+@pytest.mark.parametrize("members", [0, 3], ids=["one", "population"])
+def test_a_run_interrupted_after_any_epoch_ends_bit_for_bit_the_same(members, tmp_path):
+    run, key = start(members)
+    checkpoints = storage.Checkpoints(tmp_path, keep=6)
+    history = []
+    for number in range(1, 7):
+        run, metrics = epoch(members, run, key)
+        history.append(np.asarray(metrics["loss"]))
+        whole = {"run": run, "key": key, "history": history}
+        checkpoints.save(number, whole)
+    for interrupted in range(1, 6):
+        like = {"run": start(members)[0], "key": start(members)[1], "history": ...}
+        done, kept = checkpoints.restore(like, step=interrupted)
+        resumed, again, rows = kept["run"], kept["key"], kept["history"]
+        for _ in range(done, 6):
+            resumed, metrics = epoch(members, resumed, again)
+            rows.append(np.asarray(metrics["loss"]))
+        assert type(resumed) is training.TrainState
+        for ours, theirs in zip(
+            jax.tree.leaves((resumed, rows)),
+            jax.tree.leaves((run, history)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def eight_devices(folder):
+    """Resume on eight devices, and go from some devices to others; run in a child."""
+    assert len(jax.devices()) == 8
+
+    def spread(tree, devices):
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("members",))
+        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("members")))
+
+    run, keys = spread(start(8), 8)
+    checkpoints = storage.Checkpoints(folder / "run", keep=6)
+    for number in range(1, 7):
+        run, _ = epoch(8, run, keys)
+        checkpoints.save(number, (run, keys))
+    like = spread(start(8), 8)
+    for interrupted in range(1, 6):
+        done, (resumed, again) = checkpoints.restore(like, step=interrupted)
+        for _ in range(done, 6):
+            resumed, _ = epoch(8, resumed, again)
+        for ours, theirs in zip(
+            jax.tree.leaves(resumed), jax.tree.leaves(run), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.sharding == theirs.sharding
+
+    for before in (8, 4, 1):
+        saved = spread(start(8), before)
+        checkpoints = storage.Checkpoints(folder / str(before))
+        checkpoints.save(1, saved)
+        for after in (1, 4, 8):
+            like = spread(start(8), after)
+            if before == after:
+                _, restored = checkpoints.restore(like)
+            else:
+                said = rf"on {before} device\(s\) and restored on {after}: .* not bit"
+                with pytest.warns(UserWarning, match=said):
+                    _, restored = storage.Checkpoints(folder / str(before)).restore(
+                        like
+                    )
+            for ours, theirs, form in zip(
+                *map(jax.tree.leaves, (restored, saved, like)), strict=True
+            ):
+                assert ours.sharding == form.sharding
+                if jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
+                    ours, theirs = map(jax.random.key_data, (ours, theirs))
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_eight_devices_resume_bit_for_bit_and_any_number_restores_exactly(tmp_path):
+    code = (
+        "import sys, warnings; warnings.simplefilter('error')\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import pathlib, test_checkpoints\n"
+        f"test_checkpoints.eight_devices(pathlib.Path({str(tmp_path)!r}))"
+    )
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,161 @@
+"""Interrupted and resumed equals uninterrupted, bit for bit, and what is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from ch4jax.data import fashion_mnist
+from experiments import dropout, resume
+from experiments.errors import Interrupted, UsageError
+from experiments.report import Report
+
+SMALL = dropout.Config(
+    hidden=(16, 8), rates=(0.2, 0.5), epochs=3, batch_size=64, std=0.1
+)
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Let 300 training and 50 test images stand for the set."""
+    whole = fashion_mnist.load("mini")
+    few = whole._replace(
+        train_images=whole.train_images[:300],
+        train_labels=whole.train_labels[:300],
+        test_images=whole.test_images[:50],
+        test_labels=whole.test_labels[:50],
+    )
+    monkeypatch.setattr(fashion_mnist, "load", lambda source: few)
+
+
+def run(config):
+    """Run to the end; returns metrics and results without their times."""
+    dropout.run(config, Report("dropout"))
+    return outcome(config.resume or config.out)
+
+
+def outcome(folder):
+    results = json.loads((folder / "summary.json").read_text())["results"]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in row.items() if "seconds" not in name}
+        for row in results + [json.loads(line) for line in lines]
+    ]
+
+
+class InterruptedReport(Report):
+    """Sends this process a signal after some epochs."""
+
+    def __init__(self, after, number):
+        super().__init__("dropout")
+        self.left, self.number = after, number
+
+    def metrics(self, **row):
+        super().metrics(**row)
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("after", "number", "seeds"),
+    [(1, signal.SIGINT, 1), (2, signal.SIGTERM, 2), (5, signal.SIGINT, 2)],
+)
+def test_an_interrupted_run_gone_on_with_is_the_run_that_never_stopped(
+    after, number, seeds, few_images, tmp_path
+):
+    config = replace(SMALL, seeds=seeds, out=tmp_path / "interrupted")
+    with pytest.raises(Interrupted, match=r"saved after epoch \d; go on with: py") as e:
+        dropout.run(config, InterruptedReport(after, number))
+    assert e.value.code == 128 + number
+    assert not (config.out / "summary.json").exists()
+    resumed = run(replace(config, out=None, resume=config.out))
+    assert resumed == run(replace(config, out=tmp_path / "straight"))
+
+
+def test_a_finished_run_goes_on_to_more_epochs(few_images, tmp_path):
+    short = replace(SMALL, epochs=2, save_every=1, out=tmp_path / "run")
+    run(short)
+    longer = run(replace(short, epochs=3, out=None, resume=short.out))
+    assert longer == run(replace(SMALL, out=tmp_path / "straight"))
+
+
+def test_a_fresh_run_in_the_same_folder_starts_anew(few_images, tmp_path):
+    config = replace(SMALL, epochs=2, save_every=1, out=tmp_path)
+    first = run(config)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert run(replace(config, save_every=None)) == first
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"learning_rate": 0.2}, "--learning-rate was 0.1 and is 0.2"),
+        ({"seed": 1}, "--seed was 0 and is 1"),
+        ({"seeds": 2}, "--seeds was 1 and is 2"),
+        ({"epochs": 1}, "--epochs was 2 and is 1"),
+        ({"batch_size": 32}, "--batch-size was 64 and is 32"),
+    ],
+)
+def test_going_on_with_other_flags_is_refused(change, line, few_images, tmp_path):
+    config = replace(SMALL, epochs=2, out=tmp_path)
+    Report("dropout").begin(dropout.settle(config, fashion_mnist.load("mini")))
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UsageError) as error:
+        run(replace(config, out=None, resume=tmp_path, **change))
+    assert line in str(error.value)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_folder_without_a_run_and_two_folders_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"no sound config\.json in it"):
+        resume.check(tmp_path, {}, {})
+    with pytest.raises(UsageError, match="--out must not be given with --resume"):
+        replace(SMALL, out=tmp_path, resume=tmp_path)
+
+
+def test_other_versions_and_devices_are_warned_of(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    env = {"devices": ["cpu"], "packages": {"jax": "0.10.2"}}
+    (tmp_path / "env.json").write_text(json.dumps(env))
+    resume.check(tmp_path, {}, env)
+    with pytest.warns(UserWarning, match="devices was .* jax was 0.10.2 and is 0.11.0"):
+        resume.check(tmp_path, {}, {"devices": ["gpu"], "packages": {"jax": "0.11.0"}})
+
+
+def test_the_command_to_go_on_keeps_the_flags(monkeypatch, tmp_path):
+    args = ["dropout", "--seed", "3", "--out", "old", "--resume=older", "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", args)
+    assert resume.command("dropout", tmp_path) == (
+        f"python -m experiments.dropout --seed 3 --seeds 2 --resume {tmp_path}"
+    )
+
+
+@pytest.mark.long
+def test_ten_kills_at_random_moments_change_nothing(tmp_path):
+    flags = "--data mini --epochs 40 --std 0.1 --hidden 32 16 --save-every 1"
+    command = [sys.executable, "-m", "experiments.dropout", *flags.split()]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run([*command, "--out", str(straight)], check=True)
+    moments = random.Random(0)
+    kills, where = 0, ["--out", str(killed)]
+    while kills < 10:
+        process = subprocess.Popen([*command, *where])
+        saved = set(killed.glob("checkpoints/*/*"))
+        while process.poll() is None and set(killed.glob("checkpoints/*/*")) == saved:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 1.0))
+        assert process.poll() is None, "it ended before it was killed"
+        process.kill()
+        process.wait()
+        kills += 1
+        where = ["--resume", str(killed)]
+    subprocess.run([*command, *where], check=True)
+    assert outcome(killed) == outcome(straight)

@@ -1,0 +1,487 @@
+"""Saving and loading: what comes back is what was saved, or an error that says why."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import struct
+from collections import OrderedDict
+from contextlib import suppress
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ch4jax import storage, training
+from ch4jax.leaves import DTYPES, Damaged, Mismatch, Refused
+from ch4jax.manifest import open_container
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+def same(a, b):
+    """Return whether types, dtypes and every bit of two trees are the same."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float | complex) and not isinstance(a, np.generic):
+        a, b = complex(a), complex(b)
+        return struct.pack("<dd", a.real, a.imag) == struct.pack("<dd", b.real, b.imag)
+    container, other = open_container(a), open_container(b)
+    if container is not None:
+        assert other is not None
+        alike = map(same, container.children, other.children)
+        return container.keys == other.keys and all(alike)
+    if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if jax.random.key_impl(a) != jax.random.key_impl(b):
+            return False
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    if hasattr(a, "dtype"):
+        a, b = np.asarray(a), np.asarray(b)
+        return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+    return a == b
+
+
+def some_tree():
+    """Return a tree with one leaf of every kind."""
+    return {
+        "array": jnp.arange(4),
+        "bfloat16": jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16),
+        "float64": np.array([1 / 3, np.inf]),
+        "bool": jnp.array([True, False]),
+        "scalar": np.float32(0.1),
+        "key": jax.random.key(7),
+        "keys": jax.random.split(jax.random.key(8, impl="rbg"), (2, 1)),
+        "no keys": jax.random.split(jax.random.key(9, impl="rbg"), 0),
+        "none": None,
+        "python": [True, -(10**30), 0.1, float("nan"), 1j, "é\ud800\n"],
+        "empty": ({}, [], (), jnp.zeros((0, 3)), np.zeros((2, 0), np.int8)),
+        "a.b": {"a/b": jnp.zeros(())},
+        "a": {"b": (jnp.ones(1),)},
+        3: [np.ones((2, 2), order="F")[:, ::-1]],
+    }
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        jnp.arange(4),
+        [jnp.arange(4), jnp.zeros(4)],
+        {"x": jnp.arange(4), "y": jnp.zeros(4)},
+        some_tree(),
+        None,
+        3,
+        {},
+    ],
+    ids=["array", "list", "dictionary", "everything", "None", "number", "empty"],
+)
+def test_what_is_loaded_is_what_was_saved(tree, tmp_path):
+    storage.save(tmp_path / "x", tree)
+    assert same(storage.load(tmp_path / "x"), tree)
+    assert same(storage.load(str(tmp_path / "x"), like=tree), tree)
+
+
+def test_a_state_with_an_optimiser_comes_back_into_its_named_tuples(tmp_path):
+    params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+    state = training.init_state(params, optax.chain(optax.clip(1.0), optax.adam(0.1)))
+    storage.save(tmp_path / "state", state)
+    assert same(storage.load(tmp_path / "state", like=state), state)
+    with pytest.raises(Mismatch, match="<TrainState> was saved, which `like` has to"):
+        storage.load(tmp_path / "state")
+
+
+def test_the_form_to_fill_may_be_abstract_numpy_or_left_open(tmp_path):
+    tree = {"x": jnp.arange(3.0), "key": jax.random.key(0), "more": [1, "two"]}
+    storage.save(tmp_path / "x", tree)
+    abstract = jax.eval_shape(lambda: {"x": jnp.zeros(3), "key": jax.random.key(1)})
+    assert same(storage.load(tmp_path / "x", like={**abstract, "more": ...}), tree)
+    filled = storage.load(tmp_path / "x", like={**tree, "x": np.zeros(3, np.float32)})
+    assert same(filled["x"], np.arange(3, dtype=np.float32))
+
+
+def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
+    key = jax.random.key(5)
+    storage.save(tmp_path / "key", key)
+    drawn = jax.random.normal(storage.load(tmp_path / "key"), (3,))
+    assert same(drawn, jax.random.normal(key, (3,)))
+
+
+def test_a_second_save_takes_the_place_of_the_first(tmp_path):
+    for value in (1, 2):
+        storage.save(tmp_path / "x", {"value": value, "array": jnp.full(3, value)})
+    assert storage.load(tmp_path / "x")["value"] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+# Refused before anything is written
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        ({"f": [print]}, r"\['f'\]\[0\] is a builtin_function_or_method: expected"),
+        ({"x": np.ones(2, ">f4")}, r"\['x'\] has the dtype >f4"),
+        ({"x": np.array(["a"])}, r"\['x'\] has the dtype <U1"),
+        ({"x": np.array([object()])}, r"\['x'\] has the dtype object"),
+        ({"x": np.ma.masked_array([1])}, r"\['x'\] is a MaskedArray"),
+        ({"x": np.longdouble(1)}, r"\['x'\] has the dtype"),
+        ({"x": np.array("2020-01-01", "M8[D]")}, r"\['x'\] has the dtype datetime64"),
+        ({"x": {1.5: 1}}, r"\['x'\] has the key 1.5: expected a str or an int"),
+        ({True: 1}, r"the tree has the key True"),
+        ({"x": {1, 2}}, r"\['x'\] is a set: expected"),
+        ({"x": b"bytes"}, r"\['x'\] is a bytes: expected"),
+    ],
+)
+def test_what_could_not_come_back_is_refused_by_name(tree, reason, tmp_path):
+    with pytest.raises(Refused, match=reason):
+        storage.save(tmp_path / "x", tree)
+    assert not list(tmp_path.iterdir())
+
+
+def test_deleted_traced_and_bottomless_trees_are_refused(tmp_path):
+    array = jnp.ones(3)
+    array.delete()
+    with pytest.raises(Refused, match=r"\['x'\] was deleted"):
+        storage.save(tmp_path / "x", {"x": array})
+    with pytest.raises(Refused, match="is being traced: save outside of jit"):
+        jax.jit(lambda x: storage.save(tmp_path / "x", x))(jnp.ones(3))
+    tree = []
+    for _ in range(200):
+        tree = [tree]
+    with pytest.raises(Refused, match="containers stand more than 100 deep"):
+        storage.save(tmp_path / "x", tree)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_not_saved_here_is_never_overwritten(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    for name in ("thesis", "file"):
+        with pytest.raises(Refused, match="is there already, and is not a tree"):
+            storage.save(tmp_path / name, jnp.ones(1))
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_failed_save_leaves_the_old_tree_and_nothing_else(tmp_path, monkeypatch):
+    storage.save(tmp_path / "x", jnp.arange(3))
+
+    def full(*_, **__):
+        raise ValueError("No space left on device\nand a page of details")
+
+    handler = storage._orbax()
+    monkeypatch.setattr(handler, "finalize", full)
+    with pytest.raises(OSError, match=r"x cannot be written: No space left on device$"):
+        storage.save(tmp_path / "x", jnp.arange(9))
+    assert same(storage.load(tmp_path / "x"), jnp.arange(3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["before it", "with its heir"])
+def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
+    part, tmp_path, monkeypatch
+):
+    storage.save(tmp_path / "x", jnp.arange(3))
+    if part:
+        storage.save(tmp_path / "y", jnp.arange(5))
+        (tmp_path / "y").rename(tmp_path / ".x.part")
+    (tmp_path / "x").rename(tmp_path / ".x.old")
+    assert same(storage.load(tmp_path / "x"), jnp.arange(3))
+    monkeypatch.setattr(storage._orbax(), "save", None)
+    with pytest.raises(OSError, match="cannot be written"):
+        storage.save(tmp_path / "x", jnp.arange(4))
+    monkeypatch.undo()
+    assert same(storage.load(tmp_path / "x"), jnp.arange(3))
+    storage.save(tmp_path / "x", jnp.arange(4))
+    assert same(storage.load(tmp_path / "x"), jnp.arange(4))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_error_between_the_two_renames_puts_the_old_tree_back(tmp_path, monkeypatch):
+    storage.save(tmp_path / "x", jnp.arange(3))
+    rename = os.rename
+
+    def fail_once(source, target):
+        if str(source).endswith(".part"):
+            monkeypatch.undo()
+            raise OSError("the disk is gone")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(OSError, match="the disk is gone"):
+        storage.save(tmp_path / "x", jnp.arange(4))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert same(storage.load(tmp_path / "x"), jnp.arange(3))
+
+
+# Mismatches
+
+
+def saved_tree():
+    return {"layer": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}, "n": [1]}
+
+
+FAULTS = {
+    "shape": (lambda k, b: {"kernel": k((4, 3)), "bias": b}, "['layer']['kernel']"),
+    "rank": (lambda k, b: {"kernel": k((3, 4, 1)), "bias": b}, "['layer']['kernel']"),
+    "dtype": (
+        lambda k, b: {"kernel": k((3, 4), "float16"), "bias": b},
+        "['layer']['kernel']: float32[3,4] was saved, expected float16[3,4]",
+    ),
+    "missing": (
+        lambda k, b: {"kernel": k((3, 4)), "bias": b, "scale": b},
+        "['layer']['scale']: is expected, but was not saved",
+    ),
+    "extra": (
+        lambda k, b: {"kernel": k((3, 4))},
+        "['layer']['bias']: was saved, but is not expected",
+    ),
+    "renamed": (
+        lambda k, b: {"weight": k((3, 4)), "bias": b},
+        "['layer']['kernel']: was saved, but is not expected; "
+        "['layer']['weight']: is expected, but was not saved",
+    ),
+    "list": (lambda k, b: [k((3, 4)), b], "['layer']: dict was saved, expected list"),
+    "leaf": (lambda k, b: b, "['layer']: dict was saved, expected float32[4]"),
+}
+KINDS = {
+    "jax": lambda shape, dtype="float32": jnp.zeros(shape, dtype),
+    "numpy": lambda shape, dtype="float32": np.zeros(shape, dtype),
+    "abstract": lambda shape, dtype="float32": jax.ShapeDtypeStruct(shape, dtype),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_another_form_is_an_error_that_names_the_leaf(fault, kind, tmp_path):
+    make, message = FAULTS[fault]
+    storage.save(tmp_path / "x", saved_tree())
+    like = {"layer": make(KINDS[kind], KINDS[kind]((4,))), "n": [1]}
+    with pytest.raises(Mismatch) as error:
+        storage.load(tmp_path / "x", like=like)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("saved", "like", "message"),
+    [
+        ([1, 2], {0: 1, 1: 2}, "[0]: list was saved, expected dict"),
+        ({0: 1}, [1], "[0]: dict was saved, expected list"),
+        ({"a": {"b": 1}}, {"a.b": 1}, "[0]['a']: was saved, but is not expected"),
+        (Pair(1, 2), (1, 2), "[0]: <Pair> was saved, expected tuple"),
+        (None, 1, "[0]: None was saved, expected int"),
+        (1, None, "[0]: int was saved, expected None"),
+        (1, 1.0, "[0]: int was saved, expected float"),
+        (1.0, jnp.ones(()), "[0]: float was saved, expected float32[]"),
+        ([], (), "[0]: list was saved, expected tuple"),
+    ],
+)
+def test_what_looks_alike_is_told_apart(saved, like, message, tmp_path):
+    storage.save(tmp_path / "x", [saved])
+    with pytest.raises(Mismatch, match=re.escape(message)):
+        storage.load(tmp_path / "x", like=[like])
+
+
+def test_keys_of_another_kind_and_keys_for_numbers_are_errors(tmp_path):
+    storage.save(tmp_path / "key", [jax.random.key(0)])
+    for like in (jax.random.key(0, impl="rbg"), np.zeros(2, np.uint32)):
+        with pytest.raises(Mismatch, match=r"\[0\]: key<fry>\[\] was saved, expected"):
+            storage.load(tmp_path / "key", like=[like])
+
+
+def test_float64_arrays_do_not_turn_into_float32(tmp_path):
+    with jax.enable_x64(True):
+        storage.save(tmp_path / "x", {"x": jnp.ones(2, jnp.float64)})
+        assert storage.load(tmp_path / "x")["x"].dtype == jnp.float64
+    with pytest.raises(Mismatch, match=r"\['x'\]: float64\[2\] takes jax_enable_x64"):
+        storage.load(tmp_path / "x")
+    loaded = storage.load(tmp_path / "x", like={"x": np.ones(2)})
+    assert same(loaded, {"x": np.ones(2)})
+
+
+# Damage
+
+
+def files_of(folder):
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def test_no_flipped_bit_is_loaded_as_wrong_numbers(tmp_path):
+    tree = some_tree()
+    storage.save(tmp_path / "x", tree)
+    rng = np.random.default_rng(0)
+    caught = 0
+    for file in itertools.islice(itertools.cycle(files_of(tmp_path / "x")), 504):
+        content = file.read_bytes()
+        position, bit = rng.integers(len(content)), rng.integers(8)
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << bit
+        file.write_bytes(flipped)
+        with suppress(Damaged):
+            caught += 1
+            assert same(storage.load(tmp_path / "x"), tree)
+            caught -= 1
+        file.write_bytes(content)
+    assert caught >= 490  # blanks of the manifest's JSON may change into other blanks
+    assert same(storage.load(tmp_path / "x"), tree)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "emptied", "deleted"])
+def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
+    storage.save(tmp_path / "whole", some_tree())
+    for i, file in enumerate(files_of(tmp_path / "whole")):
+        copy = tmp_path / str(i)
+        shutil.copytree(tmp_path / "whole", copy)
+        broken = copy / file.relative_to(tmp_path / "whole")
+        content = broken.read_bytes()
+        if damage == "truncated":
+            broken.write_bytes(content[: len(content) // 2])
+        elif damage == "zeroed":
+            broken.write_bytes(bytes(len(content)))
+        elif damage == "emptied":
+            broken.write_bytes(b"")
+        else:
+            broken.unlink()
+        with pytest.raises(Damaged, match=broken.name) as error:
+            storage.load(copy)
+        assert "\n" not in str(error.value)
+
+
+def test_each_leaf_is_held_against_its_own_hash_as_well(tmp_path, monkeypatch):
+    storage.save(tmp_path / "x", {"a": jnp.arange(4), "b": jnp.ones(2)})
+    read = storage._restore
+
+    def wrong(folder):
+        arrays = read(folder)
+        return arrays | {"1": -arrays["1"]}
+
+    monkeypatch.setattr(storage, "_restore", wrong)
+    with pytest.raises(Damaged, match=r"the leaf \['b'\] has the wrong SHA-256"):
+        storage.load(tmp_path / "x")
+
+
+def test_a_tree_of_another_schema_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("ch4jax.manifest.SCHEMA", 2)
+    storage.save(tmp_path / "x", 1)
+    monkeypatch.undo()
+    with pytest.raises(Mismatch, match=r"manifest.json has schema 2, expected 1"):
+        storage.load(tmp_path / "x")
+
+
+def test_where_there_is_nothing_the_error_is_one_line(tmp_path):
+    with pytest.raises(
+        Damaged, match=r"nowhere: manifest.json cannot be read: No such"
+    ):
+        storage.load(tmp_path / "nowhere")
+
+
+def test_the_manifest_tells_path_shape_dtype_hash_versions_and_devices(tmp_path):
+    storage.save(tmp_path / "x", saved_tree())
+    manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
+    assert manifest["schema"] == 1
+    assert manifest["devices"] == 1
+    assert {"jax", "orbax-checkpoint", "numpy"} <= set(manifest["versions"])
+    kernel = manifest["leaves"][0]
+    assert kernel["path"] == "['layer']['kernel']"
+    assert (kernel["dtype"], kernel["shape"]) == ("float32", [3, 4])
+    assert kernel["sha256"] == hashlib.sha256(np.ones(12, "f4").tobytes()).hexdigest()
+
+
+# Round trips of random trees
+
+
+@st.composite
+def arrays(draw):
+    dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=4)))
+    size = int(np.prod(shape)) * dtype.itemsize
+    content = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), np.uint8)
+    array = content.view(dtype).reshape(shape)
+    kind = draw(st.sampled_from(["numpy", "scalar", "jax", "fortran", "big-endian"]))
+    if kind == "scalar" and shape == ():
+        return array[()]
+    if kind == "jax" and dtype.name in ("float32", "bfloat16", "int32", "uint8"):
+        return jnp.asarray(array)
+    if kind == "fortran":
+        return np.asfortranarray(array)
+    return array.astype(">i4") if kind == "big-endian" and dtype == "int32" else array
+
+
+KEYS = st.builds(
+    lambda seed, impl, shape: jax.random.split(jax.random.key(seed, impl=impl), shape),
+    st.integers(0, 9),
+    st.sampled_from(["threefry2x32", "rbg"]),
+    st.lists(st.integers(0, 2), max_size=2).map(tuple),
+)
+NAMES = st.text(st.characters(), max_size=3) | st.sampled_from(["a", "a.b", "a/b", ""])
+LEAVES = (
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers()),
+    *(NAMES, arrays(), arrays(), arrays(), KEYS),
+    st.sampled_from([b"", object(), np.datetime64(0, "s")]),
+)
+TREES = st.recursive(
+    st.one_of(*LEAVES),
+    lambda trees: st.one_of(
+        st.lists(trees, max_size=3),
+        st.lists(trees, max_size=3).map(tuple),
+        st.dictionaries(NAMES | st.integers(-1, 1), trees, max_size=3),
+        st.builds(Pair, trees, trees),
+        st.dictionaries(NAMES, trees, max_size=2).map(OrderedDict),
+    ),
+    max_leaves=8,
+)
+
+
+def custom_types(node):
+    container = open_container(node)
+    if container is None:
+        return False
+    return container.type[0] == "<" or any(map(custom_types, container.children))
+
+
+def comes_back_or_is_refused(tree, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        storage.save(folder / "x", tree)
+    except Refused:
+        assert not list(folder.iterdir())
+        return
+    like = ... if tree is None else tree
+    assert same(storage.load(folder / "x", like=like), tree)
+    if custom_types(tree):
+        with pytest.raises(Mismatch, match="which `like` has to show"):
+            storage.load(folder / "x")
+    else:
+        assert same(storage.load(folder / "x"), tree)
+
+
+SETTINGS = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@settings(max_examples=30, **SETTINGS)
+@given(tree=TREES)
+def test_random_trees_come_back_exactly_or_are_refused(tree, tmp_path_factory):
+    comes_back_or_is_refused(tree, tmp_path_factory.getbasetemp() / "trees")
+
+
+@pytest.mark.long
+@settings(max_examples=500, **SETTINGS)
+@given(tree=TREES)
+def test_500_random_trees_come_back_exactly_or_are_refused(tree, tmp_path_factory):
+    comes_back_or_is_refused(tree, tmp_path_factory.getbasetemp() / "trees")
