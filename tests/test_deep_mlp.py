@@ -1,0 +1,192 @@
+"""Facts about the deep perceptron and what flows through it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ch4jax import deep_mlp
+from ch4jax.deep_mlp import Architecture
+from ch4jax.initialization import constant, he_normal, normal, xavier_uniform
+
+ARCHITECTURES = {
+    "plain": Architecture(jax.nn.relu),
+    "residual": Architecture(jnp.tanh, residual=True),
+    "layer norm": Architecture(jax.nn.sigmoid, layer_norm=True),
+    "both": Architecture(jax.nn.relu, residual=True, layer_norm=True),
+}
+
+
+def network(seed, kernel_init, width=64, depth=30):
+    key = jax.random.key(seed)
+    return deep_mlp.init_params(20, width, depth, 10, kernel_init, key=key)
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(32, 4, 5)))
+    return x, jnp.asarray(rng.integers(0, 10, 32))
+
+
+apply = jax.jit(deep_mlp.apply, static_argnames="architecture")
+measure = jax.jit(deep_mlp.signal, static_argnames="architecture")
+
+
+def signals(kernel_init, architecture, networks=4):
+    """Return the signal in several networks of thirty layers, 64 units each."""
+    each = [
+        measure(network(seed, kernel_init), *batch(), architecture)
+        for seed in range(networks)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
+def loop(params, x, architecture):
+    """Do what `apply` does, layer after layer, with Flax's normalisation."""
+    norm = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False)
+    h, activations = x.reshape(x.shape[0], -1), []
+    for layer in [params.first, *map(deep_mlp.Dense, *params.hidden)]:
+        a = architecture.activation(h @ layer.kernel + layer.bias[None, :])
+        a = norm.apply({}, a) if architecture.layer_norm else a
+        h = h + a if architecture.residual and activations else a
+        activations.append(h)
+    return h @ params.output.kernel, jnp.stack(activations)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_the_scan_is_the_loop_over_layers(name, depth, x64):
+    params, x = network(0, normal(0.5), 8, depth), batch()[0]
+    ours, expected = jax.jit(
+        lambda *args: [f(*args, ARCHITECTURES[name]) for f in (deep_mlp.apply, loop)]
+    )(params, x)
+    for found, reference in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(found, reference, rtol=1e-10, atol=1e-13)
+
+
+def test_thirty_layers_are_no_longer_a_program_than_three():
+    def lines(depth):
+        params = network(0, he_normal, depth=depth)
+        program = measure.lower(params, *batch(), ARCHITECTURES["plain"]).as_text()
+        return len(program.splitlines())
+
+    assert lines(3) == lines(30)
+
+
+@pytest.mark.parametrize(
+    ("kernel_init", "std"), [(he_normal, np.sqrt(2 / 64)), (normal(0.01), 0.01)]
+)
+def test_a_relu_layer_scales_the_second_moment_by_half_the_width_times_the_variance(
+    kernel_init, std, x64
+):
+    size = np.asarray(signals(kernel_init, ARCHITECTURES["plain"], networks=12).size)
+    ratios = (size[:, 1:] / size[:, :-1]) ** 2
+    error = ratios.std() / np.sqrt(ratios.size)
+    assert abs(ratios.mean() - 64 * std**2 / 2) <= 5 * error
+
+
+def test_the_gradient_vanishes_in_the_lower_layers_of_a_deep_sigmoid_network():
+    signal = signals(xavier_uniform, Architecture(jax.nn.sigmoid))
+    assert (signal.gradient[:, 0] < 1e-12 * signal.gradient[:, -1]).all()
+    # Activations look healthy, yet all inputs look alike.
+    assert (signal.size > 0.3).all()
+    assert (signal.spread[:, -1] < 1e-6).all()
+
+
+def test_small_weights_lose_and_large_weights_blow_up_the_signal_of_relu():
+    small = signals(normal(0.01), ARCHITECTURES["plain"])
+    assert (small.size[:, 20] == 0).all()  # below what float32 can hold
+    assert (small.gradient == 0).all()
+    large = signals(normal(0.3), ARCHITECTURES["plain"])
+    assert (large.size[:, -1] > 1e4 * large.size[:, 0]).all()
+    assert (large.gradient > 1e5).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel_init", "architecture"),
+    [
+        (he_normal, Architecture(jax.nn.relu)),
+        (xavier_uniform, Architecture(jnp.tanh)),
+        (normal(0.01), Architecture(jax.nn.relu, residual=True)),
+        (xavier_uniform, Architecture(jax.nn.sigmoid, layer_norm=True)),
+    ],
+    ids=["He", "Xavier", "residual", "layer norm"],
+)
+def test_remedies_carry_signal_and_gradient_through_thirty_layers(
+    kernel_init, architecture
+):
+    signal = signals(kernel_init, architecture)
+    spread = signal.spread[:, -1] / signal.spread[:, 0]
+    assert ((spread > 0.03) & (spread < 30)).all()
+    gradient = signal.gradient[:, 1] / signal.gradient[:, -1]
+    assert ((gradient > 0.03) & (gradient < 30)).all()
+
+
+def test_residual_layers_of_weight_zero_are_the_identity(x64):
+    params, x = network(0, he_normal), batch()[0]
+    params = params._replace(hidden=jax.tree.map(jnp.zeros_like, params.hidden))
+    _, activations = apply(params, x, ARCHITECTURES["residual"])
+    for layer in activations[1:]:
+        np.testing.assert_array_equal(layer, activations[0])
+
+
+def test_normalised_activations_have_mean_0_and_variance_1(x64):
+    params, x = network(0, he_normal), batch()[0]
+    _, activations = apply(params, 100 * x, ARCHITECTURES["layer norm"])
+    np.testing.assert_allclose(activations.mean(axis=-1), 0, atol=1e-12)
+    np.testing.assert_allclose(activations.var(axis=-1), 1, atol=1e-3)
+
+
+def test_with_layer_norm_and_relu_the_scale_of_the_weights_is_forgotten(x64):
+    params, x = network(0, he_normal), batch()[0]
+    scaled = params._replace(hidden=jax.tree.map(lambda w: 100 * w, params.hidden))
+    architecture = Architecture(jax.nn.relu, layer_norm=True)
+    a, b = (apply(p, x, architecture)[0] for p in (params, scaled))
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_spread_is_zero_where_all_inputs_are_alike():
+    x, labels = batch()
+    same = jnp.broadcast_to(x[:1], x.shape)
+    signal = measure(network(0, he_normal), same, labels, ARCHITECTURES["plain"])
+    np.testing.assert_allclose(signal.spread, 0, atol=1e-6)
+    assert (signal.size > 0).all()
+
+
+def test_training_never_tells_units_of_a_constant_start_apart():
+    def spreads(kernel_init):
+        params, (x, labels) = network(0, kernel_init, depth=3), batch()
+
+        def loss(params):
+            logits, _ = deep_mlp.apply(params, x, Architecture(jnp.tanh))
+            hit = jax.nn.one_hot(labels, 10)
+            return -(jax.nn.log_softmax(logits) * hit).sum(axis=1).mean()
+
+        def step(_, params):
+            return jax.tree.map(
+                lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)
+            )
+
+        trained = jax.jit(lambda params: jax.lax.fori_loop(0, 50, step, params))(params)
+        moved = jnp.abs(trained.first.kernel - params.first.kernel).max()
+        assert moved > 1e-3
+        kernels = (trained.first.kernel, *trained.hidden.kernel)
+        return [float(deep_mlp.unit_spread(kernel)) for kernel in kernels]
+
+    assert max(spreads(constant(0.1))) < 1e-6
+    assert min(spreads(he_normal)) > 0.1
+
+
+def test_an_input_that_does_not_fit_is_named_with_the_kernel():
+    params, x = network(0, he_normal), batch()[0]
+    with pytest.raises(ValueError, match=r"x of shape \(32, 4, 4\).*\(20, 64\)"):
+        deep_mlp.apply(params, x[:, :, 1:], ARCHITECTURES["plain"])
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0, 4, 2, 3), (5, 0, 2, 3), (5, 4, 0, 3), (5, 4, 2, 0)]
+)
+def test_a_size_of_zero_is_refused(sizes):
+    with pytest.raises(ValueError, match="width, depth and classes must be at least 1"):
+        deep_mlp.init_params(*sizes, he_normal, key=jax.random.key(0))

@@ -1,0 +1,179 @@
+"""Facts about initialisers, the sigmoid's gradient and products of matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ch4jax import initialization as init
+
+SHAPES = [
+    (1, 900),
+    (900, 1),
+    (30, 30),
+    (784, 256),
+    (256, 256),
+    (256, 10),
+    (100, 400),
+    (400, 100),
+    (17, 63),
+    (64, 64),
+]
+# name -> variance from (inputs, outputs), and the kurtosis of the distribution.
+CLOSED_FORMS = {
+    "xavier_uniform": (lambda i, o: 2 / (i + o), 1.8),
+    "xavier_normal": (lambda i, o: 2 / (i + o), 3.0),
+    "he_normal": (lambda i, o: 2 / i, 3.0),
+    "torch_kernel": (lambda i, o: 1 / (3 * i), 1.8),
+}
+FLAX = {
+    "xavier_uniform": nn.initializers.xavier_uniform(),
+    "xavier_normal": nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
+    "he_normal": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+    "torch_kernel": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+}
+
+
+def check_moments(w, variance, kurtosis):
+    """Assert mean 0 and `variance` within five standard errors."""
+    w = np.asarray(w, np.float64)
+    assert abs(w.mean()) <= 5 * np.sqrt(variance / w.size)
+    error = variance * np.sqrt((kurtosis - 1) / w.size)
+    assert abs((w**2).mean() - variance) <= 5 * error
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_variances_are_those_of_the_closed_form(name, shape):
+    variance, kurtosis = CLOSED_FORMS[name]
+    w = getattr(init, name)(jax.random.key(sum(shape)), shape)
+    assert w.shape == shape
+    check_moments(w, variance(*shape), kurtosis)
+
+
+@pytest.mark.parametrize("name", FLAX)
+def test_what_is_drawn_is_what_flax_draws_from_the_same_key(name):
+    ours = getattr(init, name)(jax.random.key(1), (30, 20), jnp.float32)
+    theirs = FLAX[name](jax.random.key(1), (30, 20))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_normal_and_constant_are_those_of_flax():
+    args = ((30, 20), jnp.float32)
+    for ours, flax in (
+        (init.normal(0.01), nn.initializers.normal(0.01)),
+        (init.constant(42.0), nn.initializers.constant(42.0)),
+    ):
+        drawn, expected = (f(jax.random.key(1), *args) for f in (ours, flax))
+        np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+
+
+def test_the_bias_of_pytorch_depends_on_the_inputs_of_its_layer():
+    for fan_in in (4, 400):
+        b = init.torch_bias(fan_in)(jax.random.key(0), (5_000,))
+        check_moments(b, 1 / (3 * fan_in), 1.8)
+        assert float(jnp.abs(b).max()) <= 1 / np.sqrt(fan_in)
+
+
+def test_uniform_kernels_fill_their_range_and_stay_in_it():
+    for name, bound in (("xavier_uniform", np.sqrt(6 / 300)), ("torch_kernel", 0.1)):
+        w = getattr(init, name)(jax.random.key(0), (100, 200))
+        # The largest of n is short of the bound by bound / n, in expectation.
+        assert bound * (1 - 10 / w.size) <= float(jnp.abs(w).max()) <= bound * 1.000001
+
+
+def test_the_books_own_initialiser_keeps_half_and_nothing_small():
+    w = np.asarray(init.sparse_uniform(jax.random.key(0), (300, 300)))
+    kept = np.abs(w[w != 0])
+    assert kept.min() >= 5
+    assert kept.max() <= 10
+    five_sigma = 5 * np.sqrt(w.size / 4)  # Binomial(n, 1/2)
+    assert abs(kept.size - w.size / 2) <= five_sigma
+    assert abs(np.sign(w).sum()) <= 5 * np.sqrt(w.size / 2)
+
+
+INITIALIZERS = {
+    "normal": init.normal(0.01),
+    "constant": init.constant(1.0),
+    "sparse_uniform": init.sparse_uniform,
+} | {name: getattr(init, name) for name in CLOSED_FORMS}
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_every_initialiser_fits_flax_and_keeps_the_dtype(name):
+    layer = nn.Dense(
+        7,
+        kernel_init=INITIALIZERS[name],
+        bias_init=init.torch_bias(3),
+        param_dtype=jnp.bfloat16,
+    )
+    params = layer.init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    assert params["kernel"].shape == (3, 7)
+    assert params["kernel"].dtype == params["bias"].dtype == jnp.bfloat16
+    assert np.ptp(params["bias"]) > 0
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_in_float64_weights_have_twice_the_digits(name, x64):
+    assert INITIALIZERS[name](jax.random.key(0), (3, 4)).dtype == np.float64
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+@pytest.mark.parametrize("shape", [(5,), (0, 5), (5, 0), (2, 3, 4)], ids=str)
+def test_a_shape_that_is_no_kernel_is_refused(name, shape):
+    with pytest.raises(ValueError, match=r"\(inputs, outputs\), each at least 1, got"):
+        getattr(init, name)(jax.random.key(0), shape)
+
+
+@pytest.mark.parametrize("std", [-0.1, float("nan"), float("inf")])
+def test_a_deviation_that_is_none_is_refused(std):
+    with pytest.raises(ValueError, match="std must be at least 0 and finite, got"):
+        init.normal(std)
+
+
+def test_a_bias_of_a_layer_without_inputs_is_refused():
+    with pytest.raises(ValueError, match="fan_in must be at least 1, got 0"):
+        init.torch_bias(0)
+
+
+def test_the_gradient_of_the_sigmoid_is_that_of_jax_grad_and_at_most_a_quarter(x64):
+    x = jnp.linspace(-30, 30, 601)
+    ours = init.sigmoid_gradient(x)
+    reference = jax.vmap(jax.grad(jax.nn.sigmoid))(x)
+    np.testing.assert_allclose(ours, reference, rtol=1e-12, atol=1e-16)
+    assert float(ours.max()) == pytest.approx(0.25, rel=1e-12)
+    assert int(ours.argmax()) == 300  # at zero
+    assert float(ours[0]) < 1e-12
+    assert float(ours[-1]) < 1e-12
+
+
+def test_norms_of_products_are_those_of_the_products(x64):
+    norms = np.exp(init.product_log_norms(6, 4, 0.7, key=jax.random.key(0)))
+    factors = init.normal(0.7)(jax.random.key(0), (6, 4, 4))
+    product = np.eye(4)
+    for factor, norm in zip(factors, norms, strict=True):
+        product = product @ np.asarray(factor)
+        np.testing.assert_allclose(norm, np.linalg.norm(product), rtol=1e-12)
+
+
+def test_squared_norms_of_products_have_the_closed_form_as_mean():
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    log_norms = jax.vmap(lambda key: init.product_log_norms(3, 4, 0.6, key=key))(keys)
+    squared = np.exp(2 * np.asarray(log_norms, np.float64))
+    error = squared.std(axis=0) / np.sqrt(len(keys))
+    expected = 4 * (4 * 0.6**2) ** np.arange(1, 4)
+    assert (np.abs(squared.mean(axis=0) - expected) <= 5 * error).all()
+
+
+def test_a_hundred_matrices_leave_float32_and_their_log_norms_do_not():
+    grown, shrunk = (
+        init.product_log_norms(100, 16, std, key=jax.random.key(0))
+        for std in (9.0, 0.01)
+    )
+    assert float(grown[-1]) > np.log(np.finfo(np.float32).max)
+    assert float(shrunk[-1]) < np.log(np.finfo(np.float32).tiny)
+    assert bool(jnp.isfinite(grown).all() & jnp.isfinite(shrunk).all())
+    # Scaling every entry by c scales the k-th product by c**k.
+    steps = np.arange(1, 101) * np.log(9 / 0.01)
+    np.testing.assert_allclose(grown - shrunk, steps, rtol=1e-4)
