@@ -1,0 +1,206 @@
+"""Features of the house-price tables as good competitors make them, fitted honestly.
+
+What is estimated from data (medians, spreads, which kinds are frequent, what a
+neighbourhood adds) is estimated by `fit` from the rows it is given, and from nothing
+else. A row that was fitted on gets its neighbourhood's effect without its own price.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+QUALITY = ("Po", "Fa", "TA", "Gd", "Ex")
+FINISH = ("Unf", "LwQ", "Rec", "BLQ", "ALQ", "GLQ")
+ORDINAL = {  # from worst to best; a missing one means that there is no such thing: 0
+    **dict.fromkeys(("ExterQual", "ExterCond", "BsmtQual", "BsmtCond"), QUALITY),
+    **dict.fromkeys(("HeatingQC", "KitchenQual", "FireplaceQu", "PoolQC"), QUALITY),
+    **dict.fromkeys(("GarageQual", "GarageCond"), QUALITY),
+    **dict.fromkeys(("BsmtFinType1", "BsmtFinType2"), FINISH),
+    "Alley": ("Grvl", "Pave"),
+    "BsmtExposure": ("No", "Mn", "Av", "Gd"),
+    "CentralAir": ("N", "Y"),
+    "Fence": ("MnWw", "GdWo", "MnPrv", "GdPrv"),
+    "Functional": ("Sal", "Sev", "Maj2", "Maj1", "Mod", "Min2", "Min1", "Typ"),
+    "GarageFinish": ("Unf", "RFn", "Fin"),
+    "LandSlope": ("Sev", "Mod", "Gtl"),
+    "LotShape": ("IR3", "IR2", "IR1", "Reg"),
+    "PavedDrive": ("N", "P", "Y"),
+    "Street": ("Grvl", "Pave"),
+    "Utilities": ("ELO", "NoSeWa", "NoSewr", "AllPub"),
+}
+NEVER_ABSENT = ("Functional", "KitchenQual", "Utilities")  # missing means unknown
+SKEWED = (
+    *("LotArea", "LotFrontage", "1stFlrSF", "GrLivArea", "TotalSF", "WeightedSF"),
+    *("BsmtFinSF2", "LowQualFinSF", "WoodDeckSF", "OpenPorchSF", "EnclosedPorch"),
+    *("3SsnPorch", "ScreenPorch", "PorchSF", "PoolArea", "MiscVal"),
+)
+PRESENCE = (
+    *("PoolArea", "2ndFlrSF", "BsmtFinSF1", "GarageArea", "MasVnrArea"),
+    *("WoodDeckSF", "OpenPorchSF"),
+)
+# Numbers fine enough for a price to wave along them; they stand first.
+CONTINUOUS = (
+    *("TotalSF", "GrLivArea", "LotArea", "WeightedSF", "1stFlrSF", "2ndFlrSF"),
+    *("TotalBsmtSF", "BsmtFinSF1", "BsmtUnfSF", "GarageArea", "LotFrontage"),
+    *("MasVnrArea", "WoodDeckSF", "OpenPorchSF", "EnclosedPorch", "PorchSF"),
+    *("YearBuilt", "YearRemodAdd", "Age", "SinceRemodel", "GarageAge", "SoldAt"),
+    *("OverallQual", "OverallCond", "QualitySum", "QualityByArea", "QualityByAge"),
+    *("RoomSize", "Baths", "TotRmsAbvGrd", "NeighborhoodEffect"),
+)
+NUM_KINDS = 160  # the most frequent ones get a column; fixed, so all folds match
+RAREST = 4  # rows a kind needs for a column
+SHRINKAGE = 10.0  # rows that the mean of all neighbourhoods counts for in each
+
+
+class Encoder(NamedTuple):
+    """All that was estimated, from the rows that `fit` was given.
+
+    Attributes:
+      median: of each number; fills in for missing ones.
+      scale: of each number: its interquartile range as a normal's deviation.
+      kinds: the pairs (column, kind) that get a column.
+      place_sum: log price per area, summed over each neighbourhood.
+      place_rows: rows in each neighbourhood.
+    """
+
+    median: pd.Series
+    scale: pd.Series
+    kinds: list[tuple[str, str]]
+    place_sum: dict[str, float]
+    place_rows: dict[str, int]
+
+
+def derive(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what each row says about itself; nothing is estimated here.
+
+    Args:
+      table: as `house_prices.read` returns it; `Id` and `SalePrice` are left out.
+
+    Returns:
+      Numbers, and kinds as text.
+    """
+    made: Any = table.drop(columns=["Id", "SalePrice"], errors="ignore")
+    made = made.assign(
+        MSSubClass=made["MSSubClass"].astype(str),
+        Month=made["MoSold"].astype(str),
+        Neighborhood=made["Neighborhood"].fillna("unknown"),
+    )
+    for column, scale in ORDINAL.items():
+        ranks = made[column].map({kind: i for i, kind in enumerate(scale, start=1)})
+        made[column] = ranks.astype(float)
+        if column not in NEVER_ABSENT:
+            made[column] = made[column].fillna(0.0)
+    numbers = made.select_dtypes("number").fillna(0.0)
+    basement = numbers["TotalBsmtSF"]
+    finished = numbers["BsmtFinSF1"] + numbers["BsmtFinSF2"]
+    porches = ("OpenPorchSF", "EnclosedPorch", "3SsnPorch", "ScreenPorch")
+    more = {
+        "TotalSF": basement + numbers["1stFlrSF"] + numbers["2ndFlrSF"],
+        "WeightedSF": numbers["GrLivArea"]
+        + 0.5 * finished
+        + 0.3 * (numbers["BsmtUnfSF"] + numbers["GarageArea"]),
+        "PorchSF": numbers["WoodDeckSF"] + sum(numbers[column] for column in porches),
+        "RoomSize": numbers["GrLivArea"] / numbers["TotRmsAbvGrd"].clip(lower=1),
+        "Baths": numbers["FullBath"]
+        + numbers["BsmtFullBath"]
+        + 0.5 * (numbers["HalfBath"] + numbers["BsmtHalfBath"]),
+        "Age": made["YrSold"] - made["YearBuilt"],
+        "SinceRemodel": made["YrSold"] - made["YearRemodAdd"],
+        # One garage is from the year 2207.
+        "GarageAge": (made["YrSold"] - made["GarageYrBlt"]).clip(lower=0),
+        "SoldAt": made["YrSold"] + made["MoSold"] / 12,
+        "IsNew": (made["YrSold"] <= made["YearBuilt"]).astype(float),
+        "IsRemodeled": (made["YearRemodAdd"] > made["YearBuilt"]).astype(float),
+        "QualityByCondition": made["OverallQual"] * made["OverallCond"],
+        "QualitySum": numbers["OverallQual"]
+        + numbers["ExterQual"]
+        + numbers["KitchenQual"]
+        + 0.5 * numbers["BsmtQual"],
+    }
+    made = made.assign(**more)
+    made = made.assign(**{f"Has{c}": (numbers[c] > 0).astype(float) for c in PRESENCE})
+    for column in SKEWED:
+        made[column] = np.log1p(made[column].clip(lower=0))
+    # Centred at a middling house, so that these say more than their factors do.
+    above = numbers["OverallQual"] - 6
+    return made.assign(
+        QualityByArea=above * (made["TotalSF"] - 7.8), QualityByAge=above * made["Age"]
+    )
+
+
+def fit(derived: pd.DataFrame, log_prices: Float[np.ndarray, " n"]) -> Encoder:
+    """Estimate an encoder from these rows, which `derive` made."""
+    value = pd.Series(log_prices - derived["TotalSF"].to_numpy())
+    by_place: Any = value.groupby(derived["Neighborhood"].to_numpy())
+    encoder = Encoder(
+        median=pd.Series(dtype=float),
+        scale=pd.Series(dtype=float),
+        kinds=[],
+        place_sum=dict(by_place.sum()),
+        place_rows=dict(by_place.size()),
+    )
+    numbers: Any = _numbers(encoder, derived, log_prices)
+    median = numbers.median().fillna(0.0)  # all of a column may be missing
+    filled = numbers.fillna(median)
+    spread = (filled.quantile(0.75) - filled.quantile(0.25)) / 1.349
+    spread = spread.where(spread > 0, filled.std())  # most rows may be alike
+    counts = {
+        (column, kind): count
+        for column in derived.select_dtypes(exclude="number")
+        for kind, count in derived[column].value_counts().items()
+        if count >= RAREST
+    }
+    return encoder._replace(
+        median=median,
+        scale=spread.where(spread > 0, np.inf),  # a constant tells nothing
+        kinds=sorted(counts, key=lambda pair: (-counts[pair], pair))[:NUM_KINDS],
+    )
+
+
+def encode(
+    encoder: Encoder,
+    derived: pd.DataFrame,
+    log_prices: Float[np.ndarray, " n"] | None = None,
+) -> Float[np.ndarray, "n features"]:
+    """Turn rows into numbers: `CONTINUOUS` first, then the others, then the kinds.
+
+    Numbers are scaled robustly and bent smoothly into (-3, 3), so that a house of
+    unheard-of size cannot carry a prediction away (Holzmüller et al., 2024).
+
+    Args:
+      encoder: from `fit`.
+      derived: the rows, which `derive` made.
+      log_prices: those of rows that `fit` was given, and of no others: each is taken
+        out of the effect of its own neighbourhood.
+    """
+    numbers = _numbers(encoder, derived, log_prices)
+    scaled = (numbers.fillna(encoder.median) - encoder.median) / encoder.scale
+    bent = scaled / np.sqrt(1 + (scaled / 3) ** 2)
+    kinds = np.zeros((len(derived), NUM_KINDS))
+    for i, (column, kind) in enumerate(encoder.kinds):
+        kinds[:, i] = derived[column].to_numpy() == kind
+    return np.concatenate([bent.to_numpy(float), kinds], axis=1)
+
+
+def _numbers(
+    encoder: Encoder, derived: pd.DataFrame, log_prices: np.ndarray | None
+) -> pd.DataFrame:
+    """Return the numbers in their order, with what each neighbourhood adds.
+
+    That is the mean log price per area, shrunken towards the mean of all.
+    """
+    places = list(derived["Neighborhood"])
+    total = np.array([encoder.place_sum.get(place, 0.0) for place in places])
+    rows = np.array([encoder.place_rows.get(place, 0) for place in places])
+    all_total = np.full(len(places), sum(encoder.place_sum.values()))
+    all_rows = sum(encoder.place_rows.values())
+    if log_prices is not None:
+        own = log_prices - derived["TotalSF"].to_numpy()
+        total, rows = total - own, rows - 1
+        all_total, all_rows = all_total - own, max(all_rows - 1, 1)
+    effect = (total + SHRINKAGE * all_total / all_rows) / (rows + SHRINKAGE)
+    numbers: Any = derived.assign(NeighborhoodEffect=effect).select_dtypes("number")
+    others = [name for name in numbers if name not in CONTINUOUS]
+    return numbers[[*CONTINUOUS, *others]]

@@ -1,0 +1,86 @@
+"""The book's recipe against PyTorch: same parameters, same batches, all 100 epochs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from support import largest_difference, relative_difference
+
+from ch4jax import folds, house_prices
+
+EPOCHS, BATCH_SIZE = 100, 64
+
+
+def torch_run(params, x, prices, in_training, epochs_of_batches, *, weight_decay):
+    """Train as the book does; returns its parameters and both curves."""
+    x, prices = torch.tensor(x), torch.tensor(prices)
+    net = torch.nn.Linear(x.shape[1], 1, dtype=x.dtype)
+    net.weight.data = torch.tensor(np.asarray(params["w"]))[None, :]
+    net.bias.data = torch.tensor(np.asarray(params["b"]))[None]
+    loss = torch.nn.MSELoss()
+    optimizer = torch.optim.Adam(net.parameters(), lr=5.0, weight_decay=weight_decay)
+
+    def log_rmse(rows):
+        with torch.no_grad():
+            clamped = torch.clamp(net(x[rows])[:, 0], 1, float("inf"))
+            return loss(clamped.log(), prices[rows].log()).sqrt().item()
+
+    curves = {"train": [], "valid": []}
+    for batches in epochs_of_batches:
+        for rows in batches:
+            optimizer.zero_grad()
+            loss(net(x[rows])[:, 0], prices[rows]).backward()
+            optimizer.step()
+        curves["train"].append(log_rmse(in_training))
+        curves["valid"].append(log_rmse(~in_training))
+    return net.weight.detach().numpy()[0], net.bias.detach().numpy()[0], curves
+
+
+def batches(in_training, steps, key):
+    """Yield the row numbers of each epoch's batches, as `folds.fit` draws them."""
+    deal = jax.jit(folds.shuffled_batches, static_argnums=(1, 2))
+    for epoch in range(EPOCHS):
+        shuffle_key, _ = jax.random.split(jax.random.fold_in(key, epoch))
+        rows, real = map(
+            np.asarray, deal(in_training, BATCH_SIZE, steps, key=shuffle_key)
+        )
+        yield [r[ok] for r, ok in zip(rows, real, strict=True)]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_a_hundred_epochs_of_two_folds_are_pytorchs(weight_decay, x64):
+    tables = house_prices.read("shipped")
+    x = house_prices.encode(tables.train, tables.test).train
+    prices = tables.train["SalePrice"].to_numpy(float)
+    in_training = folds.k_fold(len(x), 5)[[0, 3]]
+    steps = folds.steps_per_epoch(in_training, BATCH_SIZE)
+
+    def keys():
+        return jax.random.split(jax.random.key(0), (2, 1))
+
+    ours, history = house_prices.train_linear(
+        house_prices.Setting(jnp.array([5.0]), jnp.array([weight_decay])),
+        jnp.array(x),
+        jnp.array(prices),
+        jnp.array(in_training),
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        steps=steps,
+        keys=keys(),
+    )
+    for fold in range(2):
+        init_key, train_key = jax.random.split(keys()[fold, 0])
+        w, b, curves = torch_run(
+            house_prices.init_linear(x.shape[1], key=init_key),
+            x,
+            prices,
+            in_training[fold],
+            batches(jnp.array(in_training[fold]), steps, train_key),
+            weight_decay=weight_decay,
+        )
+        pairs = ((ours["w"][0, fold, 0], w), (ours["b"][0, fold, 0], b))
+        assert largest_difference(pairs) < 1e-12
+        for name, theirs in curves.items():
+            squares = history[f"{name}_squared_log_error"][0, fold, 0]
+            assert relative_difference(np.sqrt(squares), theirs) < 1e-12

@@ -1,0 +1,399 @@
+"""House prices: the tables, their encoding, the book's model, the submission."""
+
+import lzma
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from ch4jax import folds, house_prices
+from ch4jax.data import DataError, house_tables, hub
+
+TRAIN, TEST = (
+    lzma.decompress((house_tables.SHIPPED_FOLDER / f"{name}.csv.xz").read_bytes())
+    for name in ("train", "test")
+)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return house_prices.read("shipped")
+
+
+def test_the_tables_are_the_books(tables):
+    assert tables.train.shape == (1460, 81)
+    assert tables.test.shape == (1459, 80)
+    corner = tables.train.iloc[0:4, [0, 1, 2, 3, -3, -2, -1]]
+    assert corner.to_csv() == (
+        ",Id,MSSubClass,MSZoning,LotFrontage,SaleType,SaleCondition,SalePrice\n"
+        "0,1,60,RL,65.0,WD,Normal,208500\n"
+        "1,2,20,RL,80.0,WD,Normal,181500\n"
+        "2,3,60,RL,68.0,WD,Normal,223500\n"
+        "3,4,70,RL,60.0,WD,Abnorml,140000\n"
+    )
+
+
+def test_the_encoding_is_the_books(tables):
+    encoded = house_prices.encode(tables.train, tables.test)
+    assert encoded.train.shape == (1460, 331)
+    assert encoded.test.shape == (1459, 331)
+    features = pd.concat([tables.train.iloc[:, 1:-1], tables.test.iloc[:, 1:]])
+    numbers = features.select_dtypes("number").columns
+    features[numbers] = features[numbers].apply(lambda x: (x - x.mean()) / x.std())
+    features[numbers] = features[numbers].fillna(0)
+    expected = pd.get_dummies(features, dummy_na=True)
+    assert list(expected.columns) == encoded.names
+    both = np.concatenate([encoded.train, encoded.test])
+    np.testing.assert_allclose(both, expected.to_numpy(float), rtol=1e-12, atol=1e-12)
+
+
+def test_none_is_a_kind_of_veneer_and_not_a_missing_one(tables):
+    names = house_prices.encode(tables.train, tables.test).names
+    assert {"MasVnrType_None", "MasVnrType_nan"} <= set(names)
+
+
+def test_fitted_on_train_the_encoding_knows_nothing_of_the_other_table(tables):
+    train, test = tables.train[:200], tables.train[200:300]
+    before = house_prices.encode(train, test, fit_on="train")
+    changed = test.assign(LotArea=10**9, Street="Gold", MasVnrType=None)
+    after = house_prices.encode(train, changed, fit_on="train")
+    assert before.names == after.names
+    np.testing.assert_array_equal(before.train, after.train)
+    streets = [i for i, name in enumerate(after.names) if name.startswith("Street_")]
+    assert not after.test[:, streets].any()  # gold is nothing that it has seen
+    assert after.test[:, after.names.index("MasVnrType_nan")].all()
+    leaky = house_prices.encode(train, changed, fit_on="all")
+    assert "Street_Gold" in leaky.names
+
+
+def test_a_column_that_never_varies_is_zero_and_not_nan(tables):
+    train, test = tables.train[:50].assign(LotArea=0.1), tables.test[:50]
+    encoded = house_prices.encode(train, test, fit_on="train")
+    column = encoded.names.index("LotArea")
+    assert np.isfinite(encoded.train).all()
+    assert np.isfinite(encoded.test).all()
+    assert not encoded.train[:, column].any()
+    assert not encoded.test[:, column].any()
+
+
+def test_fit_on_is_all_or_train(tables):
+    with pytest.raises(ValueError, match="fit_on must be 'all' or 'train', got 'test'"):
+        house_prices.encode(tables.train, tables.test, fit_on="test")
+
+
+# -- malformed tables -------------------------------------------------------------
+
+LINES = TRAIN.splitlines()[:6]
+SMALL = b"\n".join(LINES) + b"\n"
+SMALL_TEST = b"\n".join(TEST.splitlines()[:6]) + b"\n"
+
+
+def cells(content=SMALL):
+    return [line.split(b",") for line in content.splitlines()]
+
+
+def joined(rows, separator=b","):
+    return b"\n".join(separator.join(row) for row in rows) + b"\n"
+
+
+def with_column(change, column=b"LotArea", row=3):
+    """Change one cell: `row` 0 is the header."""
+    rows = cells()
+    at = rows[0].index(column)
+    rows[row][at] = change(rows[row][at]) if callable(change) else change
+    return joined(rows)
+
+
+def columns(order):
+    return joined([[row[i] for i in order(range(81))] for row in cells()])
+
+
+RIGHT = {
+    "as it is": SMALL,
+    "byte-order mark": b"\xef\xbb\xbf" + SMALL,
+    "CRLF": SMALL.replace(b"\n", b"\r\n"),
+    "CR": SMALL.replace(b"\n", b"\r"),
+    "no last line end": SMALL.rstrip(),
+    "blank lines": SMALL.replace(b"\n", b"\n\n"),
+    "quoted": joined([[b'"%s"' % cell for cell in row] for row in cells()]),
+    "reordered": columns(reversed),
+    "blank for NA": SMALL.replace(b",NA,", b",,").replace(b",NA,", b",,"),
+}
+
+WRONG = {
+    "empty": (b"", "is empty, expected a table of 81 columns"),
+    "blank": (b"\n\n", "is empty"),
+    "a header alone": (LINES[0], "has a header and no rows"),
+    "a column missing": (columns(lambda r: r[:-2]), "lacks the column .SaleCondition"),
+    "no Id": (columns(lambda r: r[1:]), "lacks the column 'Id'$"),
+    "a column twice": (columns(lambda r: [*r, 4]), "has twice the column 'LotArea'"),
+    "Id twice": (columns(lambda r: [0, *r]), "has twice the column 'Id'"),
+    "a column renamed": (with_column(b"lotarea", row=0), "lacks the column 'LotArea'"),
+    "a column too many": (
+        joined([[*row, b"7"] for row in cells()]),
+        "has the unknown column '7'",
+    ),
+    "no header": (joined(cells()[1:]), "lacks the column 'Id' and 80 more"),
+    "the test table": (SMALL_TEST, "lacks the column 'SalePrice'"),
+    "latin-1": (with_column(b"Caf\xe9", b"Street"), r"is not UTF-8: .* in line 4"),
+    "UTF-16": (SMALL.decode().encode("utf-16"), "holds a NUL byte in line 1"),
+    "NUL": (with_column(b"84\x0050"), "holds a NUL byte in line 4"),
+    "packed": (lzma.compress(SMALL), "holds a NUL byte|is not UTF-8"),
+    "a row too short": (SMALL + b"9,20,RL\n", "has 3 cells in row 6, expected 81"),
+    "a row too long": (SMALL + LINES[1] + b",1\n", "has 82 cells in row 6, expected"),
+    "all rows too long": (SMALL.replace(b"500\n", b"500,\n"), "has 82 cells in row 1"),
+    "cut off": (SMALL[:-150], r"has \d+ cells in row 5, expected 81"),
+    "an open quote": (with_column(b'"Pave', b"Street"), "is not a table in CSV: unex"),
+    "a stray quote": (with_column(b'"Pa"ve', b"Street"), "is not a table in CSV: ','"),
+    "semicolons": (joined(cells(), b";"), "lacks the column"),
+    "tabs": (joined(cells(), b"\t"), "lacks the column"),
+    "a web page": (b"<!DOCTYPE html>\n<html>404</html>\n", "lacks the column"),
+    "a line of 10 MB": (
+        with_column(b"x" * 10**7),
+        "is not a table in CSV: field large",
+    ),
+    "10 MB of commas": (b"," * 10**7, "lacks the column 'Id' and 80 more"),
+    "text for a number": (
+        with_column(b"large"),
+        "has 'large' for LotArea in row 3, expected a finite number",
+    ),
+    "an infinite number": (with_column(b"inf"), "has 'inf' for LotArea in row 3"),
+    "an overflow": (with_column(b"1e999"), "has '1e999' for LotArea in row 3"),
+    "a NaN": (with_column(b"nan"), "has 'nan' for LotArea in row 3"),
+    "a truth": (with_column(b"True"), "has 'True' for LotArea"),
+    "thousands": (with_column(b'"8,450"'), "has '8,450' for LotArea"),
+    "dollars": (with_column(b"$1", b"SalePrice"), r"has '\$1' for SalePrice in row 3"),
+    "an infinite price": (with_column(b"-inf", b"SalePrice"), "has '-inf' for SalePr"),
+    "a negative price": (
+        with_column(b"-1", b"SalePrice"),
+        "has '-1' for SalePrice in row 3, expected a positive price",
+    ),
+    "a price of zero": (with_column(b"0", b"SalePrice"), "expected a positive price"),
+    "no price": (with_column(b"", b"SalePrice"), "has '' for SalePrice in row 3, exp"),
+    "a price of NA": (
+        with_column(b"NA", b"SalePrice"),
+        "has 'NA' for SalePrice in row",
+    ),
+    "an Id twice": (with_column(b"2", b"Id"), "has the Id 2 twice"),
+    "no number for an Id": (with_column(b"a", b"Id"), "has 'a' for Id in row 3"),
+    "half an Id": (with_column(b"2.5", b"Id"), "an Id that is missing or no whole"),
+    "an Id missing": (with_column(b"", b"Id"), "an Id that is missing or no whole"),
+    "an endless Id": (with_column(b"9" * 30, b"Id"), "an Id that is missing or no who"),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_what_can_be_read_is_read_alike(case):
+    expected = house_tables.read_table(SMALL, "train.csv", with_prices=True)
+    table = house_tables.read_table(RIGHT[case], "train.csv", with_prices=True)
+    pd.testing.assert_frame_equal(table, expected)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_with_a_table_is_said_in_one_line(case):
+    content, message = WRONG[case]
+    with pytest.raises(DataError, match=rf"^train\.csv .*{message}") as error:
+        house_tables.read_table(content, "train.csv", with_prices=True)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_the_training_table_is_no_test_table():
+    with pytest.raises(DataError, match="has the unknown column 'SalePrice'"):
+        house_tables.read_table(SMALL, "test.csv", with_prices=False)
+
+
+# -- where the tables are -----------------------------------------------------------
+
+
+def folder(path, **files):
+    path.mkdir()
+    for name, content in files.items():
+        (path / f"{name}.csv").write_bytes(content)
+    return path
+
+
+def archive(path, **files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(f"{name}.csv", content)
+    return path
+
+
+@pytest.mark.parametrize("make", [folder, archive])
+def test_kaggles_folder_and_zip_are_read(make, tmp_path):
+    path = make(tmp_path / "kaggle", train=SMALL, test=SMALL_TEST)
+    tables = house_prices.read(str(path))
+    assert tables.train.shape == (5, 81)
+    assert tables.test.shape == (5, 80)
+    assert tables.source == str(path)
+
+
+def test_on_kaggles_machines_the_input_folder_is_found(tmp_path, monkeypatch):
+    path = folder(tmp_path / "kaggle", train=SMALL, test=SMALL_TEST)
+    monkeypatch.setattr(house_tables, "KAGGLE_FOLDERS", (tmp_path / "none", path))
+    assert house_prices.read().source == str(path)
+    monkeypatch.setattr(house_tables, "KAGGLE_FOLDERS", (tmp_path / "none",))
+    assert house_prices.read().source == "shipped"
+
+
+def test_through_the_hub_the_tables_are_the_same(tables, tmp_path, monkeypatch):
+    monkeypatch.setenv("CH4JAX_DATA", str(tmp_path))
+    for name, content in (("train", TRAIN), ("test", TEST)):
+        url = hub.DATA_HUB[f"kaggle_house_{name}"].url
+        (tmp_path / url.rsplit("/", 1)[-1]).write_bytes(content)  # as if fetched
+    pd.testing.assert_frame_equal(house_prices.read("hub").train, tables.train)
+
+
+PLACES = {
+    "nowhere": (lambda path: path, r"train\.csv is not there; expected a folder"),
+    "an empty folder": (lambda path: folder(path), r"train\.csv is not there"),
+    "no test table": (
+        lambda path: folder(path, train=SMALL),
+        r"test\.csv is not there",
+    ),
+    "swapped": (
+        lambda path: folder(path, train=SMALL_TEST, test=SMALL),
+        r"train\.csv lacks the column 'SalePrice'",
+    ),
+    "a zip without tables": (lambda p: archive(p, other=SMALL), "is not there"),
+    "a zip of a folder": (lambda p: archive(p, **{"a/train": SMALL}), "is not there"),
+    "a huge table in a zip": (
+        lambda path: archive(path, train=bytes(40_000_000), test=SMALL_TEST),
+        r"has more than 33,554,432 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_place_without_the_tables_is_named(case, tmp_path):
+    make, message = PLACES[case]
+    path = make(tmp_path / "kaggle")
+    with pytest.raises(DataError, match=f"^{path}.*{message}") as error:
+        house_prices.read(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", SMALL])
+def test_a_file_that_is_no_zip_is_named(content, tmp_path):
+    (tmp_path / "house.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"house\.zip.*cannot be read: "):
+        house_prices.read(str(tmp_path / "house.zip"))
+
+
+def test_a_damaged_zip_is_named(tmp_path):
+    path = archive(tmp_path / "house.zip", train=TRAIN, test=TEST)
+    content = bytearray(path.read_bytes())
+    content[5000:5100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.csv cannot be read: "):
+        house_prices.read(str(path))
+
+
+# -- the book's model ----------------------------------------------------------------
+
+
+def test_log_rmse_takes_predictions_below_one_for_one():
+    prices = jnp.array([1.0, np.e, 100.0])
+    predictions = jnp.array([-5.0, 0.5, 100.0])
+    expected = np.sqrt(1 / 3)  # log errors 0, -1, 0
+    np.testing.assert_allclose(house_prices.log_rmse(predictions, prices), expected)
+
+
+SETTINGS = ((0.1, 0.0), (0.3, 0.5))
+IN_TRAINING = folds.k_fold(40, 3)  # of 26, 27 and 27 rows
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3))
+    prices = np.exp(x @ np.ones(3) + rng.normal(size=40) * 0.1) + 2
+    return jnp.array(x), jnp.array(prices)
+
+
+def keys(seed=0):
+    return jax.random.split(jax.random.key(seed), (3, 2))
+
+
+def train(x, prices, in_training, settings, keys):
+    return house_prices.train_linear(
+        house_prices.Setting(*jnp.array(settings, float).T),
+        x,
+        prices,
+        jnp.array(in_training),
+        epochs=5,
+        batch_size=8,
+        steps=folds.steps_per_epoch(IN_TRAINING, 8),
+        keys=keys,
+    )
+
+
+def test_each_setting_fold_and_seed_is_the_run_on_its_own(x64):
+    together, history = train(*problem(), IN_TRAINING, SETTINGS, keys())
+    for s, f in ((0, 0), (1, 2)):
+        alone, curve = train(
+            *problem(), IN_TRAINING[[f]], SETTINGS[s : s + 1], keys()[f : f + 1, 1:]
+        )
+        for name in ("w", "b"):
+            np.testing.assert_allclose(
+                together[name][s, f, 1], alone[name][0, 0, 0], rtol=1e-12
+            )
+        for name in history:
+            np.testing.assert_allclose(
+                history[name][s, f, 1], curve[name][0, 0, 0], rtol=1e-12
+            )
+    weights = together["w"].reshape(-1, 3)
+    assert len(np.unique(weights, axis=0)) == 2 * 3 * 2  # each keeps its own
+
+
+def test_a_fold_never_learns_from_the_rows_it_leaves_out(x64):
+    x, prices = problem()
+    before, _ = train(x, prices, IN_TRAINING, SETTINGS, keys())
+    left_out = ~IN_TRAINING[1]
+    x = jnp.where(left_out[:, None], 7.0, x)
+    prices = jnp.where(left_out, 1e6, prices)
+    after, _ = train(x, prices, IN_TRAINING, SETTINGS, keys())
+    np.testing.assert_array_equal(before["w"][:, 1], after["w"][:, 1])
+    assert (before["w"][:, [0, 2]] != after["w"][:, [0, 2]]).all()
+
+
+def test_training_compiles_once_for_all_seeds(x64):
+    train(*problem(), IN_TRAINING, SETTINGS, keys())
+    before = house_prices.train_linear._cache_size()
+    for seed in range(1, 4):
+        train(*problem(), IN_TRAINING, SETTINGS, keys(seed))
+    assert house_prices.train_linear._cache_size() == before
+
+
+# -- the submission --------------------------------------------------------------------
+
+
+def test_a_submission_holds_an_id_and_a_price_in_each_row(tmp_path, tables):
+    ids = tables.test["Id"].to_numpy()
+    prices = np.linspace(1e4, 1e6, len(ids))
+    house_prices.write_submission(tmp_path / "submission.csv", ids, prices)
+    lines = (tmp_path / "submission.csv").read_text().splitlines()
+    assert lines[:2] == ["Id,SalePrice", "1461,10000.0"]
+    assert len(lines) == 1460
+    read = [float(line.split(",")[1]) for line in lines[1:]]
+    np.testing.assert_array_equal(read, prices)
+
+
+@pytest.mark.parametrize(
+    ("ids", "prices", "message"),
+    [
+        ([1, 2], [1.0], "2 Ids need as many prices, got 1"),
+        ([1, 1], [1.0, 2.0], "an Id is doubled"),
+        ([1, 2], [1.0, np.nan], "the price of Id 2 must be positive, got nan"),
+        ([1, 2], [np.inf, 1.0], "the price of Id 1 must be positive, got inf"),
+        ([1, 2], [1.0, 0.0], "the price of Id 2 must be positive, got 0.0"),
+        ([1, 2], [-3.0, 0.0], "the price of Id 1 must be positive, got -3.0"),
+    ],
+)
+def test_what_cannot_be_submitted_is_not_written(ids, prices, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        house_prices.write_submission(tmp_path / "s.csv", ids, np.array(prices))
+    assert not list(tmp_path.iterdir())
