@@ -39,3 +39,16 @@ def whole_set():
         if all(idx.find(folder, file) for file in fashion_mnist.FULL):
             return fashion_mnist.load(str(folder))
     pytest.skip("the whole Fashion-MNIST is not on this machine")
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Let 300 training and 50 test images stand for whatever set is asked for."""
+    whole = fashion_mnist.load("mini")
+    few = whole._replace(
+        train_images=whole.train_images[:300],
+        train_labels=whole.train_labels[:300],
+        test_images=whole.test_images[:50],
+        test_labels=whole.test_labels[:50],
+    )
+    monkeypatch.setattr(fashion_mnist, "load", lambda source: few)

@@ -12,19 +12,7 @@ from experiments import dropout
 from experiments.errors import Failed, UsageError
 from experiments.report import Report
 
-
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    """Let 300 training and 50 test images stand for the set."""
-    whole = fashion_mnist.load("mini")
-    few = whole._replace(
-        train_images=whole.train_images[:300],
-        train_labels=whole.train_labels[:300],
-        test_images=whole.test_images[:50],
-        test_labels=whole.test_labels[:50],
-    )
-    monkeypatch.setattr(fashion_mnist, "load", lambda source: few)
-
+pytestmark = pytest.mark.usefixtures("few_images")
 
 SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1)
 
@@ -34,7 +22,7 @@ def run(config):
     return json.loads((config.out / "summary.json").read_text())
 
 
-def test_the_run_leaves_what_the_issue_of_a_summary_asks_for(tmp_path, capsys):
+def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
     summary = run(replace(SMALL, out=tmp_path, impl="both", seeds=2))
     assert summary["experiment"] == "dropout"
     assert summary["data"] == "mini"

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from ch4jax.data import fashion_mnist
 from experiments import initialization
 from experiments.deep_networks import HE, LARGE, SMALL, Recipe
 from experiments.errors import UsageError
@@ -18,15 +17,9 @@ def run(folder, **flags):
     return json.loads((folder / "summary.json").read_text())
 
 
-def test_what_diverges_is_reported_beside_what_learns(tmp_path, capsys, monkeypatch):
-    whole = fashion_mnist.load("mini")
-    few = whole._replace(
-        train_images=whole.train_images[:300],
-        train_labels=whole.train_labels[:300],
-        test_images=whole.test_images[:50],
-        test_labels=whole.test_labels[:50],
-    )
-    monkeypatch.setattr(fashion_mnist, "load", lambda source: few)
+def test_what_diverges_is_reported_beside_what_learns(
+    few_images, tmp_path, capsys, monkeypatch
+):
     two = (Recipe(LARGE, 1e6), Recipe(HE))
     panels = dict.fromkeys(initialization.COMPARISONS, two)
     monkeypatch.setattr(initialization, "COMPARISONS", panels)

@@ -21,19 +21,6 @@ SMALL = dropout.Config(
 )
 
 
-@pytest.fixture
-def few_images(monkeypatch):
-    """Let 300 training and 50 test images stand for the set."""
-    whole = fashion_mnist.load("mini")
-    few = whole._replace(
-        train_images=whole.train_images[:300],
-        train_labels=whole.train_labels[:300],
-        test_images=whole.test_images[:50],
-        test_labels=whole.test_labels[:50],
-    )
-    monkeypatch.setattr(fashion_mnist, "load", lambda source: few)
-
-
 def run(config):
     """Run to the end; returns metrics and results without their times."""
     dropout.run(config, Report("dropout"))
