@@ -138,10 +138,10 @@ def run(config: Config, report: Report) -> None:
     """Show the layer, train each variant, tell, draw, and write the summary."""
     from ch4jax.data import fashion_mnist
 
-    show_layer(config, report)
     data = fashion_mnist.load(config.data)
     config = settle(config, data)
     report.begin(config)
+    show_layer(config, report)
     show_setting(config, data, report)
     data = data.on_device()
 
