@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,11 +45,11 @@ class Report:
     def begin(self, config: Any) -> None:
         """Make the run folder, once flags and data are known to be sound.
 
-        What an earlier run left in it is replaced, but for the checkpoints of one that
-        is to be gone on with.
+        What an earlier run left in it is replaced, but checkpoints never are.
 
         Raises:
-          UsageError: if it cannot be written, or gone on with.
+          UsageError: if it cannot be written or gone on with, or has checkpoints and
+            is not to be gone on with.
         """
         flags, found = dataclasses.asdict(config), environment()
         earlier = flags.get("resume")
@@ -60,12 +59,15 @@ class Report:
         started = datetime.now().strftime("%Y%m%d-%H%M%S")
         default = Path("runs") / self.name / f"{started}-seed{config.seed}"
         self.folder = earlier or config.out or default
+        if earlier is None and (self.folder / "checkpoints").exists():
+            raise UsageError(
+                f"--out {self.folder} holds the checkpoints of an earlier run: go on "
+                f"with it by --resume {self.folder}, or remove them"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.jsonl").write_text("")
             (self.folder / "summary.json").unlink(missing_ok=True)
-            if earlier is None and (self.folder / "checkpoints").exists():
-                shutil.rmtree(self.folder / "checkpoints")
             self.write_json("config.json", flags)
             self.write_json("env.json", found)
         except OSError as error:

@@ -73,12 +73,12 @@ def test_a_finished_run_goes_on_to_more_epochs(few_images, tmp_path):
     assert longer == run(replace(SMALL, out=tmp_path / "straight"))
 
 
-def test_a_fresh_run_in_the_same_folder_starts_anew(few_images, tmp_path):
-    config = replace(SMALL, epochs=2, save_every=1, out=tmp_path)
-    first = run(config)
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-    assert run(replace(config, save_every=None)) == first
-    assert not (tmp_path / "checkpoints").exists()
+def test_checkpoints_are_never_overwritten_by_another_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("of an earlier run")
+    with pytest.raises(UsageError, match="go on with it by --resume"):
+        Report("dropout").begin(replace(SMALL, out=tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text() == "of an earlier run"
 
 
 @pytest.mark.parametrize(
