@@ -219,14 +219,12 @@ def _answering_mirrors(seconds: float) -> Iterator[str]:
 def _fetch(mirror: str, file: IdxFile, folder: Path, seconds: float) -> None:
     import pooch
 
-    part = Path(tempfile.mkstemp(prefix=f"{file.name}.", suffix=".gz", dir=folder)[1])
-    try:
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as unchecked:
+        part = Path(unchecked) / f"{file.name}.gz"
         get = pooch.HTTPDownloader(timeout=seconds)
-        get(f"{mirror}{file.name}.gz", str(part), None)
+        get(f"{mirror}{part.name}", str(part), None)
         idx.read(part, file)
-        os.replace(part, folder / f"{file.name}.gz")
-    finally:
-        part.unlink(missing_ok=True)
+        os.replace(part, folder / part.name)
 
 
 def _read_set(name: str, folder: Path, files: tuple[IdxFile, ...]) -> FashionMNIST:
