@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
-from parity import twins
+from parity.carry import carry, gradients
 from support import relative_difference
 
 from ch4jax.blocks import FixedHiddenMLP, chimera
+from experiments.pytorch import twins
 
 
 def float64_variables(network):
@@ -30,17 +31,18 @@ def ours(network, variables, x):
     def f(params, x):
         return network.apply({**variables, "params": params}, x)
 
-    gradients = jax.jit(jax.value_and_grad(f, (0, 1)))
-    y, (by_params, by_x) = gradients(variables["params"], x)
+    value_and_gradients = jax.jit(jax.value_and_grad(f, (0, 1)))
+    y, (by_params, by_x) = value_and_gradients(variables["params"], x)
     return y, flatten_dict(by_params, sep="/"), by_x
 
 
 def theirs(twin, x):
+    """Return value, and gradient by the input; the others are left in the twin."""
     twin.zero_grad()
-    x = twins.tensor(x).requires_grad_()
+    x = torch.tensor(np.asarray(x), requires_grad=True)
     y = twin(x)
     y.backward()
-    return y.detach().numpy(), twins.gradients(twin), x.grad.numpy()
+    return y.detach().numpy(), x.grad.numpy()
 
 
 def test_1000_inputs_over_eight_orders_of_magnitude(x64):
@@ -49,8 +51,13 @@ def test_1000_inputs_over_eight_orders_of_magnitude(x64):
     inputs = sizes * rng.normal(size=(1000, 2, 20))
     variables = float64_variables(FixedHiddenMLP())
     run = jax.jit(jax.vmap(lambda x: ours(FixedHiddenMLP(), variables, x)))
-    twin = twins.FixedHiddenMLP(variables)
-    expected = [theirs(twin, x) for x in inputs]
+    twin = carry(variables, twins.FixedHiddenMLP())
+    expected = []
+    for x in inputs:
+        y, by_x = theirs(twin, x)
+        weight, bias = twin.linear.weight.grad, twin.linear.bias.grad
+        by_params = {"linear/kernel": weight.numpy().T, "linear/bias": bias.numpy()}
+        expected.append((y, by_params, by_x))
     expected = jax.tree.map(lambda *arrays: np.stack(arrays), *expected)
 
     def compare(a, b):
@@ -71,11 +78,12 @@ def test_what_is_not_finite_gives_nan_as_in_pytorch(entry, x64):
     x[0, 3] = entry
     variables = float64_variables(FixedHiddenMLP())
     y, by_params, by_x = ours(FixedHiddenMLP(), variables, jnp.asarray(x))
-    twin_y, twin_by_params, twin_by_x = theirs(twins.FixedHiddenMLP(variables), x)
+    twin = carry(variables, twins.FixedHiddenMLP())
+    twin_y, twin_by_x = theirs(twin, x)
     assert np.isnan(y)
     assert np.isnan(twin_y)
     assert np.isnan(by_params["linear/kernel"]).all()
-    assert np.isnan(twin_by_params["linear/kernel"]).all()
+    assert twin.linear.weight.grad.isnan().all()
     assert relative_difference(by_x[1], twin_by_x[1]) <= 1e-9
     assert (by_x[0] == 0).all()
     assert (twin_by_x[0] != 0).all()
@@ -95,7 +103,9 @@ def test_the_chimera_is_that_of_pytorch(x64):
     variables = float64_variables(network)
     x = np.random.default_rng(0).uniform(size=(2, 20))
     y, by_params, by_x = ours(network, variables, jnp.asarray(x))
-    expected, slopes, slope = theirs(twins.chimera(variables), x)
+    twin = carry(variables, twins.chimera())
+    expected, slope = theirs(twin, x)
+    slopes = flatten_dict(gradients(twin, variables["params"]), sep="/")
     assert 0 < abs(y) <= 1
     assert relative_difference(y, expected) <= 1e-12
     assert relative_difference(by_x, slope) <= 1e-12

@@ -9,10 +9,13 @@ import optax
 import pytest
 import torch
 from flax import linen as nn
-from support import largest_difference, relative_difference
+from parity.carry import carry, difference, gradients
+from support import relative_difference
 
 from ch4jax import training
 from ch4jax.dropout import DropoutMLP, dropout_layer, init_mlp, mlp
+from ch4jax.interop import from_torch
+from experiments.pytorch import twins
 
 SIZES = (12, 16, 8, 10)
 RATES = (0.2, 0.5)
@@ -20,29 +23,16 @@ LEARNING_RATE = 0.5
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4}
 
 
-class Twin(torch.nn.Module):
-    """The same network as a PyTorch user writes it, with the masks given."""
+def twin_of(layers):
+    """Return the network as a PyTorch user writes it, but that its masks are given."""
+    *hidden, num_classes = SIZES[1:]
+    sizes = {"num_inputs": SIZES[0], "num_classes": num_classes}
+    twin = twins.perceptron(hidden, RATES, dropout=twins.GivenDropout, **sizes)
+    return carry(layers, twin)
 
-    def __init__(self, params):
-        super().__init__()
-        self.layers = torch.nn.ModuleList()
-        for layer in params:
-            kernel = torch.tensor(np.asarray(layer["kernel"]))
-            linear = torch.nn.Linear(*kernel.shape, dtype=kernel.dtype)
-            linear.weight.data = kernel.T.clone()
-            linear.bias.data = torch.tensor(np.asarray(layer["bias"]))
-            self.layers.append(linear)
 
-    def forward(self, x, masks):
-        *hidden, output = self.layers
-        for layer, mask, rate in zip(hidden, masks, RATES, strict=True):
-            x = torch.relu(layer(x)) * torch.tensor(mask) / (1 - rate)
-        return output(x)
-
-    def parameters_like_ours(self, of=lambda parameter: parameter):
-        for layer in self.layers:
-            yield of(layer.weight).detach().numpy().T
-            yield of(layer.bias).detach().numpy()
+def tensors(arrays):
+    return [torch.tensor(np.asarray(array)) for array in arrays]
 
 
 class Scratch:
@@ -144,22 +134,18 @@ def test_forward_loss_and_gradients_equal_pytorch(impl, train, dtype):
 
     (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
 
+    twin = twin_of(layers).train(train)
     if train:
-        masks = impl.masks(params, x, jax.random.key(2))
-    else:  # undo the rescaling that the twin does
-        masks = [np.float64(1 - rate).astype(dtype) for rate in RATES]
-    twin = Twin(layers)
-    twin_logits = twin(torch.tensor(np.asarray(x)), masks)
-    twin_loss = torch.nn.functional.cross_entropy(
-        twin_logits, torch.tensor(np.asarray(labels), dtype=torch.long)
-    )
+        twins.give_masks(twin, tensors(impl.masks(params, x, jax.random.key(2))))
+    x, labels = tensors((x, labels))
+    twin_logits = twin(x)
+    twin_loss = torch.nn.functional.cross_entropy(twin_logits, labels.long())
     twin_loss.backward()
 
     assert relative_difference(logits, twin_logits.detach()) <= TOLERANCE[dtype]
     assert relative_difference(loss, twin_loss.detach()) <= TOLERANCE[dtype]
-    ours = jax.tree.leaves([[g["kernel"], g["bias"]] for g in impl.layers(grads)])
-    theirs = twin.parameters_like_ours(of=lambda parameter: parameter.grad)
-    assert largest_difference(zip(ours, theirs, strict=True)) <= TOLERANCE[dtype]
+    ours, theirs = impl.layers(grads), gradients(twin, layers)
+    assert difference(ours, theirs) <= TOLERANCE[dtype]
 
 
 @IMPLEMENTATIONS
@@ -176,7 +162,7 @@ def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(impl, dtype):
         batch_size=batch_size,
     )
     shuffle_key, step_key = jax.random.split(jax.random.clone(key))
-    twin = Twin(layers)
+    twin = twin_of(layers)
     sgd = torch.optim.SGD(twin.parameters(), lr=LEARNING_RATE)
 
     for _ in range(epochs):
@@ -184,14 +170,14 @@ def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(impl, dtype):
             rows, batch_size, key=jax.random.fold_in(shuffle_key, state.step)
         )
         total = 0.0
-        for i, (batch, here) in enumerate(zip(order, real, strict=True)):
+        for i, (batch, here) in enumerate(zip(order, np.asarray(real), strict=True)):
             mask_key = jax.random.fold_in(step_key, state.step + i)
-            now = impl.params(like_ours(twin, dtype))
+            now = impl.params(from_torch(twin.state_dict(), layers))
             masks = impl.masks(now, x[batch], mask_key)
-            inputs, targets, here = map(np.asarray, (x[batch], labels[batch], here))
-            logits = twin(torch.tensor(inputs[here]), [m[here] for m in masks])
-            target = torch.tensor(targets[here], dtype=torch.long)
-            loss = torch.nn.functional.cross_entropy(logits, target)
+            rows_of = (x[batch], labels[batch], *masks)
+            inputs, target, *masks = tensors(np.asarray(a)[here] for a in rows_of)
+            twins.give_masks(twin, masks)
+            loss = torch.nn.functional.cross_entropy(twin(inputs), target.long())
             sgd.zero_grad()
             loss.backward()
             sgd.step()
@@ -200,19 +186,8 @@ def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(impl, dtype):
         assert relative_difference(metrics["loss"], total / rows) <= TOLERANCE[dtype]
 
     assert state.step == 20
-    ours = jax.tree.leaves(
-        [[layer["kernel"], layer["bias"]] for layer in impl.layers(state.params)]
-    )
-    theirs = list(twin.parameters_like_ours())
-    start = jax.tree.leaves([[layer["kernel"], layer["bias"]] for layer in layers])
+    theirs = jax.tree.leaves(from_torch(twin.state_dict(), layers))
+    start = jax.tree.leaves(layers)
     moved = [relative_difference(a, b) for a, b in zip(start, theirs, strict=True)]
     assert min(moved) > 0.1
-    assert largest_difference(zip(ours, theirs, strict=True)) <= TOLERANCE[dtype]
-
-
-def like_ours(twin, dtype):
-    leaves = [jnp.asarray(leaf, dtype) for leaf in twin.parameters_like_ours()]
-    return [
-        {"kernel": kernel, "bias": bias}
-        for kernel, bias in zip(leaves[::2], leaves[1::2], strict=True)
-    ]
+    assert difference(impl.layers(state.params), theirs) <= TOLERANCE[dtype]

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from parity.carry import carry
 from support import largest_difference, relative_difference
 
 from ch4jax import folds, house_prices
+from ch4jax.interop import from_torch
 
 EPOCHS, BATCH_SIZE = 100, 64
 
@@ -15,9 +17,7 @@ EPOCHS, BATCH_SIZE = 100, 64
 def torch_run(params, x, prices, in_training, epochs_of_batches, *, weight_decay):
     """Train as the book does; returns its parameters and both curves."""
     x, prices = torch.tensor(x), torch.tensor(prices)
-    net = torch.nn.Linear(x.shape[1], 1, dtype=x.dtype)
-    net.weight.data = torch.tensor(np.asarray(params["w"]))[None, :]
-    net.bias.data = torch.tensor(np.asarray(params["b"]))[None]
+    net = carry(params, torch.nn.Linear(x.shape[1], 1))
     loss = torch.nn.MSELoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=5.0, weight_decay=weight_decay)
 
@@ -34,7 +34,7 @@ def torch_run(params, x, prices, in_training, epochs_of_batches, *, weight_decay
             optimizer.step()
         curves["train"].append(log_rmse(in_training))
         curves["valid"].append(log_rmse(~in_training))
-    return net.weight.detach().numpy()[0], net.bias.detach().numpy()[0], curves
+    return from_torch(net.state_dict(), params), curves
 
 
 def batches(in_training, steps, key):
@@ -71,7 +71,7 @@ def test_a_hundred_epochs_of_two_folds_are_pytorchs(weight_decay, x64):
     )
     for fold in range(2):
         init_key, train_key = jax.random.split(keys()[fold, 0])
-        w, b, curves = torch_run(
+        trained, curves = torch_run(
             house_prices.init_linear(x.shape[1], key=init_key),
             x,
             prices,
@@ -79,7 +79,7 @@ def test_a_hundred_epochs_of_two_folds_are_pytorchs(weight_decay, x64):
             batches(jnp.array(in_training[fold]), steps, train_key),
             weight_decay=weight_decay,
         )
-        pairs = ((ours["w"][0, fold, 0], w), (ours["b"][0, fold, 0], b))
+        pairs = ((ours[name][0, fold, 0], trained[name]) for name in ("w", "b"))
         assert largest_difference(pairs) < 1e-12
         for name, theirs in curves.items():
             squares = history[f"{name}_squared_log_error"][0, fold, 0]

@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import torch
 from flax import linen as nn
-from parity import twins
+from parity.carry import carry
 from support import relative_difference
 
+from ch4jax.interop import from_torch
 from ch4jax.layers import CenteredLayer, MyLinear
+from experiments.pytorch import twins
 
 
 class BooksLinear(twins.MyLinear):
@@ -24,10 +26,11 @@ def test_the_books_layer_has_our_value_and_passes_its_parameters_no_gradient(x64
     drawn = MyLinear(5, 3).init(jax.random.key(0), jnp.asarray(x))
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), drawn)
     y = MyLinear(5, 3).apply(variables, jnp.asarray(x))
-    books, twin = BooksLinear(variables), twins.MyLinear(variables)
-    assert relative_difference(y, books(twins.tensor(x))) <= 1e-12
-    assert not books(twins.tensor(x)).requires_grad
-    assert twin(twins.tensor(x)).requires_grad
+    books, twin = (carry(variables, c(5, 3)) for c in (BooksLinear, twins.MyLinear))
+    x = torch.tensor(x)
+    assert relative_difference(y, books(x)) <= 1e-12
+    assert not books(x).requires_grad
+    assert twin(x).requires_grad
 
 
 def test_a_network_of_both_layers_trains_as_in_pytorch(x64):
@@ -51,18 +54,17 @@ def test_a_network_of_both_layers_trains_as_in_pytorch(x64):
     run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=50)[0])
     ours, _ = run((start, optimizer.init(start)))
 
-    first, last = (
-        twins.MyLinear({"params": start["params"][f"layers_{i}"]}) for i in (0, 2)
-    )
-    twin = twins.MySequential(first, twins.CenteredLayer({}), last)
+    layers = twins.MyLinear(64, 8), twins.CenteredLayer(), twins.MyLinear(8, 1)
+    twin = carry(start, twins.MySequential(*layers))
     sgd = torch.optim.SGD(twin.parameters(), lr=1e-3, momentum=0.9)
+    x, target = torch.tensor(x), torch.tensor(target)
     for _ in range(50):
         sgd.zero_grad()
-        loss = torch.nn.functional.mse_loss(twin(twins.tensor(x)), twins.tensor(target))
-        loss.backward()
+        torch.nn.functional.mse_loss(twin(x), target).backward()
         sgd.step()
 
-    for path, theirs in twins.arrays(twin).items():
-        layer, name = path.split("/")
-        assert relative_difference(ours["params"][layer][name], theirs) <= 1e-12
-        assert (theirs != np.asarray(start["params"][layer][name])).any()
+    theirs = from_torch(twin.state_dict(), start)["params"]
+    for layer, arrays in ours["params"].items():
+        for name, array in arrays.items():
+            assert relative_difference(array, theirs[layer][name]) <= 1e-12
+            assert (array != start["params"][layer][name]).any()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
-from parity import twins
+from parity.carry import carry, gradients
 from support import relative_difference
 from test_modules import EXAMPLES, apply, inputs, variables
 
@@ -16,24 +16,16 @@ from ch4jax.blocks import MLP, FixedHiddenMLP, MySequential, NestMLP
 from ch4jax.dropout import DropoutMLP
 from ch4jax.layers import CenteredLayer, MyLinear
 from ch4jax.parameters import Block, RGNet, SharedMLP
-
-
-def sequential_twin(drawn):
-    params = drawn["params"]
-    return twins.MySequential(
-        twins.MLP({"params": params["layers_0"]}),
-        twins.NestMLP({"params": params["layers_1"]}),
-    )
-
+from experiments.pytorch import twins
 
 TWINS = {
     MLP: twins.MLP,
-    MySequential: sequential_twin,
+    MySequential: lambda: twins.MySequential(twins.MLP(20, 32, 12), twins.NestMLP(12)),
     FixedHiddenMLP: twins.FixedHiddenMLP,
     NestMLP: twins.NestMLP,
-    DropoutMLP: twins.perceptron,
+    DropoutMLP: lambda: twins.perceptron((16, 8), num_inputs=16).eval(),
     CenteredLayer: twins.CenteredLayer,
-    MyLinear: twins.MyLinear,
+    MyLinear: lambda: twins.MyLinear(5, 3),
     Block: twins.Block,
     RGNet: twins.RGNet,
     SharedMLP: twins.SharedMLP,
@@ -58,16 +50,15 @@ def test_values_and_gradients_are_those_of_pytorch(module, x64):
         return y, pullback(jnp.asarray(weights))
 
     y, (by_variables, by_x) = value_and_gradients(drawn, x)
-    ours = flatten_dict(by_variables.get("params", {}), sep="/")
+    ours = by_variables.get("params", {})
 
-    twin = TWINS[module](drawn)
-    x = twins.tensor(x).requires_grad_()
+    twin = carry(drawn, TWINS[module]())
+    x = torch.tensor(np.asarray(x), requires_grad=True)
     twin_y = twin(x)
     twin_y.backward(torch.tensor(weights))
-    theirs = twins.gradients(twin)
+    theirs = flatten_dict(gradients(twin, ours))
 
     assert relative_difference(y, twin_y.detach()) <= 1e-12
     assert relative_difference(by_x, x.grad) <= 1e-12
-    assert set(ours) == set(theirs)
-    for path, gradient in theirs.items():
-        assert relative_difference(ours[path], gradient) <= 1e-12, path
+    for path, gradient in flatten_dict(ours).items():
+        assert relative_difference(gradient, theirs[path]) <= 1e-12, path

@@ -6,11 +6,13 @@ import numpy as np
 import optax
 import pytest
 import torch
-from parity import twins
+from parity.carry import carry
 from support import relative_difference
 
 from ch4jax import parameters, training
+from ch4jax.interop import from_torch
 from ch4jax.parameters import SharedMLP
+from experiments.pytorch import twins
 
 STEPS = 100
 RECIPES = {
@@ -51,15 +53,16 @@ def test_training_with_a_frozen_layer_ends_where_pytorch_ends(name, x64):
     state = training.init_state(start, optimizer)
     state = jax.jit(lambda s: jax.lax.scan(step, s, length=STEPS)[0])(state)
 
-    twin = twins.SharedMLP(start)
-    twin.hidden.requires_grad_(False)
+    twin = carry(start, twins.SharedMLP())
+    twin[0].requires_grad_(False)
     theirs = make_theirs([p for p in twin.parameters() if p.requires_grad])
+    torch_x, target = (torch.tensor(np.asarray(a)) for a in (x, batch.labels))
     for _ in range(STEPS):
         theirs.zero_grad()
-        y = twin(twins.tensor(x))[:, 0]
-        torch.nn.functional.mse_loss(y, twins.tensor(batch.labels)).backward()
+        torch.nn.functional.mse_loss(twin(torch_x)[:, 0], target).backward()
         theirs.step()
 
-    for path, expected in twins.arrays(twin).items():
-        ours = parameters.get(state.params, f"params/{path}")
-        assert relative_difference(ours, expected) <= 1e-12, path
+    expected = from_torch(twin.state_dict(), start, names=twin.names)
+    for path, ours in parameters.flatten(state.params).items():
+        theirs = parameters.get(expected, path)
+        assert relative_difference(ours, theirs) <= 1e-12, path

@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 import torch
+from parity.carry import carry
 from support import largest_difference, relative_difference
 
 from ch4jax import training
 from ch4jax.data.synthetic import linear_regression
+from ch4jax.interop import from_torch
 from ch4jax.weight_decay import (
     descend,
     init_params,
@@ -74,9 +76,7 @@ def torch_scratch(params, data, key, epochs):
 
 def torch_concise(params, data, key, epochs, make_optimizer):
     """Train as a PyTorch user does: MSELoss, weight_decay on the weight alone."""
-    net = torch.nn.Linear(INPUTS, 1)
-    kernel, bias = tensors((params["kernel"], params["bias"]))
-    net.weight.data, net.bias.data = kernel.T.clone(), bias.clone()
+    net = carry(params, torch.nn.Linear(INPUTS, 1))
     optimizer = make_optimizer(
         [
             {"params": [net.weight], "weight_decay": LAMBD},
@@ -88,7 +88,7 @@ def torch_concise(params, data, key, epochs, make_optimizer):
         optimizer.zero_grad()
         loss_fn(net(x), y).backward()
         optimizer.step()
-    return {"kernel": net.weight.detach().T, "bias": net.bias.detach()}
+    return from_torch(net.state_dict(), params)
 
 
 ADAMW = optax.adamw(LEARNING_RATE, weight_decay=LAMBD, mask=kernel_mask)

@@ -1,0 +1,95 @@
+"""Deep perceptrons (D2L 5.4) on both sides."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+import torch
+from jax import numpy as jnp
+
+from ch4jax import deep_mlp, initialization
+from experiments.pytorch import twins
+from experiments.pytorch.images import (
+    accuracy_outcome,
+    classification,
+    cross_entropy,
+    torch_cross_entropy,
+)
+from experiments.pytorch.systems import System
+
+
+def systems(images: Any, depth: int = 10, width: int = 64) -> list[System]:
+    """Return deep perceptrons from the initialisation room (5.4)."""
+    inputs, labels, score, torch_score = classification(images)
+    he, relu = initialization.he_normal, torch.relu
+    rate, epochs, batch_size = 0.05, 5, 64
+    designs = {
+        "ReLU, He": (deep_mlp.Architecture(jax.nn.relu), he, relu),
+        "tanh, Xavier": (
+            deep_mlp.Architecture(jnp.tanh),
+            initialization.xavier_normal,
+            torch.tanh,
+        ),
+        "residual": (
+            deep_mlp.Architecture(jax.nn.relu, residual=True),
+            initialization.normal(0.01),
+            relu,
+        ),
+        "layer norm": (
+            deep_mlp.Architecture(jax.nn.sigmoid, layer_norm=True),
+            initialization.xavier_normal,
+            torch.sigmoid,
+        ),
+    }
+    kernels = {
+        he: lambda w: torch.nn.init.kaiming_normal_(w, nonlinearity="relu"),
+        initialization.xavier_normal: torch.nn.init.xavier_normal_,
+    }
+
+    def system(name: str, architecture: Any, kernel_init: Any, activation: Any) -> Any:
+        def module() -> torch.nn.Module:
+            network = twins.DeepMLP(
+                inputs.shape[1],
+                width,
+                depth,
+                10,
+                activation,
+                residual=architecture.residual,
+                layer_norm=architecture.layer_norm,
+            )
+            draw = kernels.get(kernel_init, partial(torch.nn.init.normal_, std=0.01))
+            for parameter in network.parameters():
+                draw(parameter) if parameter.ndim == 2 else parameter.data.zero_()
+            return network
+
+        def predict(params: Any, x: Any, *, key: Any) -> Any:
+            del key
+            return deep_mlp.apply(params, x, architecture)[0]
+
+        outcome = accuracy_outcome(
+            partial(score, predict),
+            torch_score,
+            runs=30,
+            epochs=epochs,
+            learning_rate=rate,
+            steps=epochs * -(-len(labels) // batch_size),
+        )
+        sgd = (optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate))
+        return System(
+            f"deep MLP, {name}",
+            data=(inputs, labels),
+            init=lambda key: deep_mlp.init_params(
+                inputs.shape[1], width, depth, 10, kernel_init, key=key
+            ),
+            predict=predict,
+            row_losses=cross_entropy,
+            module=module,
+            loss=torch_cross_entropy,
+            optimizers={"SGD": sgd},
+            epochs=1,
+            batch_size=batch_size,
+            outcome=outcome if name == "ReLU, He" else None,
+        )
+
+    return [system(name, *design) for name, design in designs.items()]

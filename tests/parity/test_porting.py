@@ -1,0 +1,62 @@
+"""Every pair of docs/porting.md is run, and its results are as the page says."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from support import largest_difference
+
+PAGE = (Path(__file__).parents[2] / "docs" / "porting.md").read_text(encoding="utf-8")
+CONTENTS, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+BLOCK = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+VERDICT = re.compile(r"^\*(?:Agree to ([\d.e-]+)|Differ)\.\*$", re.MULTILINE)
+
+
+def title(section):
+    return section.partition("\n")[0]
+
+
+def blocks(section):
+    return BLOCK.findall(section)
+
+
+SETUP, *PAIRS = SECTIONS
+
+
+def run(section, side):
+    """Return the `result` of one side of a pair, as a list of arrays."""
+    names = {}
+    for part in (SETUP, section):
+        for language, code in blocks(part):
+            if language in ("python both", f"python {side}"):
+                exec(compile(code, f"{title(part)}, {side}", "exec"), names)
+    result = names["result"]
+    results = result if isinstance(result, list) else [result]
+    return [np.asarray(r.detach() if torch.is_tensor(r) else r) for r in results]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=title)
+def test_the_pair_gives_what_the_page_says(pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (verdict,) = VERDICT.finditer(pair)
+    with jax.numpy_rank_promotion("allow"):
+        theirs, ours = run(pair, "torch"), run(pair, "jax")
+    difference = largest_difference(zip(ours, theirs, strict=True))
+    if verdict[1] is None:
+        assert difference > 0.1
+    else:
+        assert difference <= float(verdict[1])
+
+
+def test_every_block_is_run_and_every_section_is_in_the_contents():
+    assert [language for language, _ in blocks(PAGE)] == [
+        *("python both", "python torch", "python jax"),
+        *("python torch", "python jax") * len(PAIRS),
+    ]
+    anchors = [
+        re.sub(r"[^\w -]", "", title(s)).lower().replace(" ", "-") for s in PAIRS
+    ]
+    assert re.findall(r"\(#(.*?)\)", CONTENTS) == anchors

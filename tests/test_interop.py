@@ -1,0 +1,86 @@
+"""Linen to NNX and back, and the room without PyTorch."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from support import relative_difference
+from test_modules import (
+    EXAMPLES,
+    apply,
+    every_module,
+    has_dropout,
+    inputs,
+    variables,
+)
+
+from ch4jax import interop
+from ch4jax.blocks import MLP, FixedHiddenMLP
+
+
+@every_module
+def test_every_module_computes_the_same_in_nnx_and_comes_back_to_the_bit(example):
+    drawn, x = variables(example), inputs(example)
+    net = interop.linen_to_nnx(example.module, drawn)
+    mode = {"train": False} if has_dropout(example.module) else {}
+    assert relative_difference(net(x, **mode), apply(example.module, drawn, x)) <= 1e-6
+    back = interop.nnx_to_linen(net)
+    assert jax.tree.structure(back) == jax.tree.structure(drawn)
+    for leaf, old in zip(jax.tree.leaves(back), jax.tree.leaves(drawn), strict=True):
+        assert leaf.dtype == old.dtype
+        assert np.asarray(leaf).tobytes() == np.asarray(old).tobytes()
+
+
+def test_nnx_finds_parameters_to_train_and_leaves_constants_alone():
+    example = EXAMPLES[FixedHiddenMLP]
+    net = interop.linen_to_nnx(example.module, variables(example))
+    trained = nnx.to_flat_state(nnx.state(net, nnx.Param))
+    assert {path for path, _ in trained} == {("linear", "bias"), ("linear", "kernel")}
+    slopes = nnx.grad(lambda net, x: net(x))(net, inputs(example))
+    expected = jax.grad(apply, 1)(example.module, variables(example), inputs(example))
+    for name, slope in expected["params"]["linear"].items():
+        assert relative_difference(slopes["linear"][name][...], slope) <= 1e-6
+
+
+class NativeMLP(nnx.Module):
+    """The perceptron as an NNX user writes it."""
+
+    def __init__(self, *, rngs):
+        self.hidden = nnx.Linear(20, 256, rngs=rngs)
+        self.out = nnx.Linear(256, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(nnx.relu(self.hidden(x)))
+
+
+def test_a_module_written_in_nnx_takes_linens_parameters_by_their_names():
+    example = EXAMPLES[MLP]
+    drawn, x = variables(example), inputs(example)
+    net = nnx.eval_shape(lambda: NativeMLP(rngs=nnx.Rngs(0)))
+    nnx.update(net, drawn["params"])
+    assert relative_difference(net(x), apply(example.module, drawn, x)) <= 1e-6
+    back = interop.nnx_to_linen(net)
+    jax.tree.map(np.testing.assert_array_equal, back, drawn)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: interop.from_torch({}, {}),
+        lambda: interop.to_torch({}, {}),
+        lambda: interop.load_torch("net.pt"),
+        lambda: interop.save_torch("net.pt", {}),
+    ],
+)
+def test_without_pytorch_a_line_says_what_to_install(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'pip install "ch4jax\[torch\]"'):
+        call()
+
+
+def test_the_room_itself_does_not_import_pytorch():
+    code = "import ch4jax.interop, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
