@@ -1,22 +1,26 @@
-"""One epoch of the dropout MLP against the physical floor and against PyTorch.
+"""Where the time goes: against PyTorch, and against what the machine can do.
 
-The floor is the epoch's matrix products alone, at their own shapes. All rows are
-timed in turn, round after round, so that a machine that drifts hurts all alike.
-Rows with PyTorch need `pip install "ch4jax[torch]"` and are left out without it.
+First the floors are measured: the matrix products of an epoch at their own shapes, the
+bandwidth of memory, the dispatch of an empty step. Then the same work is done by
+PyTorch and by JAX, all rows in turn, round after round, so that a machine that drifts
+hurts all alike. Rows with PyTorch need `pip install "ch4jax[torch]"`.
 """
 
-from collections.abc import Callable
+import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments import cli
 from experiments.report import Report
 
-HIDDEN = (256, 256)
-RATES = (0.2, 0.5)
-STD = 0.01
-LEARNING_RATE = 0.5
-BATCH_SIZE = 256
+FLOOR = "matrix products alone"
+REFERENCE = {
+    "dropout MLP": "PyTorch, eager, tensors in memory",
+    "weight decay sweep": "PyTorch, eager, run by run, SGD",
+    "house prices": "PyTorch, eager, fold by fold",
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Config(cli.Flags):
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""
+    quick: bool = False
+    """One round on the shipped tenth, without torch.compile: under a minute."""
     data: str = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
 
@@ -34,168 +40,246 @@ class Config(cli.Flags):
         cli.check_at_least_1("--rounds", self.rounds)
 
 
-def matrix_products(num_rows: int) -> Callable[[], Any]:
-    """Return the products of an epoch: three forward, five backward, each step."""
+def machine() -> dict[str, Any]:
+    """Return what the times depend on."""
+    import os
+
     import jax
-    from jax import numpy as jnp
 
-    x_key, *keys = jax.random.split(jax.random.key(0), 4)
-    sizes = ((784, 256), (256, 256), (256, 10))
-    weights = tuple(map(jax.random.normal, keys, sizes))
-    x = jax.random.normal(x_key, (8, BATCH_SIZE, 784))
-    steps = jnp.arange(-(-num_rows // BATCH_SIZE)) % len(x)
-
-    @jax.jit
-    def products(weights: Any, x: Any) -> Any:
-        w1, w2, w3 = weights
-
-        def step(_: Any, i: Any) -> Any:
-            h1 = x[i] @ w1
-            h2 = h1 @ w2
-            out = h2 @ w3
-            grad2 = out @ w3.T
-            grad1 = grad2 @ w2.T
-            # The weights' gradients are carried, so that no step can be skipped.
-            return (x[i].T @ grad1, h1.T @ grad2, h2.T @ out), None
-
-        return jax.lax.scan(step, weights, steps)[0]
-
-    return lambda: products(weights, x)
-
-
-def jax_epochs(data: Any) -> dict[str, Callable[[], Any]]:
-    """Return the epoch in one scan, with and without dropout, and step by step."""
-    import jax
-    import numpy as np
-    import optax
-
-    from ch4jax import training
-    from experiments.networks import flax_network, metrics_fn
-
-    arrays = (data.train_images, data.train_labels)
-    num_rows = len(data.train_images)
-    optimizer = optax.sgd(LEARNING_RATE)
-    works = {}
-    for name, rates in (("dropout", RATES), ("no dropout", (0.0, 0.0))):
-        network = flax_network(HIDDEN, rates, STD)
-        metrics = metrics_fn(network)
-        state = training.init_state(network.init(jax.random.key(0)), optimizer)
-        works[f"JAX, scanned epoch, {name}"] = lambda state=state, metrics=metrics: (
-            training.train_epoch(
-                state,
-                arrays,
-                metrics_fn=metrics,
-                optimizer=optimizer,
-                batch_size=BATCH_SIZE,
-                key=jax.random.key(1),
-            )
-        )
-    network = flax_network(HIDDEN, RATES, STD)
-    metrics = metrics_fn(network)
-    step = jax.jit(training.train_step, static_argnames=("metrics_fn", "optimizer"))
-
-    def step_by_step() -> Any:
-        state = training.init_state(network.init(jax.random.key(0)), optimizer)
-        order, real = training.batch_rows(num_rows, BATCH_SIZE, key=jax.random.key(1))
-        for rows, here in zip(np.asarray(order), np.asarray(real), strict=True):
-            batch = training.Batch(arrays[0][rows], arrays[1][rows], here)
-            state, _ = step(
-                state,
-                batch,
-                metrics_fn=metrics,
-                optimizer=optimizer,
-                key=jax.random.key(2),
-            )
-        return state
-
-    return {**works, "JAX, step by step, dropout": step_by_step}
-
-
-def torch_epochs(data: Any) -> dict[str, Callable[[], Any]]:
-    """Return the epoch as the book has it, and with the tensors in memory."""
-    import numpy as np
-    import torch
-    from torch import nn
-
-    images = torch.tensor(np.asarray(data.train_images)).float().flatten(1) / 255
-    labels = torch.tensor(np.asarray(data.train_labels)).long()
-    net = nn.Sequential(
-        nn.Linear(784, 256),
-        nn.ReLU(),
-        nn.Dropout(RATES[0]),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Dropout(RATES[1]),
-        nn.Linear(256, 10),
-    )
-    sgd = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
-    dataset = torch.utils.data.TensorDataset(images, labels)
-    loader = torch.utils.data.DataLoader(dataset, BATCH_SIZE, shuffle=True)
-
-    def train(batches: Any) -> None:
-        for x, y in batches:
-            loss = nn.functional.cross_entropy(net(x), y)
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
-
-    def in_memory() -> None:
-        order = torch.randperm(len(images)).split(BATCH_SIZE)
-        train((images[rows], labels[rows]) for rows in order)
-
+    cpu = Path("/proc/cpuinfo")
+    names = cpu.read_text().splitlines() if cpu.exists() else []
+    models = [line.partition(": ")[2] for line in names if "model name" in line]
+    affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "PyTorch, eager, tensors in memory, dropout": in_memory,
-        "PyTorch, eager, DataLoader, dropout": lambda: train(loader),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "platform": jax.default_backend(),
+        "processor": models[0] if models else platform.processor(),
+        "threads": len(affinity(0)) if affinity else os.cpu_count(),
+        "jax": jax.__version__,
+        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
 
 
-def run(config: Config, report: Report) -> None:
-    """Time every row; print the table; write the summary."""
-    import jax
+def measure_floors(num_rows: int, rounds: int) -> dict[str, float]:
+    """Return seconds of the products of an epoch, and the rates of the others."""
+    from ch4jax import timing
+    from experiments import floors
 
+    calls = 1000
+    works = {
+        "products": floors.matrix_products(num_rows),
+        "copy": floors.copy(),
+        "dispatches": floors.dispatches(calls),
+    }
+    timings = timing.interleave(works, rounds=max(3, rounds))
+    products = timings["products"].median
+    return {
+        "products_seconds": products,
+        "products_gflops": floors.floating_point_operations(num_rows) / products / 1e9,
+        "copy_gb_per_second": 2 * floors.COPIED_BYTES / timings["copy"].median / 1e9,
+        "dispatch_microseconds": timings["dispatches"].median / calls * 1e6,
+    }
+
+
+def works(config: Config, data: Any, not_run: list[dict[str, str]]) -> Iterator[Any]:
+    """Yield every row that can run here; add the others to `not_run`."""
+    import numpy as np
+
+    from ch4jax import folds, house_prices
+    from experiments import bench_rows, floors, weight_decay_runs
+    from experiments.weight_decay import Config as WeightDecay
+
+    num_rows = len(data.train_images)
+    products = floors.matrix_products(num_rows)
+    yield bench_rows.Work(
+        bench_rows.DROPOUT, FLOOR, products, num_rows, "images", None, None
+    )
+    tables = house_prices.read("shipped")
+    encoded = house_prices.encode(tables.train, tables.test)
+    houses = (
+        encoded.train.astype(np.float32),
+        tables.train["SalePrice"].to_numpy(np.float32),
+        folds.k_fold(len(encoded.train), 5),
+    )
+    try:
+        import torch
+    except ModuleNotFoundError:
+        reason = 'PyTorch is not installed: pip install "ch4jax[torch]"'
+        not_run.append({"name": "every row of PyTorch", "reason": reason})
+    else:
+        from experiments.pytorch import rows
+
+        torch.set_num_threads(machine()["threads"])
+        torch.manual_seed(config.seed)
+        problem = weight_decay_runs.draw_problem(WeightDecay(), config.seed)
+        yield from rows.dropout_rows(data, compile=not config.quick)
+        yield from rows.sweep_rows(problem.train_data)
+        yield from rows.house_rows(*houses)
+        if config.quick:
+            not_run.append({"name": "PyTorch, torch.compile", "reason": "--quick"})
+    yield from bench_rows.dropout_rows(data.on_device())
+    yield from bench_rows.sweep_rows()
+    yield from bench_rows.house_rows(*houses)
+    if machine()["platform"] == "cpu":
+        reason = "there is none on this machine: --platform gpu, --platform tpu"
+        not_run.append({"name": "GPU and TPU", "reason": reason})
+
+
+def run(config: Config, report: Report) -> None:
+    """Measure the floors, time every row, print the tables, draw, write."""
     from ch4jax import timing
     from ch4jax.data import fashion_mnist
 
-    data = fashion_mnist.load(config.data).on_device()
+    data = fashion_mnist.load("mini" if config.quick else config.data)
     report.begin(config)
+    rounds = 1 if config.quick else config.rounds
+    found = machine()
+    report.say("\n".join(f"{name}: {value}" for name, value in found.items()))
     num_rows = len(data.train_images)
-    works = {"matrix products alone": matrix_products(num_rows), **jax_epochs(data)}
-    threads = None
-    try:
-        import torch
-
-        works |= torch_epochs(data)
-        threads = torch.get_num_threads()
-    except ModuleNotFoundError:
-        report.say("PyTorch is not installed: its rows are not run")
+    floors = measure_floors(num_rows, rounds)
     report.say(
-        f"one epoch of {num_rows:,} images, batches of {BATCH_SIZE}, float32, on "
-        f"{jax.devices()[0].device_kind}, PyTorch threads: {threads}\n"
+        f"\nproducts of an epoch of {num_rows:,} images: "
+        f"{floors['products_seconds']:.3f} s, {floors['products_gflops']:.0f} GFLOP/s; "
+        f"copying {floors['copy_gb_per_second']:.1f} GB/s; an empty step "
+        f"{floors['dispatch_microseconds']:.0f} microseconds\n"
     )
-    timings = timing.interleave(works, rounds=config.rounds)
-    floor = timings["matrix products alone"].median
-    report.table(
-        ["", "first (s)", "median (s)", "fastest", "slowest", "x floor"],
-        [
-            [
-                name,
-                *(f"{seconds:.3f}" for seconds in row),
-                f"{row.median / floor:.2f}",
+    not_run: list[dict[str, str]] = []
+    todo = list(works(config, data, not_run))
+    timings = timing.interleave(
+        {f"{w.system}: {w.name}": w.run for w in todo}, rounds=rounds
+    )
+    rows = [row(w, t) for w, t in zip(todo, timings.values(), strict=True)]
+    relate(rows)
+    show(rows, report)
+    for entry in not_run:
+        report.say(f"not run: {entry['name']}: {entry['reason']}")
+    content = {
+        "data": data.name,
+        "images": num_rows,
+        "machine": found,
+        "floors": floors,
+        "rows": rows,
+        "not_run": not_run,
+    }
+    report.write_json("benchmark.json", content)
+    (report.folder / "benchmark.md").write_text(markdown(rows))
+    draw(rows, found, report)
+    report.finish(content)
+
+
+def row(work: Any, timing: Any) -> dict[str, Any]:
+    """Return what is kept of a row."""
+    return {
+        "system": work.system,
+        "name": work.name,
+        "compile": work.compile,
+        **timing._asdict(),
+        "throughput": work.amount / timing.median,
+        "unit": f"{work.unit}/s",
+        "peak_memory_mb": work.memory,
+    }
+
+
+def relate(rows: list[dict[str, Any]]) -> None:
+    """Add to each row its time over that of the floor, and its speed over PyTorch's."""
+    rate = {(r["system"], r["name"]): r["throughput"] for r in rows}
+    for r in rows:
+        floor = rate.get((r["system"], FLOOR))
+        eager = rate.get((r["system"], REFERENCE[r["system"]]))
+        r["to_floor"] = floor and floor / r["throughput"]
+        r["to_pytorch"] = eager and r["throughput"] / eager
+
+
+def cells(r: dict[str, Any]) -> list[str]:
+    """Return a row as text."""
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else f"{value:{form}}"
+
+    return [
+        r["name"],
+        number(r["compile"], ".2f"),
+        f"{r['first']:.3f}",
+        f"{r['median']:.3f}",
+        f"{r['fastest']:.3f} to {r['slowest']:.3f}",
+        f"{r['throughput']:,.0f} {r['unit']}",
+        number(r["to_floor"], ".2f"),
+        number(r["to_pytorch"], ".1f"),
+        number(r["peak_memory_mb"], ",.0f"),
+    ]
+
+
+COLUMNS = (
+    *("", "compile (s)", "first (s)", "median (s)", "spread (s)", "throughput"),
+    *("x floor", "x PyTorch", "memory (MB)"),
+)
+
+
+def by_system(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each system."""
+    names = dict.fromkeys(r["system"] for r in rows)
+    return {name: [r for r in rows if r["system"] == name] for name in names}
+
+
+def show(rows: list[dict[str, Any]], report: Report) -> None:
+    """Print a table for each system."""
+    for system, group in by_system(rows).items():
+        report.table(COLUMNS, [cells(r) for r in group], title=system)
+    report.say(
+        "first: the first run; of torch.compile and the step by step loop it holds "
+        "compiling. x floor: time, x PyTorch: speed, each for the same amount of work"
+    )
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the tables for a README."""
+    lines = []
+    for system, group in by_system(rows).items():
+        lines += [f"### {system}", "", f"| {' | '.join(COLUMNS)} |"]
+        lines += ["|" + " --- |" * len(COLUMNS)]
+        lines += [f"| {' | '.join(cells(r))} |" for r in group] + [""]
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], found: dict[str, Any], report: Report) -> None:
+    """Draw the speed of every row against PyTorch's, and the floor."""
+    import numpy as np
+
+    from experiments import plots
+
+    groups = {
+        system: [r for r in group if r["to_pytorch"] is not None]
+        for system, group in by_system(rows).items()
+    }
+    groups = {system: group for system, group in groups.items() if group}
+    if not groups:
+        return
+    sizes = [len(group) for group in groups.values()]
+    with plots.figure(
+        report.folder / "benchmark.png",
+        len(groups),
+        1,
+        size=(8.5, 0.27 * sum(sizes) + 0.8 * len(groups)),
+        title=f"speed, PyTorch eager = 1, on {found['processor']}, "
+        f"{found['threads']} threads",
+        height_ratios=sizes,
+    ) as panels:
+        for axes, (system, group) in zip(np.ravel(panels), groups.items(), strict=True):
+            names = [r["name"] for r in group]
+            colours = [
+                plots.COLOURS[0] if n.startswith("JAX") else plots.COLOURS[1]
+                for n in names
             ]
-            for name, row in timings.items()
-        ],
-    )
-    report.say("first holds compiling; PyTorch runs on the CPU")
-    report.finish(
-        {
-            "data": data.name,
-            "threads": threads,
-            "results": [
-                {"name": name, **row._asdict(), "to_floor": row.median / floor}
-                for name, row in timings.items()
-            ],
-        }
-    )
+            colours = [
+                "grey" if n == FLOOR else c for n, c in zip(names, colours, strict=True)
+            ]
+            bars = axes.barh(names, [r["to_pytorch"] for r in group], color=colours)
+            axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
+            axes.set(xscale="log")
+            axes.margins(x=0.12)
+            axes.set_title(system, fontsize=9, loc="left")
+            axes.tick_params(labelsize=7)
+            axes.invert_yaxis()
 
 
 def main() -> None:

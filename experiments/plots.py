@@ -37,6 +37,7 @@ def figure(
     *,
     size: tuple[float, float],
     title: str = "",
+    **grid: Any,
 ) -> Iterator[Any]:
     """Lend axes to draw on; the PNG is written when the block ends.
 
@@ -46,13 +47,14 @@ def figure(
       columns: of panels.
       size: width and height in inches; 8.5 is the width of a page.
       title: stands above the panels.
+      **grid: what else `plt.subplots` takes.
 
     Yields:
       The axes; an array of them where there are several panels.
     """
     mpl.use("agg")
     with plt.rc_context(STYLE):
-        drawing, axes = plt.subplots(rows, columns, figsize=size)
+        drawing, axes = plt.subplots(rows, columns, figsize=size, **grid)
         try:
             yield axes
             drawing.suptitle(title, fontsize=10)

@@ -115,6 +115,17 @@ def grid_problems(config: "Config") -> Problem:
     return jax.tree.map(lambda *arrays: jnp.stack(arrays), *problems)
 
 
+def grid_program(config: "Config", method: str) -> Any:
+    """Return the jitted function from problems and lambdas to measures of every run."""
+    import jax
+
+    def cell(problem: Problem, lambd: Any) -> dict[str, Any]:
+        last, _ = train(config, problem, method, lambd)
+        return measure(last, problem)
+
+    return jax.jit(jax.vmap(jax.vmap(cell, in_axes=(0, None)), in_axes=(None, 0)))
+
+
 def train_grid(
     config: "Config", problems: Problem, method: str
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -129,13 +140,10 @@ def train_grid(
 
     from ch4jax import timing
 
-    def cell(problem: Problem, lambd: Any) -> dict[str, Any]:
-        last, _ = train(config, problem, method, lambd)
-        return measure(last, problem)
-
-    cells = jax.jit(jax.vmap(jax.vmap(cell, in_axes=(0, None)), in_axes=(None, 0)))
     lambdas = jnp.asarray(grid_lambdas(config))
-    program, compile_seconds = timing.compile(cells, problems, lambdas)
+    program, compile_seconds = timing.compile(
+        grid_program(config, method), problems, lambdas
+    )
     measures, run_seconds = timing.timed(lambda: program(problems, lambdas))
     return jax.device_get(measures), {"compile": compile_seconds, "run": run_seconds}
 
