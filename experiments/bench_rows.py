@@ -94,7 +94,7 @@ def dropout_rows(data: Any) -> Iterator[Work]:
     for name, fn in (
         ("JAX, scanned epoch", metrics),
         ("JAX, scanned epoch, no dropout", metrics_fn(plain)),
-        ("JAX, scanned epoch, bfloat16 products", in_bfloat16),
+        ("JAX, scanned epoch, bfloat16", in_bfloat16),
     ):
         yield compiled(
             DROPOUT,
@@ -115,7 +115,7 @@ def dropout_rows(data: Any) -> Iterator[Work]:
         states = population.init_states(jax.vmap(network.init)(init_keys), optimizer)
         yield compiled(
             DROPOUT,
-            f"JAX, population of {members}, scanned",
+            f"JAX, population of {members}",
             members * len(few[0]),
             "images",
             population.train_epoch,
@@ -138,7 +138,7 @@ def sweep_rows(lambdas: int = 64, seeds: int = 32) -> Iterator[Work]:
     for method, name in (("scratch", "SGD"), ("L2 in Adam", "Adam")):
         yield compiled(
             SWEEP,
-            f"JAX, {lambdas * seeds:,} runs in one program, {name}",
+            f"JAX, {lambdas * seeds:,} at once, {name}",
             lambdas * seeds,
             "runs",
             weight_decay_runs.grid_program(config, method),
@@ -162,7 +162,7 @@ def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
         )
         yield compiled(
             HOUSES,
-            f"JAX, {models} models in one program",
+            f"JAX, {models} at once",
             models,
             "models",
             house_prices.train_linear,

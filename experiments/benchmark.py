@@ -17,9 +17,9 @@ from experiments.report import Report
 
 FLOOR = "matrix products alone"
 REFERENCE = {
-    "dropout MLP": "PyTorch, eager, tensors in memory",
-    "weight decay sweep": "PyTorch, eager, run by run, SGD",
-    "house prices": "PyTorch, eager, fold by fold",
+    "dropout MLP": "PyTorch, eager, in memory",
+    "weight decay sweep": "PyTorch, one by one, SGD",
+    "house prices": "PyTorch, fold by fold",
 }
 
 
@@ -199,10 +199,9 @@ def cells(r: dict[str, Any]) -> list[str]:
     return [
         r["name"],
         number(r["compile"], ".2f"),
-        f"{r['first']:.3f}",
         f"{r['median']:.3f}",
-        f"{r['fastest']:.3f} to {r['slowest']:.3f}",
-        f"{r['throughput']:,.0f} {r['unit']}",
+        f"{r['fastest']:.3f}-{r['slowest']:.3f}",
+        f"{r['throughput']:,.0f}",
         number(r["to_floor"], ".2f"),
         number(r["to_pytorch"], ".1f"),
         number(r["peak_memory_mb"], ",.0f"),
@@ -210,8 +209,8 @@ def cells(r: dict[str, Any]) -> list[str]:
 
 
 COLUMNS = (
-    *("", "compile (s)", "first (s)", "median (s)", "spread (s)", "throughput"),
-    *("x floor", "x PyTorch", "memory (MB)"),
+    *("", "compile", "median", "spread (s)"),
+    *("rate", "x floor", "x PyTorch", "MB"),
 )
 
 
@@ -224,10 +223,11 @@ def by_system(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def show(rows: list[dict[str, Any]], report: Report) -> None:
     """Print a table for each system."""
     for system, group in by_system(rows).items():
-        report.table(COLUMNS, [cells(r) for r in group], title=system)
+        title = f"{system}, {group[-1]['unit']}"
+        report.table(COLUMNS, [cells(r) for r in group], title=title)
     report.say(
-        "first: the first run; of torch.compile and the step by step loop it holds "
-        "compiling. x floor: time, x PyTorch: speed, each for the same amount of work"
+        "compile, median, spread: seconds; x floor: time, x PyTorch: speed, each for "
+        "the same amount of work; MB: arrays of the program; benchmark.json has more"
     )
 
 
@@ -265,18 +265,30 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], report: Report) -> N
         height_ratios=sizes,
     ) as panels:
         for axes, (system, group) in zip(np.ravel(panels), groups.items(), strict=True):
-            names = [r["name"] for r in group]
-            colours = [
-                plots.COLOURS[0] if n.startswith("JAX") else plots.COLOURS[1]
-                for n in names
-            ]
-            colours = [
-                "grey" if n == FLOOR else c for n, c in zip(names, colours, strict=True)
-            ]
-            bars = axes.barh(names, [r["to_pytorch"] for r in group], color=colours)
-            axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
+            for y, r in enumerate(group):
+                name, speed = r["name"], r["to_pytorch"]
+                colour = plots.COLOURS[0 if name.startswith("JAX") else 1]
+                if name == FLOOR:
+                    colour = "grey"
+                    axes.axvline(speed, color=colour, linestyle="--", linewidth=1)
+                # From 1, since a bar on a logarithmic axis has no zero to start from.
+                axes.plot([1, speed], [y, y], color=colour, linewidth=2)
+                axes.plot(speed, y, color=colour, marker="o")
+                axes.annotate(
+                    f"{speed:,.3g}x" if speed < 100 else f"{speed:,.0f}x",
+                    (speed, y),
+                    xytext=(6, 0) if speed >= 1 else (-6, 0),
+                    textcoords="offset points",
+                    ha="left" if speed >= 1 else "right",
+                    va="center",
+                    fontsize=7,
+                )
+            axes.set_yticks(range(len(group)), [r["name"] for r in group])
             axes.set(xscale="log")
-            axes.margins(x=0.12)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+            axes.grid(visible=False, axis="y")
+            axes.margins(x=0.12, y=0.08)
             axes.set_title(system, fontsize=9, loc="left")
             axes.tick_params(labelsize=7)
             axes.invert_yaxis()

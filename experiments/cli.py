@@ -1,7 +1,7 @@
 """The command line of every experiment: flags in, exit code out.
 
-0 done, 1 failed, 2 wrong usage, 65 bad data, 69 no network, 130 interrupted, 143
-terminated.
+0 done, 1 failed, 2 wrong usage, 65 bad data, 69 no network, 75 a lost peer, 130
+interrupted, 143 terminated.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.errors import Failed, Interrupted, UsageError
+from experiments import ranks, runtime
+from experiments.errors import Failed, Interrupted, LostPeer, UsageError
 from experiments.report import Report
 
 # Flags whose default is worked out later; their help says how.
@@ -29,6 +30,8 @@ OptionalInt = Annotated[int | None, _later(metavar="INT")]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
 OptionalStr = Annotated[str | None, _later(metavar="STR")]
 OptionalPath = Annotated[Path | None, _later(metavar="PATH")]
+Positional = tyro.conf.Positional
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,55 @@ class TrainingFlags(Flags):
     """Epochs from one checkpoint to the next; none are saved if not given."""
     resume: OptionalPath = None
     """Run folder of an interrupted run to go on with, with the flags that it had."""
+    devices: OptionalInt = None
+    """Devices to train on; if not given, one, or all that several processes have."""
+    coordinator: OptionalStr = None
+    """HOST:PORT of process 0, in each of several processes that train together."""
+    num_processes: OptionalInt = None
+    """How many processes train together."""
+    process_id: OptionalInt = None
+    """Which of them this is, from 0."""
+    distributed: Switch = False
+    """Instead of the three: as JAX finds them in SLURM, Open MPI, Kubernetes, TPUs."""
+
+    @property
+    def several(self) -> bool:
+        """Whether this is one of several processes that train together."""
+        return self.distributed or self.coordinator is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least_1("--save-every", self.save_every)
+        check_at_least_1("--devices", self.devices)
+        check_at_least_1("--num-processes", self.num_processes)
         if self.resume and self.out:
             raise UsageError(
                 f"--out must not be given with --resume {self.resume}, whose folder is "
                 f"written to, got {self.out}"
             )
+        self._check_processes()
+
+    def _check_processes(self) -> None:
+        names = ("coordinator", "num_processes", "process_id")
+        given = {name: getattr(self, name) for name in names}
+        missing = [name for name, value in given.items() if value is None]
+        if self.distributed and len(missing) < len(names):
+            raise UsageError(f"--distributed takes the place of {_flags(given)}")
+        if missing and len(missing) < len(names):
+            raise UsageError(f"{_flags(given)} go together, got no {_flags(missing)}")
+        if self.coordinator is None:
+            return
+        if not re.fullmatch(r".+:\d+", self.coordinator):
+            raise UsageError(f"--coordinator must be HOST:PORT, got {self.coordinator}")
+        if not 0 <= (self.process_id or 0) < (self.num_processes or 0):
+            raise UsageError(
+                f"--process-id must be from 0 to {self.num_processes} - 1, "
+                f"got {self.process_id}"
+            )
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def check_positive(flag: str, value: float | None) -> None:
@@ -82,24 +125,54 @@ def main(config_type: type, run: Callable[[Any, Report], None]) -> None:
     """Parse the flags, run the experiment in its run folder, exit with the code."""
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _terminate)
+    code = answer(lambda: _work(config_type, run))
+    if code and ranks.watched():
+        # Python's own exit would wait for the other processes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _work(config_type: type, run: Callable[[Any, Report], None]) -> int:
+    config = parse(config_type)
+    name = Path(run.__code__.co_filename).stem
+    several = isinstance(config, TrainingFlags) and config.several
+    if several and not ranks.watched():
+        command = [sys.executable, "-m", f"experiments.{name}", *sys.argv[1:]]
+        known = config.process_id is not None
+        called = f"process {config.process_id}" if known else "this process"
+        return ranks.watch([command], [called])
+    if config.platform is not None:
+        os.environ["JAX_PLATFORMS"] = config.platform
+    if several:
+        runtime.join(config.coordinator, config.num_processes, config.process_id)
+    runtime.check_platform()
+    runtime.keep_programs()
+    run(config, Report(name, runtime.rank()))
+    if several:
+        runtime.leave()
+    return 0
+
+
+def answer(work: Callable[[], int]) -> int:
+    """Return the exit code of some work; where it fails, one line says why."""
     try:
-        config = parse(config_type)
-        _choose_platform(config.platform)
-        name = Path(run.__code__.co_filename).stem
-        run(config, Report(name))
-        code = 0
+        return work()
     except KeyboardInterrupt:
         _complain("interrupted")
-        code = 130
+        return 130
     except Interrupted as stop:
         _complain(str(stop))
-        code = stop.code
+        return stop.code
     except Exception as error:
         code = _exit_code(error)
-        if code is None:
+        if code is None and not ranks.watched():
             raise
+        if code is None:
+            return runtime.explain(error)
         _complain(str(error))
-    sys.exit(code)
+        return code
 
 
 def parse(config_type: type, args: list[str] | None = None) -> Any:
@@ -128,27 +201,14 @@ def parse(config_type: type, args: list[str] | None = None) -> Any:
     raise UsageError(re.sub(r"\s+", " ", paragraph).strip() + "; see --help")
 
 
-def _choose_platform(platform: str | None) -> None:
-    if platform is not None:
-        os.environ["JAX_PLATFORMS"] = platform
-    import jax
-
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        reason = str(error).partition("\n")[0].partition(" (")[0]
-        raise UsageError(
-            f"--platform {asked}: no such device here ({reason}); try cpu"
-        ) from None
-
-
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code for an error that the user can mend, None for a bug."""
     if isinstance(error, UsageError):
         return 2
     if isinstance(error, Failed):
         return 1
+    if isinstance(error, LostPeer):
+        return ranks.LOST
     from ch4jax.data import DataError, NetworkError
 
     if isinstance(error, DataError):

@@ -67,10 +67,10 @@ def run(config: Config, report: Report) -> None:
         for system in chosen:
             key = jax.random.key(config.seed)
             found, courses[system.name] = numbers(levels, system, key)
+            found.append(levels.same_start(system, key))
             if system.outcome and not config.quick:
                 runs = levels.independent_runs(system, system.outcome, key)
                 outcomes[system.name] = (system.outcome, runs)
-                found += levels.same_start(system, key)
                 found.append(levels.equivalence(system, system.outcome, runs))
             verdicts += found
             failed = sum(not verdict.passed for verdict in found)

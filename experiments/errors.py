@@ -9,6 +9,10 @@ class Failed(Exception):
     """The run cannot go on; says why, and what may help. Exit 1."""
 
 
+class LostPeer(Exception):
+    """Another process of the run is gone; says which, if that is known. Exit 75."""
+
+
 class Interrupted(Exception):
     """A signal ended the run; says how to go on with it. Exit 128 + the signal."""
 

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,16 +31,23 @@ class Report:
     Attributes:
       folder: from `begin` on, holds `config.json`, `env.json`, `metrics.jsonl`, the
         figures, and, once the run is done, `summary.json`.
+      checkpoints: the folder that they are in.
       save_every: epochs from one checkpoint to the next, None for no checkpoints.
+      devices: as --devices was given.
+      rank: which of the processes of the run this is. Only the first prints, and only
+        its folder is kept.
       console: where lines and tables go.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, rank: int = 0) -> None:
         self.name = name
+        self.rank = rank
         self.folder = Path()
+        self.checkpoints = Path("checkpoints")
         self.save_every: int | None = None
-        terminal = sys.stdout.isatty()
-        self.console = Console(highlight=False, width=None if terminal else 100)
+        self.devices: int | None = None
+        width = None if sys.stdout.isatty() else 100
+        self.console = Console(highlight=False, width=width, quiet=rank > 0)
         self._start = time.perf_counter()
 
     def begin(self, config: Any) -> None:
@@ -49,9 +57,13 @@ class Report:
 
         Raises:
           UsageError: if it cannot be written or gone on with, or has checkpoints and
-            is not to be gone on with.
+            is not to be gone on with; if there are not so many devices; if the
+            processes of the run are not alike.
         """
-        flags, found = dataclasses.asdict(config), environment()
+        flags = dataclasses.asdict(config)
+        self.devices = flags.get("devices")
+        found = environment(self.devices)
+        _check_alike(_plain(flags), found["packages"])
         earlier = flags.get("resume")
         if earlier is not None:
             resume.check(earlier, _plain(flags), _plain(found))
@@ -59,7 +71,10 @@ class Report:
         started = datetime.now().strftime("%Y%m%d-%H%M%S")
         default = Path("runs") / self.name / f"{started}-seed{config.seed}"
         self.folder = earlier or config.out or default
-        if earlier is None and (self.folder / "checkpoints").exists():
+        self.checkpoints = self.folder / "checkpoints"
+        if self.rank:
+            self.folder = Path(tempfile.mkdtemp(prefix="ch4jax-"))
+        elif earlier is None and self.checkpoints.exists():
             raise UsageError(
                 f"--out {self.folder} holds the checkpoints of an earlier run: go on "
                 f"with it by --resume {self.folder}, or remove them"
@@ -144,16 +159,29 @@ class Report:
         self.say(f"run folder: {self.folder}")
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, devices and the variables that change what JAX does."""
+def environment(num_devices: int | None = None) -> dict[str, Any]:
+    """Return versions, the devices to be used, and the variables that JAX heeds.
+
+    Raises:
+      UsageError: if there are not so many devices.
+    """
     import jax
 
+    from ch4jax import sharding
+
+    try:
+        mesh = sharding.make_mesh(num_devices)
+    except ValueError as error:
+        cpu = jax.default_backend() == "cpu"
+        hint = "; JAX_NUM_CPU_DEVICES=N makes a CPU count as N" if cpu else ""
+        raise UsageError(f"--devices: {error}{hint}") from None
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpu_count": os.cpu_count(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "devices": [str(device.device_kind) for device in jax.devices()],
+        "devices": [str(device.device_kind) for device in mesh.devices.flat],
+        "processes": jax.process_count(),
         "platform": jax.default_backend(),
         "variables": {
             name: value
@@ -161,6 +189,19 @@ def environment() -> dict[str, Any]:
             if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
         },
     }
+
+
+def _check_alike(flags: dict[str, Any], packages: dict[str, str]) -> None:
+    from ch4jax import sharding
+
+    own = {"process_id", "out", "resume"}
+    alike = {name: value for name, value in flags.items() if name not in own}
+    try:
+        sharding.check_same(json.dumps([alike, packages], sort_keys=True))
+    except ValueError:
+        raise UsageError(
+            "the processes must have the same flags, data and versions, and have not"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

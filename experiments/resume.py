@@ -1,6 +1,7 @@
 """Going on with a run: what may differ from it, and how it is interrupted."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -10,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments import ranks
 from experiments.errors import UsageError
 
-MAY_DIFFER = {"out", "platform", "resume", "save_every"}
+PROCESSES = {"coordinator", "num_processes", "process_id", "distributed"}
+MAY_DIFFER = {"out", "platform", "resume", "save_every", "devices"} | PROCESSES
 
 
 def check(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -33,7 +36,11 @@ def check(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> 
     if differ:
         raise UsageError(f"--resume {folder}: {', '.join(differ)}; expected the same")
     before, now = (
-        {"devices": env.get("devices"), **env.get("packages", {})}
+        {
+            "devices": env.get("devices"),
+            "processes": env.get("processes", 1),
+            **env.get("packages", {}),
+        }
         for env in (ran_in, environment)
     )
     changed = [
@@ -49,26 +56,35 @@ def check(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> 
 
 def command(name: str, folder: Path) -> str:
     """Return the command that goes on with the run in `folder`."""
+    launcher = os.environ.get(ranks.LAUNCHER, "")
+    dropped = {"--out", "--resume"}
+    if launcher:  # which gives these
+        dropped |= {"--coordinator", "--num-processes", "--process-id"}
     args = iter(sys.argv[1:])
     kept = []
     for arg in args:
-        if arg in ("--out", "--resume"):
-            next(args, None)
-        elif not arg.startswith(("--out=", "--resume=")):
+        if arg.partition("=")[0] not in dropped:
             kept.append(arg)
-    module = f"experiments.{name}"
-    return shlex.join(["python", "-m", module, *kept, "--resume", str(folder)])
+        elif "=" not in arg:
+            next(args, None)
+    module = [*launcher.split(), f"experiments.{name}"]
+    return shlex.join(["python", "-m", *module, *kept, "--resume", str(folder)])
 
 
 @contextmanager
 def postponed() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM in the list that is lent; a second one acts at once."""
+    """Note Ctrl-C and SIGTERM in the list that is lent; a second one acts at once.
+
+    A process that is watched leaves that to the watcher: a cluster may send the first
+    to both, and the watcher passes it on.
+    """
     noted: list[int] = []
     previous = {}
 
     def note(number: int, _: Any) -> None:
         noted.append(number)
-        signal.signal(number, previous[number])
+        if not ranks.watched():
+            signal.signal(number, previous[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, note)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import __main__, cli
-from experiments.errors import Failed, UsageError
+from experiments import __main__, cli, runtime
+from experiments.errors import Failed, LostPeer, UsageError
 from experiments.report import Report
 
 
@@ -112,6 +114,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
         (Failed("no"), 1),
         ("DataError", 65),
         ("NetworkError", 69),
+        (LostPeer("no"), 75),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -130,6 +133,52 @@ def test_each_kind_of_error_has_its_exit_code_and_one_line(
     assert actual == code
     assert out == ""
     assert err in ("error: no\n", "error: interrupted\n")
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    """Leave JAX without a cache folder, and let the user's be `tmp_path`."""
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_enable_compilation_cache",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {name: jax.config.values[name] for name in names}
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield tmp_path / "ch4jax"
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_compiled_programs_are_kept_and_hundreds_of_little_ones_are_not(own_cache):
+    runtime.keep_programs()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(own_cache / "xla")
+    assert jax.config.values["jax_persistent_cache_min_compile_time_secs"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_compilation_cache_dir", ""),
+        ("jax_compilation_cache_dir", "of the user's choice"),
+        ("jax_enable_compilation_cache", False),
+    ],
+)
+def test_what_jax_was_told_of_its_cache_is_heeded(name, value, own_cache):
+    jax.config.update(name, value)
+    before = dict(jax.config.values)
+    runtime.keep_programs()
+    assert dict(jax.config.values) == before
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter(own_cache):
+    own_cache.write_text("in the way")
+    runtime.keep_programs()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    assert jax.jit(lambda x: x + 41)(1) == 42  # a warning would be an error here
 
 
 def test_a_bug_keeps_its_traceback(capsys, monkeypatch):

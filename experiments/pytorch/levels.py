@@ -360,7 +360,7 @@ def equivalence(system: System, outcome: Outcome, outcomes: Outcomes) -> Verdict
     )
 
 
-def same_start(system: System, key: Any, draws: int = 8) -> list[Verdict]:
+def same_start(system: System, key: Any, draws: int = 8) -> Verdict:
     """Level 4: each parameter starts from PyTorch's distribution (Kolmogorov-Smirnov).
 
     The tolerance is the distance that samples of this size exceed once in 10,000 times.
@@ -382,7 +382,7 @@ def same_start(system: System, key: Any, draws: int = 8) -> list[Verdict]:
             bound = math.sqrt(-math.log(1e-4 / 2) / 2) * math.sqrt(2 / a.size)
         if distance / bound > worst[0] / worst[1]:
             worst = (distance, bound)
-    return [Verdict(system.name, 4, "start, distance of distributions", *worst)]
+    return Verdict(system.name, 4, "start, distance of distributions", *worst)
 
 
 def tolerance(dtype: str) -> float:

@@ -10,7 +10,7 @@ import torch
 from flax import linen as nn
 from jax import numpy as jnp
 
-from ch4jax import blocks, initialization, layers, parameters
+from ch4jax import blocks, layers, parameters
 from experiments.pytorch import twins
 from experiments.pytorch.images import (
     accuracy_outcome,
@@ -18,7 +18,7 @@ from experiments.pytorch.images import (
     cross_entropy,
     torch_cross_entropy,
 )
-from experiments.pytorch.systems import System
+from experiments.pytorch.systems import System, torch_start
 
 
 def systems(images: Any) -> list[System]:
@@ -120,7 +120,7 @@ def nested_classifier(images: Any) -> System:
         del key
         return model.apply(params, x)
 
-    rate, epochs, batch_size = 0.2, 5, 64
+    rate, epochs, batch_size = 0.2, 10, 64
     sgd = (optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate))
     return System(
         "NestMLP, images",
@@ -142,15 +142,3 @@ def nested_classifier(images: Any) -> System:
             steps=epochs * -(-len(labels) // batch_size),
         ),
     )
-
-
-def torch_start(like: Any, *, key: Any) -> Any:
-    """Draw parameters as PyTorch's modules do: Linear's, and N(0, 1) for MyLinear."""
-    rules: dict[str, Any] = {}
-    for path, leaf in parameters.flatten(like).items():
-        if path.endswith("kernel"):
-            rules[path] = initialization.torch_kernel
-            bias = initialization.torch_bias(leaf.shape[0])
-            rules[path.removesuffix("kernel") + "bias"] = bias
-    rules |= {"*": initialization.normal(1.0)} if len(rules) == 0 else {}
-    return parameters.reinitialize(like, rules, key=key)

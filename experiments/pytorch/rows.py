@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -21,11 +22,11 @@ from experiments.bench_rows import (
 from experiments.floors import BATCH_SIZE
 from experiments.pytorch import twins
 
-EAGER = "PyTorch, eager, tensors in memory"
+EAGER = "PyTorch, eager, in memory"
 
 
 class Images(torch.utils.data.Dataset):
-    """Images in bytes, turned into numbers one by one, as torchvision's set does it."""
+    """Images in bytes, made numbers one by one by way of Pillow, as torchvision does."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
@@ -35,8 +36,9 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         """Return one image, shape (1, 28, 28) in [0, 1], and its class."""
-        image = torch.from_numpy(self.images[i][None])
-        return image.to(torch.float32).div(255), int(self.labels[i])
+        picture = Image.fromarray(self.images[i])
+        pixels = torch.from_numpy(np.array(picture))[None]
+        return pixels.to(torch.float32).div(255), int(self.labels[i])
 
 
 def dropout_rows(data: Any, *, compile: bool) -> Iterator[Work]:
@@ -72,7 +74,7 @@ def dropout_rows(data: Any, *, compile: bool) -> Iterator[Work]:
     epochs = {
         "PyTorch, eager, DataLoader": train(lambda: loader),
         EAGER: train(in_memory),
-        "PyTorch, eager, bfloat16 products": train(in_memory, autocast=True),
+        "PyTorch, eager, bfloat16": train(in_memory, autocast=True),
     }
     if compile:
         epochs["PyTorch, torch.compile"] = train(in_memory, call=torch.compile)
@@ -99,7 +101,7 @@ def sweep_rows(data: Any, runs: int = 2) -> Iterator[Work]:
     for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
         yield Work(
             SWEEP,
-            f"PyTorch, eager, run by run, {name}",
+            f"PyTorch, one by one, {name}",
             lambda make=make: train(lambda groups: make(groups, lr=0.003)),
             runs,
             "runs",
@@ -149,5 +151,5 @@ def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
                     seen = torch.stack(some)
                     log_rmse((inputs[seen] @ w + b)[..., 0], labels[seen]).item()
 
-    yield Work(HOUSES, "PyTorch, eager, fold by fold", loop, len(rows_of), "models")
-    yield Work(HOUSES, "PyTorch, eager, folds stacked", stacked, len(rows_of), "models")
+    yield Work(HOUSES, "PyTorch, fold by fold", loop, len(rows_of), "models")
+    yield Work(HOUSES, "PyTorch, folds stacked", stacked, len(rows_of), "models")

@@ -9,7 +9,7 @@ import optax
 import torch
 from jax import numpy as jnp
 
-from ch4jax import interop, training, weight_decay
+from ch4jax import initialization, interop, parameters, training, weight_decay
 from experiments.pytorch import twins
 
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], Any]]
@@ -164,3 +164,15 @@ def module_with(system: System, params: Any, dtype: torch.dtype) -> torch.nn.Mod
 def named_parameters(module: torch.nn.Module) -> dict[str, Any]:
     """Return the parameters by name, a shared one under each of its names."""
     return dict(module.named_parameters(remove_duplicate=False))
+
+
+def torch_start(like: Any, *, key: Any) -> Any:
+    """Draw parameters as PyTorch's modules do: Linear's, and N(0, 1) for MyLinear."""
+    rules: dict[str, Any] = {}
+    for path, leaf in parameters.flatten(like).items():
+        if path.endswith("kernel"):
+            rules[path] = initialization.torch_kernel
+            bias = initialization.torch_bias(leaf.shape[0])
+            rules[path.removesuffix("kernel") + "bias"] = bias
+    rules |= {"*": initialization.normal(1.0)} if len(rules) == 0 else {}
+    return parameters.reinitialize(like, rules, key=key)

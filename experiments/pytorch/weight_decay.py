@@ -28,7 +28,7 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         return weight_decay.linreg(params, x)
 
     def init(key: Any) -> Any:
-        """Draw the bias too, so that a decayed bias would show."""
+        """Draw the bias too, as the book does it here: a decayed bias would show."""
         params = weight_decay.init_params(num_inputs, key=key)
         return {**params, "bias": jax.random.normal(jax.random.fold_in(key, 1), (1,))}
 
@@ -36,6 +36,11 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         linear = torch.nn.Linear(num_inputs, 1)
         for parameter in linear.parameters():
             torch.nn.init.normal_(parameter)
+        return linear
+
+    def zero_bias() -> torch.nn.Module:
+        linear = module()
+        torch.nn.init.zeros_(linear.bias)
         return linear
 
     def groups(module: Any) -> list[dict[str, Any]]:
@@ -95,15 +100,6 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         optimizers=optimizers,
         epochs=100,
         batch_size=5,
-        outcome=Outcome(
-            metric="test RMSE",
-            margin=0.02,
-            runs=100,
-            epochs=100,
-            optimizers=optimizers["SGD with L2"],
-            score=rmse,
-            torch_score=torch_rmse,
-        ),
     )
     plain = (optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate))
     scratch = concise._replace(
@@ -115,6 +111,16 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         loss=scratch_loss,
         optimizers={"SGD": plain},
         run=scratch_run,
-        outcome=None,
+        init=lambda key: weight_decay.init_params(num_inputs, key=key),
+        module=zero_bias,
+        outcome=Outcome(
+            metric="test RMSE",
+            margin=0.02,
+            runs=100,
+            epochs=100,
+            optimizers=plain,
+            score=rmse,
+            torch_score=torch_rmse,
+        ),
     )
     return [concise, scratch]

@@ -1,0 +1,78 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Parameters (D2L 6.2)
+#
+# The parameters of a module are a tree of arrays. They are found by path, and setting
+# one makes a new tree: the old one stays as it was.
+
+# %%
+# Installs ch4jax where it is not yet: from a clone, if this runs in one.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("ch4jax") is None:
+    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
+    source = clones[0] if clones else "ch4jax"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+from flax import linen as nn
+
+from ch4jax import initialization, parameters
+
+network = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
+variables = network.init(jax.random.key(0), jnp.ones((2, 4)))
+for leaf in parameters.summary(variables):
+    print(f"{leaf.path:24} {leaf.shape!s:8} {leaf.num_bytes} bytes")
+
+# %% [markdown]
+# `get` and `replace` take a path; a rule of `reinitialize` takes a pattern, in which
+# `*` stands for anything.
+
+# %%
+path = "params/layers_0/kernel"
+changed = parameters.replace(
+    variables, path, parameters.get(variables, path).at[0, 0].set(42.0)
+)
+assert parameters.get(variables, path)[0, 0] != 42
+
+rules = {
+    "*/kernel": initialization.sparse_uniform,
+    "*/bias": initialization.constant(0.0),
+}
+drawn = parameters.reinitialize(variables, rules, key=jax.random.key(2))
+panels = plt.subplots(1, 2, figsize=(8, 2.5))[1]
+for axes, (name, tree) in zip(
+    panels, {"as Flax draws it": variables, "drawn anew": drawn}.items(), strict=True
+):
+    axes.imshow(parameters.get(tree, path), cmap="RdBu")
+    axes.set_title(name)
+plt.show()
+
+# %% [markdown]
+# A layer that is used twice is stored once, and its gradient is the sum over its
+# uses. To see that, shapes are enough: `jax.eval_shape` draws nothing.
+
+# %%
+shared = parameters.SharedMLP()
+params = jax.eval_shape(shared.init, jax.random.key(3), jnp.ones((1, 8)))["params"]
+print(parameters.outline(params, "SharedMLP"))
+print("entries:", parameters.count(params))
+assert parameters.count(params) == 2 * (8 * 8 + 8) + (8 + 1)
+
+# %% [markdown]
+# **To try.** Ask for a path that does not exist, `params/layer_0/kernel` say, and
+# read the error. Then freeze the first layer with `parameters.freeze` and train the
+# second.

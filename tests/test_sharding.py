@@ -1,0 +1,48 @@
+"""Many devices: the facts of `eight_devices`, and what one device is enough for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ch4jax import sharding
+from experiments import dropout
+from experiments.errors import UsageError
+from experiments.report import Report
+
+
+def test_the_facts_of_eight_devices():
+    facts = Path(__file__).with_name("eight_devices.py")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", str(facts)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (0, "must be positive and a multiple of 1, .*, got 0"),
+        (9, "must be at most 1, as many cpu devices as there are, got 9"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(devices, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(devices)
+
+
+def test_a_run_on_devices_that_are_not_there_is_refused(tmp_path):
+    config = dropout.Config(devices=9, out=tmp_path / "run")
+    line = "--devices: .* at most 1, .* got 9; JAX_NUM_CPU_DEVICES=N makes"
+    with pytest.raises(UsageError, match=line):
+        Report("dropout").begin(config)
+    assert not config.out.exists()
+
+
+def test_one_process_agrees_with_itself():
+    assert sharding.agree(7) == 7
+    sharding.check_same("flags")
