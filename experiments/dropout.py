@@ -43,6 +43,8 @@ class Config(cli.TrainingFlags):
     """Networks trained at once, from the seeds SEED, SEED + 1, ..."""
     data: str = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
+    figures: bool = True
+    """Draw curves and predictions."""
 
     def __post_init__(self) -> None:
         """Check what does not depend on the data."""
@@ -155,7 +157,8 @@ def run(config: Config, report: Report) -> None:
             results.append(variant | summarise(fits[label]))
     show_results(results, report)
     memory = report.peak_memory_mb()  # before the figures
-    draw(config, data, fits, report)
+    if config.figures:
+        draw(config, data, fits, report)
     seconds = {
         "compile": sum(entry["compile_seconds"] for entry in results),
         "epoch": results[0]["epoch_seconds"],

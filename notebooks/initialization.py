@@ -55,12 +55,12 @@ print("gradient at 0, 2, 4, 8:", sigmoid_gradient(jnp.array([0.0, 2.0, 4.0, 8.0]
 
 # %%
 x_key, *init_keys = jax.random.split(jax.random.key(1), 3)
-x, labels = jax.random.normal(x_key, (64, 64)), jnp.arange(64)
+x, labels = jax.random.normal(x_key, (32, 32)), jnp.arange(32)
 architecture = deep_mlp.Architecture(jax.nn.relu)
 signal = jax.jit(deep_mlp.signal, static_argnames="architecture")
 inits, sizes = {"N(0, 0.01²)": normal(0.01), "He": he_normal}, {}
 for key, (name, init) in zip(init_keys, inits.items(), strict=True):
-    params = deep_mlp.init_params(64, 64, 20, 64, init, key=key)
+    params = deep_mlp.init_params(32, 32, 20, 32, init, key=key)
     sizes[name] = signal(params, x, labels, architecture=architecture).size
     plt.semilogy(range(1, 21), sizes[name], label=name)
 plt.xlabel("layer")

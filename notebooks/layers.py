@@ -35,12 +35,7 @@ from ch4jax.layers import CenteredLayer, MyLinear
 
 print(CenteredLayer().apply({}, jnp.arange(1.0, 6.0)))
 y, variables = MyLinear(16, 8).init_with_output(jax.random.key(0), jnp.ones((2, 16)))
-print(
-    "shape of the output:",
-    y.shape,
-    "names of the parameters:",
-    list(variables["params"]),
-)
+print(f"output {y.shape}, parameters {list(variables['params'])}")
 
 # %% [markdown]
 # Both fit into any network. This one is trained on the ReLU of a sum: once as it is,

@@ -43,22 +43,15 @@ for leaf in parameters.summary(variables):
 
 # %%
 path = "params/layers_0/kernel"
-changed = parameters.replace(
-    variables, path, parameters.get(variables, path).at[0, 0].set(42.0)
-)
-assert parameters.get(variables, path)[0, 0] != 42
+kernel = parameters.get(variables, path)
+changed = parameters.replace(variables, path, kernel.at[0, 0].set(42.0))
+print("old and new:", kernel[0, 0], parameters.get(changed, path)[0, 0])
 
-rules = {
-    "*/kernel": initialization.sparse_uniform,
-    "*/bias": initialization.constant(0.0),
-}
-drawn = parameters.reinitialize(variables, rules, key=jax.random.key(2))
-panels = plt.subplots(1, 2, figsize=(8, 2.5))[1]
-for axes, (name, tree) in zip(
-    panels, {"as Flax draws it": variables, "drawn anew": drawn}.items(), strict=True
-):
-    axes.imshow(parameters.get(tree, path), cmap="RdBu")
-    axes.set_title(name)
+rules = {"*/kernel": initialization.sparse_uniform}
+drawn = parameters.reinitialize(variables, rules, key=jax.random.key(1))
+for i, tree in enumerate((variables, drawn)):
+    plt.subplot(1, 2, i + 1, title=("as Flax draws it", "drawn anew")[i])
+    plt.imshow(parameters.get(tree, path), cmap="RdBu")
 plt.show()
 
 # %% [markdown]

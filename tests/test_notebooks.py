@@ -2,6 +2,7 @@
 
 import importlib.util
 import subprocess
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -29,8 +30,11 @@ def test_every_chapter_room_has_a_notebook():
     ]
 
 
-def test_a_notebook_runs_from_top_to_bottom_and_shows_a_figure(notebook, monkeypatch):
+def test_a_notebook_runs_from_top_to_bottom_and_shows_a_figure(
+    notebook, monkeypatch, tmp_path
+):
     shown = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.get_fignums()))
     mpl.use("agg")
     namespace = {"__name__": "__main__"}
