@@ -13,6 +13,8 @@ def experiments() -> dict[str, str]:
     folder = Path(__file__).parent
     lines = {}
     for module in pkgutil.iter_modules([str(folder)]):
+        if module.ispkg:
+            continue
         tree = ast.parse((folder / f"{module.name}.py").read_text(encoding="utf-8"))
         mains = [
             node

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import cli
+from experiments.console import Report
 from experiments.errors import UsageError
-from experiments.report import Report
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ PyTorch and by JAX, all rows in turn, round after round, so that a machine that 
 hurts all alike. Rows with PyTorch need `pip install "ch4jax[torch]"`.
 """
 
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli
-from experiments.report import Report
+from experiments.console import Report
 
 FLOOR = "matrix products alone"
 REFERENCE = {
@@ -42,8 +43,6 @@ class Config(cli.Flags):
 
 def machine() -> dict[str, Any]:
     """Return what the times depend on."""
-    import os
-
     import jax
 
     cpu = Path("/proc/cpuinfo")
@@ -56,7 +55,8 @@ def machine() -> dict[str, Any]:
         "processor": models[0] if models else platform.processor(),
         "threads": len(affinity(0)) if affinity else os.cpu_count(),
         "jax": jax.__version__,
-        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"]
+        or "default",
     }
 
 
@@ -295,7 +295,8 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], report: Report) -> N
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Run from the command line; what is timed is compiled here, not cached."""
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
     cli.main(Config, run)
 
 

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import ranks, runtime
+from experiments.console import Report
 from experiments.errors import Failed, Interrupted, LostPeer, UsageError
-from experiments.report import Report
 
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")

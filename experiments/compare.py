@@ -8,12 +8,13 @@ test. Then the same training is timed on both sides, in turn. It needs PyTorch:
 """
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from experiments import cli
+from experiments.console import Report
 from experiments.errors import Failed, UsageError
-from experiments.report import Report
 
 Room = Literal["dropout", "weight_decay", "house_prices", "initialization", "blocks"]
 ROOMS: tuple[Room, ...] = (
@@ -308,7 +309,8 @@ def draw_times(rows: list[Any], report: Report) -> None:
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Run from the command line; what is timed is compiled here, not cached."""
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
     cli.main(Config, run)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from experiments.console import Report
 from experiments.fit import Fit, fit
-from experiments.report import Report
 
 BATCH_SIZE = 32
 CLIP = {"norm": 1.0, "value": 0.01}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from experiments import cli
+from experiments.console import Report
 from experiments.errors import UsageError
 from experiments.fit import Fit, fit
 from experiments.networks import NETWORKS, Network, metrics_fn
-from experiments.report import Report
 
 # At 0.5 the network stays at chance on 6,000 images, 200 epochs long.
 RECIPES = {

@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from experiments import resume
+from experiments.console import Report
 from experiments.errors import Failed, Interrupted
-from experiments.report import Report
 
 
 class Fit(NamedTuple):

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from experiments import house_members, house_outcome
-from experiments.report import Report
+from experiments.console import Report
 
 # Learning rate, decay and dropout, chosen by cross-validation on the folds that the
 # seeds 1 and 2 shuffle, not on those of seed 0.

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from experiments.console import Report
 from experiments.errors import Failed
-from experiments.report import Report
 
 
 def spread(values: Any) -> float | None:

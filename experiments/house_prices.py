@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import cli
+from experiments.console import Report
 from experiments.errors import UsageError
-from experiments.report import Report
 
 
 @dataclass(frozen=True)

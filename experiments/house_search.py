@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 from experiments import house_members, house_outcome
-from experiments.report import Report
+from experiments.console import Report
 
 # Peak learning rates, decays and rates of dropout.
 GRIDS = {

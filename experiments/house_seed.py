@@ -3,8 +3,8 @@
 from typing import Any
 
 from experiments import house_outcome
+from experiments.console import Report
 from experiments.house_outcome import plus_minus, spread
-from experiments.report import Report
 
 BOOK = {"learning_rate": 5.0, "weight_decay": 0.0, "batch_size": 64, "epochs": 100}
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from experiments import cli
+from experiments.console import Report
 from experiments.deep_networks import (
     COMPARISONS,
     HE,
@@ -35,7 +36,6 @@ from experiments.deep_networks import (
     train,
 )
 from experiments.errors import Failed
-from experiments.report import Report
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import cli
-from experiments.report import Report
+from experiments.console import Report
 
 STEPS = 300
 LEARNING_RATE = 0.01

@@ -1,219 +1,205 @@
-"""What a run prints, and what it leaves in its run folder."""
+"""One page of what this machine does: every experiment, its numbers and figures.
 
-import dataclasses
+Without flags: each experiment does the book's run, one after the other, and
+report/index.html shows what came out. `--quick` makes them small, two at a time, and
+leaves out what times and compares; `--runs DIR` shows runs that were made before.
+"""
+
 import importlib.metadata
-import json
-import math
+import importlib.util
 import os
-import platform
+import shlex
+import signal
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from experiments import cli, page, page_runs
+from experiments.__main__ import experiments
+from experiments.errors import Interrupted, UsageError
 
-from experiments import resume
-from experiments.errors import UsageError
+ITSELF = Path(__file__).stem
+LEFT_OUT = {ITSELF, "launch"}
+# Compiling takes most of the time of a small run; the longest stands first.
+QUICK = {
+    "initialization": ("--epochs", "2", "--seeds", "1"),
+    "dropout": ("--data", "mini", "--epochs", "30"),
+    "weight_decay": ("--lambdas", "24", "--seeds", "8"),
+    "house_prices": ("--seeds", "2"),
+    "storage": ("--flips", "20", "--kills", "1"),
+}
+TOO_LONG = {"benchmark", "compare", "growth"}  # for --quick, even at their smallest
 
-PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
+@dataclass(frozen=True)
+class Config(cli.Flags):
+    """Flags; seed and platform are handed on to every experiment."""
 
-class Report:
-    """The console and the run folder of one run.
+    out: Path = Path("report")
+    """Folder of index.html, and of the runs that are made for it."""
+    quick: bool = False
+    """Small runs, in two minutes on two cores."""
+    runs: tuple[Path, ...] = ()
+    """Folders to take runs from, however deep; the newest of each experiment wins."""
 
-    Attributes:
-      folder: from `begin` on, holds `config.json`, `env.json`, `metrics.jsonl`, the
-        figures, and, once the run is done, `summary.json`.
-      checkpoints: the folder that they are in.
-      save_every: epochs from one checkpoint to the next, None for no checkpoints.
-      devices: as --devices was given.
-      rank: which of the processes of the run this is. Only the first prints, and only
-        its folder is kept.
-      console: where lines and tables go.
-    """
-
-    def __init__(self, name: str, rank: int = 0) -> None:
-        self.name = name
-        self.rank = rank
-        self.folder = Path()
-        self.checkpoints = Path("checkpoints")
-        self.save_every: int | None = None
-        self.devices: int | None = None
-        width = None if sys.stdout.isatty() else 100
-        self.console = Console(highlight=False, width=width, quiet=rank > 0)
-        self._start = time.perf_counter()
-
-    def begin(self, config: Any) -> None:
-        """Make the run folder, once flags and data are known to be sound.
-
-        What an earlier run left in it is replaced, but checkpoints never are.
-
-        Raises:
-          UsageError: if it cannot be written or gone on with, or has checkpoints and
-            is not to be gone on with; if there are not so many devices; if the
-            processes of the run are not alike.
-        """
-        flags = dataclasses.asdict(config)
-        self.devices = flags.get("devices")
-        found = environment(self.devices)
-        _check_alike(_plain(flags), found["packages"])
-        earlier = flags.get("resume")
-        if earlier is not None:
-            resume.check(earlier, _plain(flags), _plain(found))
-        self.save_every = flags.get("save_every")
-        started = datetime.now().strftime("%Y%m%d-%H%M%S")
-        default = Path("runs") / self.name / f"{started}-seed{config.seed}"
-        self.folder = earlier or config.out or default
-        self.checkpoints = self.folder / "checkpoints"
-        if self.rank:
-            self.folder = Path(tempfile.mkdtemp(prefix="ch4jax-"))
-        elif earlier is None and self.checkpoints.exists():
+    def __post_init__(self) -> None:
+        """Check the flags."""
+        super().__post_init__()
+        if self.runs and self.quick:
             raise UsageError(
-                f"--out {self.folder} holds the checkpoints of an earlier run: go on "
-                f"with it by --resume {self.folder}, or remove them"
+                "--quick must not be given with --runs, which runs nothing"
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "metrics.jsonl").write_text("")
-            (self.folder / "summary.json").unlink(missing_ok=True)
-            self.write_json("config.json", flags)
-            self.write_json("env.json", found)
-        except OSError as error:
-            raise UsageError(
-                f"--out {self.folder} cannot be written: {error.strerror}"
-            ) from None
-
-    def say(self, text: str = "") -> None:
-        """Print a line, or several."""
-        self.console.print(text, markup=False, soft_wrap=True)
-
-    def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
-    ) -> None:
-        """Print a table: the first column is text, the others are numbers."""
-        table = Table(title=title or None, title_justify="left", title_style="bold")
-        for i, column in enumerate(columns):
-            table.add_column(column, justify="right" if i else "left")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
-
-    @contextmanager
-    def progress(
-        self, label: str, total: int, *, done: int = 0
-    ) -> Iterator[Callable[[str], None]]:
-        """Count from `done` to `total` steps: a bar on a terminal, lines elsewhere.
-
-        Yields:
-          A function to call after each step, with what is to be said of it.
-        """
-        if not self.console.is_terminal:
-            count = iter(range(done + 1, total + 1))
-            yield lambda text: self.say(f"{label} {next(count)}/{total}: {text}")
-            return
-        columns = (
-            TextColumn(label),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-        )
-        with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task("compiling", total=total, completed=done)
-            yield lambda text: bar.update(task, advance=1, description=text)
-
-    def metrics(self, **row: Any) -> None:
-        """Append a row to `metrics.jsonl`."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
-
-    def seconds(self) -> float:
-        """Return the seconds since the run began."""
-        return time.perf_counter() - self._start
-
-    @staticmethod
-    def peak_memory_mb() -> float | None:
-        """Return the most memory the process ever held; None where it is not told."""
-        try:
-            import resource
-        except ModuleNotFoundError:  # not a Unix
-            return None
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-    def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file, all or nothing."""
-        part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-        os.replace(part, self.folder / name)
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write `summary.json` and say where everything is."""
-        self.write_json("summary.json", {"experiment": self.name, **summary})
-        self.say(f"run folder: {self.folder}")
+        for folder in self.runs:
+            if not folder.is_dir():
+                raise UsageError(f"--runs must be folders, got {folder}")
 
 
-def environment(num_devices: int | None = None) -> dict[str, Any]:
-    """Return versions, the devices to be used, and the variables that JAX heeds.
+class Running(NamedTuple):
+    """A run that is under way."""
+
+    name: str
+    command: list[str]
+    folder: Path
+    start: float
+    process: subprocess.Popen[bytes]
+
+
+def run(config: Config) -> int:
+    """Make or take the runs, and write the page.
+
+    Returns:
+      The exit code: 1 if a run failed.
 
     Raises:
-      UsageError: if there are not so many devices.
+      UsageError: if the page cannot be written.
     """
-    import jax
-
-    from ch4jax import sharding
-
+    started = datetime.now().strftime("%Y%m%d-%H%M%S")
+    index, folder = config.out / "index.html", config.out / "runs" / started
     try:
-        mesh = sharding.make_mesh(num_devices)
-    except ValueError as error:
-        cpu = jax.default_backend() == "cpu"
-        hint = "; JAX_NUM_CPU_DEVICES=N makes a CPU count as N" if cpu else ""
-        raise UsageError(f"--devices: {error}{hint}") from None
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "devices": [str(device.device_kind) for device in mesh.devices.flat],
-        "processes": jax.process_count(),
-        "platform": jax.default_backend(),
-        "variables": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
-        },
-    }
-
-
-def _check_alike(flags: dict[str, Any], packages: dict[str, str]) -> None:
-    from ch4jax import sharding
-
-    own = {"process_id", "out", "resume"}
-    alike = {name: value for name, value in flags.items() if name not in own}
-    try:
-        sharding.check_same(json.dumps([alike, packages], sort_keys=True))
-    except ValueError:
+        (config.out if config.runs else folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise UsageError(
-            "the processes must have the same flags, data and versions, and have not"
+            f"--out {config.out} cannot be written: {error.strerror}"
         ) from None
+    sentences = {k: v for k, v in experiments().items() if k not in LEFT_OUT}
+    entries = (
+        page_runs.entries(config.runs, sentences)
+        if config.runs
+        else list(run_all(config, sentences, folder))
+    )
+    remake = shlex.join(["python", "-m", f"experiments.{ITSELF}", *sys.argv[1:]])
+    part = index.with_name("index.html.part")
+    part.write_text(page.render(entries, remake), encoding="utf-8")
+    os.replace(part, index)
+    print(f"report: {index}")
+    return int(any(entry.failed for entry in entries))
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold: lists for tuples, null for what is not a number."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (int, str)) or value is None:
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    return _plain(value.tolist())  # an array of NumPy's or JAX's
+def run_all(
+    config: Config, sentences: Mapping[str, str], folder: Path
+) -> Iterator[page_runs.Entry]:
+    """Run every experiment; yield each when it is done."""
+    names = sorted(sentences, key=[*QUICK, *sentences].index)
+    if not config.quick:
+        yield from run_some(config, names, sentences, folder, lanes=1)
+        return
+    for name in sorted(TOO_LONG & set(names)):
+        command = f"python -m experiments.{name}"
+        reason = "--quick leaves it out, since it takes minutes"
+        yield page_runs.Entry(name, sentences[name], command, reason=reason)
+    names = [name for name in names if name not in TOO_LONG]
+    lanes = 1 if exclusive(config.platform) else 2
+    yield from run_some(config, names, sentences, folder, lanes)
+
+
+def exclusive(platform: str | None) -> bool:
+    """Return whether JAX may find a device that serves one process at a time."""
+    if (platform or os.environ.get("JAX_PLATFORMS")) == "cpu":
+        return False
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return bool(plugins) or importlib.util.find_spec("libtpu") is not None
+
+
+def run_some(
+    config: Config,
+    names: Sequence[str],
+    sentences: Mapping[str, str],
+    folder: Path,
+    lanes: int,
+) -> Iterator[page_runs.Entry]:
+    """Run some experiments, as many at a time as there are lanes."""
+    waiting, running = list(names), list[Running]()
+    try:
+        while waiting or running:
+            if waiting and len(running) < lanes:
+                running.append(start(config, waiting.pop(0), folder))
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                yield finish(one, sentences[one.name])
+            time.sleep(0.02)
+    finally:
+        for one in running:
+            one.process.terminate()
+            one.process.wait()
+
+
+def start(config: Config, name: str, folder: Path) -> Running:
+    """Start an experiment; what it prints goes to a file beside its run folder."""
+    command = ["python", "-m", f"experiments.{name}"]
+    command += QUICK.get(name, ()) if config.quick else ()
+    command += ["--seed", str(config.seed)] if config.seed else []
+    command += ["--platform", config.platform] if config.platform else []
+    print(shlex.join(command), flush=True)
+    out = folder / name
+    with out.with_suffix(".log").open("wb") as log, _errors(out).open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *command[1:], "--out", str(out)],
+            stdout=log,
+            stderr=errors,
+        )
+    return Running(name, command, out, time.perf_counter(), process)
+
+
+def finish(done: Running, sentence: str) -> page_runs.Entry:
+    """Return the entry of a run that has ended, and say how it went."""
+    seconds = time.perf_counter() - done.start
+    code = done.process.returncode
+    reason = ""
+    if code:
+        said = _errors(done.folder).read_text(errors="replace").strip()
+        last = said.rpartition("\n")[2] or "it said nothing"
+        reason = f"exit code {code}: {last}" if code > 0 else f"signal {-code}: {last}"
+    print(f"{done.name}: {reason or f'{seconds:.1f} s'}", flush=True)
+    finished = (done.folder / "summary.json").exists()
+    return page_runs.Entry(
+        done.name,
+        sentence,
+        shlex.join(done.command),
+        done.folder if finished else None,
+        seconds,
+        reason,
+        failed=bool(code),
+    )
+
+
+def _errors(folder: Path) -> Path:
+    return folder.with_suffix(".err")
+
+
+def main() -> None:
+    """Run from the command line; devices are left alone, for the runs to have."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(cli.answer(lambda: run(cli.parse(Config))))
+
+
+def _terminate(number: int, _: Any) -> None:
+    raise Interrupted("terminated", number)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli
+from experiments.console import Report
 from experiments.errors import Failed
-from experiments.report import Report
 
 ROUNDS = 9
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli
+from experiments.console import Report
 from experiments.errors import Failed, UsageError
-from experiments.report import Report
 from experiments.weight_decay_runs import (
     MEASURES,
     draw_problem,

@@ -1,5 +1,6 @@
 """Strict switches for every test, and what several rooms' tests share."""
 
+import os
 import tempfile
 
 import jax
@@ -13,6 +14,8 @@ jax.config.update("jax_debug_key_reuse", True)
 
 # Many tests compile the same little programs; within a session, once is enough.
 COMPILED = tempfile.TemporaryDirectory(prefix="ch4jax-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # for commands that tests run
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -11,8 +11,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import __main__, cli, runtime
+from experiments.console import Report
 from experiments.errors import Failed, LostPeer, UsageError
-from experiments.report import Report
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def own_cache(monkeypatch, tmp_path):
     )
     before = {name: jax.config.values[name] for name in names}
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     yield tmp_path / "ch4jax"

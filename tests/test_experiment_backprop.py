@@ -5,8 +5,8 @@ import json
 import pytest
 
 from experiments import backprop
+from experiments.console import Report
 from experiments.errors import UsageError
-from experiments.report import Report
 
 
 def run(folder, **flags):

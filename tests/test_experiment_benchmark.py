@@ -6,7 +6,7 @@ import numpy as np
 
 from ch4jax.data import fashion_mnist
 from experiments import benchmark
-from experiments.report import Report
+from experiments.console import Report
 
 
 def test_every_row_is_timed_and_held_against_the_products(few_images, tmp_path):

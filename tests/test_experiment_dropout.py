@@ -9,8 +9,8 @@ import pytest
 
 from ch4jax.data import fashion_mnist
 from experiments import dropout
+from experiments.console import Report
 from experiments.errors import Failed, UsageError
-from experiments.report import Report
 
 pytestmark = pytest.mark.usefixtures("few_images")
 

@@ -14,9 +14,9 @@ from ch4jax.data import DataError
 from ch4jax.house_models import Model
 from experiments import cli, house_best, house_members, house_outcome, house_search
 from experiments import house_prices as experiment
+from experiments.console import Report
 from experiments.errors import Failed, UsageError
 from experiments.house_prices import Config
-from experiments.report import Report
 
 SMALL = Config(folds=2, seeds=1, epochs=2)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import initialization
+from experiments.console import Report
 from experiments.deep_networks import HE, LARGE, SMALL, Recipe
 from experiments.errors import UsageError
-from experiments.report import Report
 
 
 def run(folder, **flags):

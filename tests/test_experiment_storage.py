@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from experiments import storage
+from experiments.console import Report
 from experiments.errors import Failed, UsageError
-from experiments.report import Report
 
 
 def run(config):

@@ -15,8 +15,8 @@ import pytest
 
 from ch4jax.data import fashion_mnist
 from experiments import dropout, launch, ranks, resume
+from experiments.console import Report
 from experiments.errors import Interrupted, LostPeer, UsageError
-from experiments.report import Report
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
 SLEEP = "import time; time.sleep(60)"

@@ -17,11 +17,11 @@ import pytest
 from experiments import (
     cli,
     page,
-    page_command,
     page_figures,
     page_numbers,
     page_runs,
     page_tables,
+    report,
 )
 from experiments.__main__ import experiments
 from experiments.errors import UsageError
@@ -34,7 +34,7 @@ SENTENCES = {
     "dropout": "An MLP with and without dropout.",
     "storage": "Saving and loading.",
 }
-RUN = sorted(set(experiments()) - page_command.LEFT_OUT)
+RUN = sorted(set(experiments()) - report.LEFT_OUT)
 SUMMARIES = sorted((ROOT / "docs" / "results").glob("*.json"))
 
 
@@ -324,11 +324,11 @@ def test_every_figure_that_an_experiment_draws_has_its_words(name):
     assert set(page_figures.FIGURES.get(name, ())) == figures_of(name)
 
 
-@pytest.mark.parametrize("name", page_command.QUICK)
+@pytest.mark.parametrize("name", report.QUICK)
 def test_the_flags_of_a_quick_run_are_flags_of_the_experiment(name):
-    assert {name} | page_command.TOO_LONG <= set(RUN)
+    assert {name} | report.TOO_LONG <= set(RUN)
     config_type = importlib.import_module(f"experiments.{name}").Config
-    assert cli.parse(config_type, page_command.QUICK[name])
+    assert cli.parse(config_type, report.QUICK[name])
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_the_flags_of_a_quick_run_are_flags_of_the_experiment(name):
 )
 def test_a_wrong_flag_is_refused(args, line):
     with pytest.raises(UsageError, match=line):
-        cli.parse(page_command.Config, args)
+        cli.parse(report.Config, args)
 
 
 @pytest.fixture
@@ -357,7 +357,7 @@ def stand_in(monkeypatch, tmp_path):
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     return lambda *names: monkeypatch.setattr(
-        page_command, "experiments", lambda: {name: f"On {name}." for name in names}
+        report, "experiments", lambda: {name: f"On {name}." for name in names}
     )
 
 
@@ -366,8 +366,8 @@ def test_each_experiment_is_run_and_a_failure_is_shown_and_told(
     stand_in, tmp_path, capsys, quick
 ):
     stand_in("good", "bad", "storage", "compare")
-    config = page_command.Config(out=tmp_path / "report", seed=5, quick=quick)
-    assert page_command.run(config) == 1
+    config = report.Config(out=tmp_path / "report", seed=5, quick=quick)
+    assert report.run(config) == 1
     text = " ".join(Reader((config.out / "index.html").read_text()).text.split())
     assert "Failed: exit code 1: error: no" in text
     assert "answer 42" in text
@@ -381,33 +381,33 @@ def test_each_experiment_is_run_and_a_failure_is_shown_and_told(
 
 def test_when_nothing_fails_the_exit_code_is_0(stand_in, tmp_path):
     stand_in("good")
-    assert page_command.run(page_command.Config(out=tmp_path / "report")) == 0
+    assert report.run(report.Config(out=tmp_path / "report")) == 0
 
 
 def test_an_interrupt_ends_the_runs_that_are_under_way(stand_in, tmp_path, monkeypatch):
     stand_in("slow")
     started = []
-    start = page_command.start
+    start = report.start
     monkeypatch.setattr(
-        page_command, "start", lambda *args: started.append(start(*args)) or started[0]
+        report, "start", lambda *args: started.append(start(*args)) or started[0]
     )
 
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(page_command.time, "sleep", interrupt)
+    monkeypatch.setattr(report.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        page_command.run(page_command.Config(out=tmp_path / "report"))
+        report.run(report.Config(out=tmp_path / "report"))
     assert started[0].process.returncode == -15
     assert not (tmp_path / "report" / "index.html").exists()
 
 
 @pytest.mark.long
 def test_the_real_experiments_make_a_quick_report_with_a_headline_each(tmp_path):
-    config = page_command.Config(out=tmp_path, quick=True, platform="cpu")
-    assert page_command.run(config) == 0
+    config = report.Config(out=tmp_path, quick=True, platform="cpu")
+    assert report.run(config) == 0
     runs = page_runs.newest([tmp_path])
-    assert set(runs) == set(RUN) - page_command.TOO_LONG
+    assert set(runs) == set(RUN) - report.TOO_LONG
     for name, folder in runs.items():
         summary = json.loads((folder / "summary.json").read_text())
         assert page_numbers.numbers(name, summary).headline

@@ -9,8 +9,8 @@ import pytest
 
 from ch4jax import sharding
 from experiments import dropout
+from experiments.console import Report
 from experiments.errors import UsageError
-from experiments.report import Report
 
 
 def test_the_facts_of_eight_devices():

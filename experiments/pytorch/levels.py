@@ -7,7 +7,7 @@ runs: the same distribution of outcomes.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -314,14 +314,13 @@ def independent_runs(system: System, outcome: Outcome, key: Any) -> Outcomes:
 
     ours = np.asarray(run(on_device(system), keys), float)
     theirs = np.array([torch_run(system, outcome, i) for i in range(outcome.runs)])
-    result = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
+    result: Any = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
     low, high = result.confidence_interval(1 - 2 * ALPHA)
-    p = max(
-        scipy.stats.ttest_ind(
-            ours + shift, theirs, equal_var=False, alternative=side
-        ).pvalue
+    tests: list[Any] = [
+        scipy.stats.ttest_ind(ours + shift, theirs, equal_var=False, alternative=side)
         for shift, side in ((outcome.margin, "greater"), (-outcome.margin, "less"))
-    )
+    ]
+    p = max(test.pvalue for test in tests)
     apart = float(ours.mean() - theirs.mean())
     return Outcomes(ours, theirs, apart, (float(low), float(high)), float(p))
 
@@ -378,7 +377,8 @@ def same_start(system: System, key: Any, draws: int = 8) -> Verdict:
         if np.ptp(a) == np.ptp(b) == 0:
             distance, bound = float(np.any(a[0] != b[0])), 0.5
         else:
-            distance = float(scipy.stats.ks_2samp(a, b).statistic)
+            test: Any = scipy.stats.ks_2samp(a, b)
+            distance = float(test.statistic)
             bound = math.sqrt(-math.log(1e-4 / 2) / 2) * math.sqrt(2 / a.size)
         if distance / bound > worst[0] / worst[1]:
             worst = (distance, bound)
@@ -390,7 +390,7 @@ def tolerance(dtype: str) -> float:
     return EXACT if dtype == "float64" else ROUNDED
 
 
-def steps(system: System, key: Any) -> Iterable[tuple[training.Batch, Any]]:
+def steps(system: System, key: Any) -> Iterator[tuple[training.Batch, Any]]:
     """Yield each batch of a run, as `training.train_step` takes it, with its key."""
     inputs, labels = on_device(system)
     for rows, real, step_key in system.batches(system, key):

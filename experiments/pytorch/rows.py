@@ -26,7 +26,7 @@ EAGER = "PyTorch, eager, in memory"
 
 
 class Images(torch.utils.data.Dataset):
-    """Images in bytes, made numbers one by one by way of Pillow, as torchvision does."""
+    """Images made numbers one by one, by way of Pillow, as torchvision does it."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels

@@ -21,7 +21,7 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
     with jax.enable_x64(False):
         data = synthetic.linear_regression(w, 0.05, rows, key=train_key)
         test = synthetic.linear_regression(w, 0.05, 100, key=test_key)
-    data, test = (tuple(np.asarray(a, float) for a in d) for d in (data, test))
+    data, test = ((np.asarray(x, float), np.asarray(y, float)) for x, y in (data, test))
 
     def predict(params: Any, x: Any, *, key: Any) -> Any:
         del key
@@ -32,13 +32,13 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         params = weight_decay.init_params(num_inputs, key=key)
         return {**params, "bias": jax.random.normal(jax.random.fold_in(key, 1), (1,))}
 
-    def module() -> torch.nn.Module:
+    def module() -> torch.nn.Linear:
         linear = torch.nn.Linear(num_inputs, 1)
         for parameter in linear.parameters():
             torch.nn.init.normal_(parameter)
         return linear
 
-    def zero_bias() -> torch.nn.Module:
+    def zero_bias() -> torch.nn.Linear:
         linear = module()
         torch.nn.init.zeros_(linear.bias)
         return linear

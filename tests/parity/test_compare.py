@@ -12,12 +12,12 @@ from jax import numpy as jnp
 from ch4jax import blocks, dropout, interop, training, weight_decay
 from ch4jax.data import fashion_mnist
 from experiments import cli, compare
+from experiments.console import Report
 from experiments.errors import Failed, UsageError
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
 from experiments.pytorch import levels, modules, twins
 from experiments.pytorch import weight_decay as weight_decay_systems
-from experiments.report import Report
 
 LAMBD, RATE = 3.0, 0.003
 
