@@ -156,6 +156,7 @@ def draw(points: list[Point], report: Report) -> None:
         title="an epoch of the dropout MLP: time and memory against size "
         "(others: batch 256, width 256, 4,096 rows, one member)",
         sharex="col",
+        squeeze=False,
     ) as grid:
         for axis, above, below in zip(axes_names, *grid, strict=True):
             line = [p for p in points if p.axis == axis]

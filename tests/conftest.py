@@ -3,6 +3,12 @@
 import os
 import tempfile
 
+# Tests compile hundreds of little programs and run each once or twice: LLVM's
+# optimisations, which are not what is tested, would take half of their time.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)
+
 import jax
 import pytest
 

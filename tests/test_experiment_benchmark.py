@@ -1,38 +1,101 @@
-"""The benchmark times every row in turn, and does the same work in each."""
+"""The benchmark times every row in turn, and each row does the work it claims."""
 
 import json
 
+import jax
 import numpy as np
+import pytest
+import torch
 
+from ch4jax import folds
 from ch4jax.data import fashion_mnist
-from experiments import benchmark
+from experiments import bench_rows, benchmark, floors, growth
+from experiments.bench_rows import Work
 from experiments.console import Report
+from experiments.pytorch import rows
 
 
-def test_every_row_is_timed_and_held_against_the_products(few_images, tmp_path):
-    benchmark.run(benchmark.Config(rounds=1, out=tmp_path), Report("benchmark"))
-    results = json.loads((tmp_path / "summary.json").read_text())["results"]
-    names = [row["name"] for row in results]
-    assert names[0] == "matrix products alone"
-    assert sum(name.startswith("JAX") for name in names) == 3
-    assert sum(name.startswith("PyTorch") for name in names) == 2
-    for row in results:
-        assert row["to_floor"] == row["median"] / results[0]["median"]
+@pytest.fixture
+def houses():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 3)).astype(np.float32)
+    return x, np.exp(x[:, 0] + 12), folds.k_fold(20, 5)
+
+
+def test_the_run_leaves_rows_a_table_and_a_figure(few_images, tmp_path, monkeypatch):
+    names = (benchmark.FLOOR, "PyTorch, eager, in memory", "JAX, scanned epoch")
+    works = [Work("dropout MLP", n, lambda: np.ones(9), 300, "images") for n in names]
+
+    def some(config, data, not_run):
+        not_run.append({"name": "GPU and TPU", "reason": "there is none"})
+        return iter(works)
+
+    monkeypatch.setattr(benchmark, "works", some)
+    monkeypatch.setattr(floors, "COPIED_BYTES", 2**12)
+    benchmark.run(benchmark.Config(quick=True, out=tmp_path), Report("benchmark"))
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    floor, eager, scanned = found["rows"]
+    assert floor["to_floor"] == eager["to_pytorch"] == 1
+    assert scanned["to_pytorch"] == scanned["throughput"] / eager["throughput"]
+    assert scanned["throughput"] == 300 / scanned["median"]
+    assert found["not_run"][0]["name"] == "GPU and TPU"
+    assert found["floors"]["products_gflops"] > 0
+    table = (tmp_path / "benchmark.md").read_text()
+    assert all(f"| {name} |" in table for name in names)
+    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
 def test_the_floor_computes_every_product_of_every_step():
     # 300 rows make two steps; their last products are those of the second batch.
-    kernels = benchmark.matrix_products(300)()
-    assert [kernel.shape for kernel in kernels] == [(784, 256), (256, 256), (256, 10)]
-    first = benchmark.matrix_products(256)()
+    kernels = floors.matrix_products(300)()
+    assert [kernel.shape for kernel in kernels] == list(floors.SIZES)
+    first = floors.matrix_products(256)()
     assert all((a != b).any() for a, b in zip(kernels, first, strict=True))
 
 
-def test_the_scanned_epoch_and_the_steps_train_on_every_row(few_images):
-    data = fashion_mnist.load("mini").on_device()
-    works = benchmark.jax_epochs(data)
-    for name, work in works.items():
-        result = work()
-        state = result[0] if "scanned" in name else result
-        assert state.step == 2
-        assert np.isfinite(state.params["params"]["Dense_0"]["kernel"]).all()
+def test_operations_are_those_of_three_products_forward_and_five_backward():
+    forward = 784 * 256 + 256 * 256 + 256 * 10
+    backward = forward + 256 * 256 + 256 * 10  # no gradient of the images is asked for
+    assert floors.floating_point_operations(100) == 2 * 100 * (forward + backward)
+
+
+def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(few_images, monkeypatch):
+    monkeypatch.setattr(bench_rows, "POPULATIONS", (2,))
+    monkeypatch.setattr(bench_rows, "HIDDEN", (8, 8))
+    for work in bench_rows.dropout_rows(fashion_mnist.load("mini").on_device()):
+        result = work.run()
+        state = result if "step by step" in work.name else result[0]
+        members = 2 if "population" in work.name else 1
+        seen = 30 if "population" in work.name else 300
+        assert work.amount == members * seen
+        assert np.unique(state.step) == [-(-seen // 256)]
+        leaves = jax.tree.leaves(state.params)
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_every_pytorch_row_runs(few_images, houses, monkeypatch):
+    data = fashion_mnist.load("mini")
+    works = [*rows.dropout_rows(data, compile=False), *rows.house_rows(*houses)]
+    works += rows.sweep_rows((np.ones((5, 3), np.float32), np.ones((5, 1), np.float32)))
+    for work in works:
+        work.run()
+    assert [w.amount for w in works] == [300, 300, 300, 5, 5, 2, 2]
+
+
+def test_images_of_the_dataloader_are_those_in_memory(few_images):
+    data = fashion_mnist.load("mini")
+    images = np.array(data.train_images)
+    image, label = rows.Images(images, data.train_labels)[7]
+    torch.testing.assert_close(image[0], torch.tensor(images[7]).float() / 255)
+    assert label == data.train_labels[7]
+
+
+def test_growth_measures_time_and_memory_of_each_size(tmp_path, monkeypatch):
+    monkeypatch.setitem(growth.BASE, "rows", 64)
+    monkeypatch.setitem(growth.BASE, "width", 8)
+    monkeypatch.setattr(growth, "sizes", lambda quick: {"batch size": (16, 32)})
+    growth.run(growth.Config(rounds=1, out=tmp_path), Report("growth"))
+    points = json.loads((tmp_path / "summary.json").read_text())["points"]
+    assert [p["size"] for p in points] == [16, 32]
+    assert points[0]["memory_mb"] > 64 * 28 * 28 / 1e6  # the images alone
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
