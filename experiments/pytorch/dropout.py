@@ -92,7 +92,7 @@ def systems(images: Any, hidden: tuple[int, int] = (256, 256)) -> list[System]:
     outcome = accuracy_outcome(
         partial(score, flax.logits),
         torch_score,
-        runs=100,
+        runs=60,
         epochs=10,
         learning_rate=0.5,
         steps=10 * -(-len(labels) // 256),
