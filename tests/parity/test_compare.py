@@ -223,10 +223,9 @@ def test_a_difference_that_is_no_number_fails():
         assert not levels.Verdict("system", 1, "what", apart, 1e-12).passed
 
 
-def test_the_command_prints_answers_then_times_and_leaves_both(
-    regression, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(compare, "make", lambda rooms: [regression])
+def test_the_command_prints_answers_then_times_and_leaves_both(tmp_path, monkeypatch):
+    _, scratch = weight_decay_systems.systems(rows=8, num_inputs=6)
+    monkeypatch.setattr(compare, "make", lambda rooms: [scratch._replace(epochs=1)])
     monkeypatch.setattr(torch, "compile", lambda module: module)
     config = compare.Config(systems=("weight_decay",), quick=True, out=tmp_path)
     compare.run(config, Report("compare"))
