@@ -160,6 +160,7 @@ def run(config: Config, report: Report) -> None:
         "floors": floors,
         "rows": rows,
         "not_run": not_run,
+        "seconds": report.seconds(),
     }
     report.write_json("benchmark.json", content)
     (report.folder / "benchmark.md").write_text(markdown(rows))

@@ -92,7 +92,8 @@ def run(config: Config, report: Report) -> None:
                 done(system.name)
         show_times(rows, report)
     draw(courses, outcomes, rows, report)
-    report.finish(summary(verdicts, courses, outcomes, rows))
+    content = summary(verdicts, courses, outcomes, rows)
+    report.finish(content | {"seconds": report.seconds()})
     if failed:
         first = failed[0]
         raise Failed(

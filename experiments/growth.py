@@ -140,7 +140,13 @@ def run(config: Config, report: Report) -> None:
         ],
     )
     draw(points, report)
-    report.finish({"base": BASE, "points": [p._asdict() for p in points]})
+    report.finish(
+        {
+            "base": BASE,
+            "points": [p._asdict() for p in points],
+            "seconds": report.seconds(),
+        }
+    )
 
 
 def draw(points: list[Point], report: Report) -> None:
@@ -176,6 +182,7 @@ def draw(points: list[Point], report: Report) -> None:
             for axes, label in ((above, "seconds"), (below, "MB")):
                 axes.set(xscale="log", yscale="log")
                 axes.tick_params(labelsize=7)
+                axes.xaxis.set_minor_formatter("")
                 if axis == axes_names[0]:
                     axes.set_ylabel(label)
             below.set_xlabel(axis)

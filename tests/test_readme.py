@@ -122,3 +122,11 @@ def test_every_room_of_the_library_stands_in_the_map():
     for path in (ROOT / "ch4jax").glob("*.py"):
         if path.name != "__init__.py":
             assert path.name in text, path.name
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_python_on_the_front_page_runs(name):
+    blocks = re.findall(r"```python\n(.*?)```", text_of(name), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
