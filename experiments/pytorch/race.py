@@ -77,10 +77,14 @@ def works(
     _, step_key = keys_of(key)
     params = start(system, key)
 
+    # Dealt once: what deals them is compiled anew whenever it is asked.
+    some = system._replace(epochs=epochs)
+    dealt = [(rows, real) for rows, real, _ in some.batches(some, key)]
+
     def step_by_step() -> Any:
         state = training.init_state(params, optimizer)
-        shuffled = levels.steps(system._replace(epochs=epochs), key)
-        for batch, _ in shuffled:
+        for rows, real in dealt:
+            batch = training.Batch(data[0][rows], data[1][rows], real)
             state, _ = step(state, batch, key=step_key)
         return state.params
 
