@@ -11,7 +11,6 @@ additions, so the last bits are others.
 The data set is whole on every device, and has to fit there.
 """
 
-import os
 import zlib
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from ch4jax import population
 from ch4jax.training import Data, Metrics, MetricsFn, TrainState
 
 AXIS = "devices"
-JOIN_SECONDS = int(os.environ.get("CH4JAX_JOIN_SECONDS", "12"))
+JOIN_SECONDS = 12
 HEARTBEAT_SECONDS = 10
 
 

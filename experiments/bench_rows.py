@@ -39,11 +39,11 @@ class Work(NamedTuple):
 def compiled(
     system: str, name: str, amount: float, unit: str, jitted: Any, *args: Any, **kw: Any
 ) -> Work:
-    """Compile a jitted function; keyword arguments that are strings in Python stay."""
+    """Compile a jitted function; keyword arguments but `key`, `keys` are static."""
     from ch4jax import timing
 
     program, seconds = timing.compile(jitted, *args, **kw)
-    dynamic = {name: value for name, value in kw.items() if name.startswith("key")}
+    dynamic = {flag: value for flag, value in kw.items() if flag in ("key", "keys")}
     memory = floors.program_mb(program)
     return Work(
         system, name, lambda: program(*args, **dynamic), amount, unit, seconds, memory

@@ -45,15 +45,16 @@ def machine() -> dict[str, Any]:
     """Return what the times depend on."""
     import jax
 
+    from experiments import floors
+
     cpu = Path("/proc/cpuinfo")
     names = cpu.read_text().splitlines() if cpu.exists() else []
     models = [line.partition(": ")[2] for line in names if "model name" in line]
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "devices": [str(device.device_kind) for device in jax.devices()],
         "platform": jax.default_backend(),
         "processor": models[0] if models else platform.processor(),
-        "threads": len(affinity(0)) if affinity else os.cpu_count(),
+        "threads": floors.threads(),
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"]
         or "default",
@@ -109,7 +110,7 @@ def works(config: Config, data: Any, not_run: list[dict[str, str]]) -> Iterator[
     else:
         from experiments.pytorch import rows
 
-        torch.set_num_threads(machine()["threads"])
+        torch.set_num_threads(floors.threads())
         torch.manual_seed(config.seed)
         problem = weight_decay_runs.draw_problem(WeightDecay(), config.seed)
         yield from rows.dropout_rows(data, compile=not config.quick)

@@ -34,7 +34,7 @@ DRIFT = (
 class Config(cli.Flags):
     """Flags of the comparison."""
 
-    systems: "cli.Positional[tuple[Room, ...]]" = ROOMS
+    systems: cli.Positional[tuple[Room, ...]] = ROOMS
     """Rooms to compare; all if none is given."""
     quick: bool = False
     """Leave out level 4, and time one round."""
@@ -54,12 +54,13 @@ def run(config: Config, report: Report) -> None:
     import jax
     import torch
 
+    from experiments import floors
     from experiments.pytorch import levels, race
 
     report.begin(config)
     report.say(
         f"PyTorch {torch.__version__} and JAX {jax.__version__} on "
-        f"{jax.devices()[0].device_kind}; times with {race.threads()} threads each"
+        f"{jax.devices()[0].device_kind}; times with {floors.threads()} threads each"
     )
     torch.set_num_threads(1)  # for the answers; waiting threads would slow XLA's
     verdicts, courses, outcomes = [], {}, {}
@@ -67,7 +68,7 @@ def run(config: Config, report: Report) -> None:
     with report.progress("systems", len(chosen)) as done:
         for system in chosen:
             key = jax.random.key(config.seed)
-            found, courses[system.name] = numbers(levels, system, key)
+            found, courses[system.name] = numbers(system, key)
             found.append(levels.same_start(system, key))
             if system.outcome and not config.quick:
                 runs = levels.independent_runs(system, system.outcome, key)
@@ -84,7 +85,7 @@ def run(config: Config, report: Report) -> None:
     if not failed:
         key = jax.random.key(config.seed)
         timed = [s for s in chosen if s.outcome]
-        torch.set_num_threads(race.threads())
+        torch.set_num_threads(floors.threads())
         with report.progress("times", len(timed)) as done:
             for system in timed:
                 rounds = 1 if config.quick else config.rounds
@@ -125,8 +126,10 @@ def make(rooms: tuple[Room, ...]) -> list[Any]:
     return [system for room in ROOMS if room in rooms for system in made[room]()]
 
 
-def numbers(levels: Any, system: Any, key: Any) -> tuple[list[Any], dict[str, Any]]:
+def numbers(system: Any, key: Any) -> tuple[list[Any], dict[str, Any]]:
     """Return the verdicts of levels 1 to 3, and the course of the run in each dtype."""
+    from experiments.pytorch import levels
+
     verdicts = []
     for dtype in ("float64", "float32"):
         verdicts += levels.same_numbers(system, dtype, key)

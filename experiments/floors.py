@@ -1,5 +1,6 @@
 """What no program beats on this machine: products, memory, dispatch."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,16 @@ BATCH_SIZE = 256
 COPIED_BYTES = 2**28
 
 
-def matrix_products(num_rows: int, *, width: int = 256, batch_size: int = BATCH_SIZE):
+def threads() -> int:
+    """Return the cores that the process may use: the threads of XLA on a CPU."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def matrix_products(
+    num_rows: int, *, width: int = 256, batch_size: int = BATCH_SIZE
+) -> Callable[[], Any]:
     """Return the products of an epoch: three forward, five backward, each step."""
     import jax
     from jax import numpy as jnp

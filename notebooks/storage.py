@@ -20,8 +20,10 @@ from pathlib import Path
 
 if importlib.util.find_spec("ch4jax") is None:
     clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    source = clones[0] if clones else "ch4jax"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    if not clones:
+        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
+    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
+    subprocess.run(install, check=True)
 
 # %%
 import tempfile

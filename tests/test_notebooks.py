@@ -62,23 +62,31 @@ def test_all_notebooks_begin_with_the_same_code():
     assert len({code_of(jupytext.read(path))[0] for path in NOTEBOOKS}) == 1
 
 
-@pytest.mark.parametrize(
-    ("clone", "working_folder", "source"),
-    [
-        ("ch4jax", ".", "."),
-        ("ch4jax", "notebooks", ".."),
-        ("elsewhere", "notebooks", "ch4jax"),
-    ],
-)
-def test_the_first_code_installs_the_package_where_it_is_not(
-    clone, working_folder, source, monkeypatch, tmp_path
-):
-    (tmp_path / clone).mkdir()
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """What the first code runs, where the package is not installed."""
+    found = []
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / working_folder)
-    commands = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", lambda args, check: commands.append(args))
+    monkeypatch.setattr(subprocess, "run", lambda args, check: found.append(args))
+    return found
+
+
+@pytest.mark.parametrize(("folder", "source"), [(".", "."), ("notebooks", "..")])
+def test_the_first_code_installs_the_clone_that_it_runs_in(
+    folder, source, commands, monkeypatch, tmp_path
+):
+    (tmp_path / "ch4jax").mkdir()
+    monkeypatch.chdir(tmp_path / folder)
     exec(code_of(jupytext.read(NOTEBOOKS[0]))[0], {})
     ((_, *command),) = commands
     assert command == ["-m", "pip", "install", "-q", source]
+
+
+def test_outside_a_clone_nothing_is_installed_under_a_name_that_may_not_be_ours(
+    commands, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(ModuleNotFoundError, match="in a clone"):
+        exec(code_of(jupytext.read(NOTEBOOKS[0]))[0], {})
+    assert commands == []

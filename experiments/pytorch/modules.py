@@ -27,8 +27,6 @@ def systems(images: Any) -> list[System]:
     All are trained on made-up numbers; NestMLP learns the images too.
     """
     rng = np.random.default_rng(0)
-    shared = {"0": "hidden", "2": "shared", "4": "shared", "6": "out"}
-    nested = "NestMLP", blocks.NestMLP(), twins.NestMLP
     mlp, stack = blocks.MLP(32, 12), blocks.MySequential((blocks.MLP(32, 12),))
     designs = [
         ("MLP", mlp, lambda: twins.MLP(20, 32, 12), 20, None),
@@ -40,16 +38,16 @@ def systems(images: Any) -> list[System]:
             None,
         ),
         ("FixedHiddenMLP", blocks.FixedHiddenMLP(), twins.FixedHiddenMLP, 20, None),
-        (*nested, 20, None),
+        ("NestMLP", blocks.NestMLP(), twins.NestMLP, 20, None),
         ("chimera", blocks.chimera(), twins.chimera, 20, None),
+        ("RGNet", parameters.RGNet(), twins.RGNet, 4, twins.RGNet.names),
         (
-            "RGNet",
-            parameters.RGNet(),
-            twins.RGNet,
+            "SharedMLP",
+            parameters.SharedMLP(),
+            twins.SharedMLP,
             4,
-            {"0": "", "1": "Dense_0"},
+            twins.SharedMLP.names,
         ),
-        ("SharedMLP", parameters.SharedMLP(), twins.SharedMLP, 4, shared),
         ("MyLinear", layers.MyLinear(5, 3), lambda: twins.MyLinear(5, 3), 5, None),
     ]
     systems = []

@@ -4,7 +4,6 @@ All rows do the same work: the epochs, batches and arithmetic of one system, in 
 on the CPU, with as many threads on either side.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,13 +35,6 @@ class Row(NamedTuple):
     fastest: float
     slowest: float
     ratio: float
-
-
-def threads() -> int:
-    """Return the cores that the process may use: the threads of XLA on a CPU."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_equal(system: System, key: Any) -> None:
