@@ -4,26 +4,19 @@ from functools import partial
 from typing import Any
 
 import jax
-import optax
 import torch
 from jax import numpy as jnp
 
 from ch4jax import deep_mlp, initialization
 from experiments.pytorch import twins
-from experiments.pytorch.images import (
-    accuracy_outcome,
-    classification,
-    cross_entropy,
-    torch_cross_entropy,
-)
+from experiments.pytorch.images import classifier
 from experiments.pytorch.systems import System
 
 
 def systems(images: Any, depth: int = 6, width: int = 64) -> list[System]:
     """Return deep perceptrons from the initialisation room (5.4)."""
-    inputs, labels, score, torch_score = classification(images)
+    num_inputs = images.train_images[0].size
     he, relu = initialization.he_normal, torch.relu
-    rate, epochs, batch_size = 0.1, 10, 128
     designs = {
         "ReLU, He": (deep_mlp.Architecture(jax.nn.relu), he, relu),
         "tanh, Xavier": (
@@ -50,7 +43,7 @@ def systems(images: Any, depth: int = 6, width: int = 64) -> list[System]:
     def system(name: str, architecture: Any, kernel_init: Any, activation: Any) -> Any:
         def module() -> torch.nn.Module:
             network = twins.DeepMLP(
-                inputs.shape[1],
+                num_inputs,
                 width,
                 depth,
                 10,
@@ -67,29 +60,18 @@ def systems(images: Any, depth: int = 6, width: int = 64) -> list[System]:
             del key
             return deep_mlp.apply(params, x, architecture)[0]
 
-        outcome = accuracy_outcome(
-            partial(score, predict),
-            torch_score,
-            runs=30,
-            epochs=epochs,
-            learning_rate=rate,
-            steps=epochs * -(-len(labels) // batch_size),
-        )
-        sgd = (optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate))
-        return System(
+        return classifier(
             f"deep MLP, {name}",
-            data=(inputs, labels),
+            images,
             init=lambda key: deep_mlp.init_params(
-                inputs.shape[1], width, depth, 10, kernel_init, key=key
+                num_inputs, width, depth, 10, kernel_init, key=key
             ),
             predict=predict,
-            row_losses=cross_entropy,
             module=module,
-            loss=torch_cross_entropy,
-            optimizers={"SGD": sgd},
-            epochs=1,
-            batch_size=batch_size,
-            outcome=outcome if name == "tanh, Xavier" else None,
+            learning_rate=0.1,
+            batch_size=128,
         )
 
-    return [system(name, *design) for name, design in designs.items()]
+    found = {name: system(name, *design) for name, design in designs.items()}
+    judged = found.pop("tanh, Xavier")  # independent runs of one design are enough
+    return [judged, *(one._replace(outcome=None) for one in found.values())]

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import optax
 import torch
 from flax import linen as nn
 from jax import numpy as jnp
@@ -12,13 +11,8 @@ from jax import numpy as jnp
 from ch4jax import dropout, parameters
 from experiments import networks
 from experiments.pytorch import twins
-from experiments.pytorch.images import (
-    accuracy_outcome,
-    classification,
-    cross_entropy,
-    torch_cross_entropy,
-)
-from experiments.pytorch.systems import Optimizers, System, torch_start
+from experiments.pytorch.images import classifier
+from experiments.pytorch.systems import System, sgd, torch_start
 
 
 def systems(images: Any, hidden: tuple[int, int] = (256, 256)) -> list[System]:
@@ -62,48 +56,31 @@ def systems(images: Any, hidden: tuple[int, int] = (256, 256)) -> list[System]:
         twins.init_normal(network, std)
         return network
 
-    inputs, labels, score, torch_score = classification(images)
-
-    def sgd(rate: float) -> Optimizers:
-        return optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate)
-
-    shared = {
-        "data": (inputs, labels),
-        "row_losses": cross_entropy,
-        "module": module,
-        "loss": torch_cross_entropy,
-        "optimizers": {"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)},
-        "epochs": 10,
-        "batch_size": 256,
-    }
-
     def system(name: str, init: Any, network: Any, masks: Any) -> System:
-        return System(
+        found = classifier(
             f"dropout MLP, {name}",
+            images,
             init=init,
             predict=network.logits,
+            module=module,
+            learning_rate=0.5,
+            batch_size=256,
+            runs=60,
+        )
+        return found._replace(
+            optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)},
+            epochs=10,
             masks=masks,
             rates=rates,
-            **shared,
         )
 
     flax, scratch = (make(hidden, rates, std) for make in networks.NETWORKS.values())
     shapes = jax.eval_shape(flax.init, jax.random.key(0))
-    outcome = accuracy_outcome(
-        partial(score, flax.logits),
-        torch_score,
-        runs=60,
-        epochs=10,
-        learning_rate=0.5,
-        steps=10 * -(-len(labels) // 256),
-    )
     default = system(
         "Linear's start", lambda key: torch_start(shapes, key=key), flax, flax_masks
     )
     return [
-        system("Flax", flax.init, flax, flax_masks),
-        system("scratch", scratch.init, scratch, scratch_masks),
-        default._replace(
-            module=partial(twins.perceptron, hidden, rates), outcome=outcome
-        ),
+        system("Flax", flax.init, flax, flax_masks)._replace(outcome=None),
+        system("scratch", scratch.init, scratch, scratch_masks)._replace(outcome=None),
+        default._replace(module=partial(twins.perceptron, hidden, rates)),
     ]

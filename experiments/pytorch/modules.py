@@ -1,24 +1,17 @@
 """Blocks, shared layers and custom layers (D2L 6.1, 6.2, 6.4) on both sides."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 import torch
 from flax import linen as nn
 from jax import numpy as jnp
 
 from ch4jax import blocks, layers, parameters
 from experiments.pytorch import twins
-from experiments.pytorch.images import (
-    accuracy_outcome,
-    classification,
-    cross_entropy,
-    torch_cross_entropy,
-)
-from experiments.pytorch.systems import System, torch_start
+from experiments.pytorch.images import classifier
+from experiments.pytorch.systems import System, sgd, torch_start
 
 
 def systems(images: Any) -> list[System]:
@@ -89,7 +82,6 @@ def module_system(
     def loss(_: Any, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return (outputs - labels[:, None]).square().mean()
 
-    sgd = (optax.sgd(0.01), lambda m: torch.optim.SGD(m.parameters(), lr=0.01))
     return System(
         name,
         data=(inputs, inputs.sum(axis=1)),
@@ -98,7 +90,7 @@ def module_system(
         row_losses=row_losses,
         module=with_constants,
         loss=loss,
-        optimizers={"SGD": sgd},
+        optimizers={"SGD": sgd(0.01)},
         epochs=10,
         batch_size=32 if constants else 24,  # a sum over the batch sees padding
         names=names,
@@ -107,36 +99,23 @@ def module_system(
 
 def nested_classifier(images: Any) -> System:
     """Return NestMLP as a classifier of images; six of its outputs have no class."""
-    inputs, labels, score, torch_score = classification(images)
+    num_inputs = images.train_images[0].size
     model = blocks.NestMLP()
     with jax.enable_x64(False):
         shapes = jax.eval_shape(
-            model.init, jax.random.key(0), jnp.zeros((1, inputs.shape[1]), jnp.float32)
+            model.init, jax.random.key(0), jnp.zeros((1, num_inputs), jnp.float32)
         )
 
     def predict(params: Any, x: Any, *, key: Any) -> Any:
         del key
         return model.apply(params, x)
 
-    rate, epochs, batch_size = 0.2, 10, 64
-    sgd = (optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate))
-    return System(
+    return classifier(
         "NestMLP, images",
-        data=(inputs, labels),
+        images,
         init=lambda key: torch_start(shapes, key=key),
         predict=predict,
-        row_losses=cross_entropy,
-        module=lambda: twins.NestMLP(inputs.shape[1]),
-        loss=torch_cross_entropy,
-        optimizers={"SGD": sgd},
-        epochs=1,
-        batch_size=batch_size,
-        outcome=accuracy_outcome(
-            partial(score, predict),
-            torch_score,
-            runs=30,
-            epochs=epochs,
-            learning_rate=rate,
-            steps=epochs * -(-len(labels) // batch_size),
-        ),
+        module=lambda: twins.NestMLP(num_inputs),
+        learning_rate=0.2,
+        batch_size=64,
     )

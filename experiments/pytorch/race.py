@@ -14,7 +14,15 @@ import torch
 from ch4jax import timing, training
 from experiments.errors import Failed
 from experiments.pytorch import levels
-from experiments.pytorch.systems import System, keys_of, module_with, on_device, start
+from experiments.pytorch.systems import (
+    System,
+    keys_of,
+    module_with,
+    on_device,
+    start,
+    torch_data,
+    torch_train,
+)
 
 EAGER = "PyTorch, eager"
 
@@ -45,7 +53,7 @@ def check_equal(system: System, key: Any) -> None:
     """
     params, (inputs, _) = start(system, key), on_device(system)
     module = module_with(system, params, torch.float32).eval()
-    x, _ = levels.torch_data(system)
+    x, _ = torch_data(system)
     with torch.no_grad():
         theirs = module(x[:32]).numpy().ravel()
     ours = system.predict(params, inputs[:32], key=None).ravel()
@@ -80,24 +88,15 @@ def works(
             state, _ = step(state, batch, key=step_key)
         return state.params
 
-    rows = torch.tensor(system.rows)
-    inputs, labels = levels.torch_data(system)
+    tensors = torch_data(system)
 
     def torch_epochs(compiled: bool) -> Callable[[], None]:
         module = system.module()
         call = torch.compile(module) if compiled else module
         theirs = make_theirs(module)
-
-        def train() -> None:
-            for _ in range(epochs):
-                order = rows[torch.randperm(len(rows))]
-                for batch in order.split(system.batch_size):
-                    theirs.zero_grad()
-                    outputs = call(inputs[batch])
-                    system.loss(module, outputs, labels[batch]).backward()
-                    theirs.step()
-
-        return train
+        return lambda: torch_train(
+            system, module, theirs, tensors, epochs=epochs, call=call
+        )
 
     return {
         EAGER: torch_epochs(compiled=False),

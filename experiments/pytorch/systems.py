@@ -15,6 +15,13 @@ from experiments.pytorch import twins
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], Any]]
 
 
+def sgd(learning_rate: float) -> Optimizers:
+    """Return plain SGD on either side."""
+    return optax.sgd(learning_rate), lambda module: torch.optim.SGD(
+        module.parameters(), lr=learning_rate
+    )
+
+
 class Outcome(NamedTuple):
     """How independent runs are made and judged.
 
@@ -164,6 +171,64 @@ def module_with(system: System, params: Any, dtype: torch.dtype) -> torch.nn.Mod
 def named_parameters(module: torch.nn.Module) -> dict[str, Any]:
     """Return the parameters by name, a shared one under each of its names."""
     return dict(module.named_parameters(remove_duplicate=False))
+
+
+def torch_data(system: System) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the data as PyTorch's, in float32."""
+    inputs, labels = system.data
+    return torch.tensor(inputs, dtype=torch.float32), torch_labels(
+        labels, torch.float32
+    )
+
+
+def torch_labels(labels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """Return classes as integers, and numbers in the precision asked for."""
+    real = np.issubdtype(labels.dtype, np.floating)
+    return torch.tensor(labels, dtype=dtype if real else torch.int64)
+
+
+def as_tree(
+    system: System,
+    module: torch.nn.Module,
+    like: Any,
+    of: Callable[[Any], torch.Tensor] = lambda parameter: parameter,
+) -> Any:
+    """Return the parameters, or what `of` makes of each, as a tree like ours."""
+    found = {n: of(p).detach().clone() for n, p in named_parameters(module).items()}
+    return interop.from_torch(found, like, names=system.names)
+
+
+def torch_train(
+    system: System,
+    module: torch.nn.Module,
+    optimizer: Any,
+    data: tuple[torch.Tensor, torch.Tensor],
+    *,
+    epochs: int,
+    call: Any = None,
+    schedule: Any = None,
+) -> None:
+    """Train PyTorch's network as a PyTorch user does, its tensors in memory.
+
+    Args:
+      system: whose rows, batch size and loss.
+      module: is trained.
+      optimizer: of its parameters.
+      data: what `torch_data` returns, made once for many runs.
+      epochs: passes over the rows.
+      call: what to call in place of `module`: itself, compiled.
+      schedule: of the learning rate, a step a batch.
+    """
+    inputs, labels = data
+    rows = torch.tensor(system.rows)
+    for _ in range(epochs):
+        for batch in rows[torch.randperm(len(rows))].split(system.batch_size):
+            optimizer.zero_grad()
+            outputs = (call or module)(inputs[batch])
+            system.loss(module, outputs, labels[batch]).backward()
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
 
 
 def torch_start(like: Any, *, key: Any) -> Any:

@@ -10,7 +10,14 @@ from jax import numpy as jnp
 
 from ch4jax import weight_decay
 from ch4jax.data import synthetic
-from experiments.pytorch.systems import Optimizers, Outcome, System, keys_of, start
+from experiments.pytorch.systems import (
+    Optimizers,
+    Outcome,
+    System,
+    keys_of,
+    sgd,
+    start,
+)
 
 
 def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
@@ -101,7 +108,7 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         epochs=100,
         batch_size=5,
     )
-    plain = (optax.sgd(rate), lambda m: torch.optim.SGD(m.parameters(), lr=rate))
+    plain = sgd(rate)
     scratch = concise._replace(
         name="weight decay, scratch",
         row_losses=lambda params, outputs, y: (

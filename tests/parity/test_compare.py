@@ -16,7 +16,7 @@ from experiments.console import Report
 from experiments.errors import Failed, UsageError
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
-from experiments.pytorch import levels, modules, twins
+from experiments.pytorch import levels, modules, outcomes, twins
 from experiments.pytorch import weight_decay as weight_decay_systems
 
 LAMBD, RATE = 3.0, 0.003
@@ -194,26 +194,26 @@ def test_batches_that_the_program_does_not_see_are_found(perceptrons):
 
 def test_flax_default_initialisation_for_pytorchs_is_found(images):
     classifier = modules.nested_classifier(images)
-    assert levels.same_start(classifier, key()).passed
+    assert outcomes.same_start(classifier, key()).passed
     rows = jnp.zeros((1, 784))
     lecun = classifier._replace(init=lambda key: blocks.NestMLP().init(key, rows))
-    assert not levels.same_start(lecun, key()).passed
+    assert not outcomes.same_start(lecun, key()).passed
 
 
 def test_outcomes_that_differ_by_the_margin_are_not_equivalent():
     _, regression = weight_decay_systems.systems(rows=8, num_inputs=6)
     outcome = regression.outcome._replace(runs=8, epochs=2, margin=1.0)
-    runs = levels.independent_runs(regression, outcome, key())
+    runs = outcomes.independent_runs(regression, outcome, key())
     assert runs.ours.shape == runs.theirs.shape == (8,)
-    near = levels.equivalence(regression, outcome, runs)
+    near = outcomes.equivalence(regression, outcome, runs)
     assert near.difference == np.abs(runs.interval).max()
 
     wide = outcome._replace(margin=1.01 * near.difference)
     narrow = outcome._replace(margin=0.99 * near.difference)
     for changed, passes in ((wide, True), (narrow, False)):
-        runs = levels.independent_runs(regression, changed, key())
-        assert levels.equivalence(regression, changed, runs).passed == passes
-        assert (runs.p < levels.ALPHA) == passes
+        runs = outcomes.independent_runs(regression, changed, key())
+        assert outcomes.equivalence(regression, changed, runs).passed == passes
+        assert (runs.p < outcomes.ALPHA) == passes
 
 
 def test_a_difference_that_is_no_number_fails():
