@@ -1,4 +1,4 @@
-"""Folders that are there as a whole or not at all, whenever the writer is killed."""
+"""Files and folders that are there as a whole or not at all, whoever is killed."""
 
 import hashlib
 import os
@@ -38,6 +38,21 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync(path.parent)
     if old.exists():
         shutil.rmtree(old)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Lend a name for a file that takes the place of `path` when the block ends well.
+
+    A writer that is killed, or fails, leaves what was there.
+    """
+    part = sibling(path, "part")
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

@@ -82,6 +82,9 @@ class FixedHiddenMLP(nn.Module):
 def halve_until_small(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Halve `y` until the sum of its absolute values is at most 1.
 
+    >>> halve_until_small(jnp.array([3.0, -1.0])).tolist()
+    [0.75, -0.25]
+
     The gradient is that of the halvings made, their number taken as given, which is
     what differentiating through `while y.abs().sum() > 1: y /= 2` gives in PyTorch.
     """

@@ -24,6 +24,10 @@ def dropout_layer(
 
     Survivors are multiplied by `1 / (1 - rate)`, which keeps the expectation.
 
+    >>> y = dropout_layer(jnp.ones(1000), 0.5, key=jax.random.key(0))
+    >>> jnp.unique(y).tolist()
+    [0.0, 2.0]
+
     Args:
       x: activations, any shape.
       rate: probability of *dropping* an entry. A Python number: it picks the

@@ -26,6 +26,9 @@ def k_fold(
 ) -> Bool[np.ndarray, "k n"]:
     """Split rows into `k` folds that are disjoint, cover all, and differ by one row.
 
+    >>> k_fold(5, 2).astype(int).tolist()
+    [[0, 0, 0, 1, 1], [1, 1, 1, 0, 0]]
+
     Args:
       num_rows: rows in the table.
       k: number of folds.

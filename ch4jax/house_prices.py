@@ -1,7 +1,5 @@
 """Predicting house prices (D2L 5.7): encoding, the book's model, the submission."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,7 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
-from ch4jax import folds
+from ch4jax import atomic, folds
 from ch4jax.data.house_tables import HousePrices as HousePrices
 from ch4jax.data.house_tables import read as read
 from ch4jax.training import Metrics, MetricsFn
@@ -91,7 +89,11 @@ def linear(
 def squared_log_error(
     predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
 ) -> Float[Array, "*rows"]:
-    """Return (log prediction - log price)², with predictions below 1 taken for 1."""
+    """Return (log prediction - log price)², with predictions below 1 taken for 1.
+
+    >>> squared_log_error(jnp.array([100.0, -5.0]), jnp.array([100.0, 1.0])).tolist()
+    [0.0, 0.0]
+    """
     return jnp.square(jnp.log(jnp.maximum(predictions, 1.0)) - jnp.log(prices))
 
 
@@ -200,9 +202,5 @@ def write_submission(
         raise ValueError(
             f"the price of Id {ids[bad[0]]} must be positive, got {prices[bad[0]]}"
         )
-    part = Path(tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)[1])
-    try:
+    with atomic.writing(path) as part:
         pd.DataFrame({"Id": ids, "SalePrice": prices}).to_csv(part, index=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -113,7 +113,11 @@ def sparse_uniform(
 
 
 def sigmoid_gradient(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return the derivative of the sigmoid: 1/4 at zero, vanishing on both sides."""
+    """Return the derivative of the sigmoid: 1/4 at zero, vanishing on both sides.
+
+    >>> sigmoid_gradient(jnp.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.25, 0.0]
+    """
     y = jax.nn.sigmoid(x)
     return y * (1 - y)
 

@@ -4,7 +4,6 @@
 """
 
 import io
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -162,15 +161,8 @@ def save_torch(path: str | Path, state_dict: Mapping[str, Any]) -> None:
         file = io.BytesIO()
         torch.save(state_dict, file)
         content = file.getvalue()
-    part = atomic.sibling(path, "part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic.writing(path) as part:
+        part.write_bytes(content)
 
 
 def linen_to_nnx(module: linen.Module, variables: Mapping[str, Any]) -> nnx.Module:

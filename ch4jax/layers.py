@@ -6,7 +6,11 @@ from jaxtyping import Array, Float
 
 
 class CenteredLayer(nn.Module):
-    """Subtract the mean, which is taken over all entries, rows and batch alike."""
+    """Subtract the mean, which is taken over all entries, rows and batch alike.
+
+    >>> CenteredLayer().apply({}, jnp.array([1.0, 2.0, 6.0])).tolist()
+    [-2.0, -1.0, 3.0]
+    """
 
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Return `x` moved to mean zero."""

@@ -72,6 +72,13 @@ def num_bytes(tree: PyTree) -> int:
 def outline(tree: Mapping[str, Any], name: str) -> str:
     """Return nested dictionaries as indented text: a line a module, with its arrays.
 
+    >>> variables = SharedMLP().init(jax.random.key(0), jnp.zeros((1, 4)))
+    >>> print(outline(variables["params"], "SharedMLP"))
+    SharedMLP
+      hidden: kernel (4, 8), bias (8,)
+      shared: kernel (8, 8), bias (8,)
+      out: kernel (8, 1), bias (1,)
+
     Args:
       tree: parameters of a module, or all that its `init` returned.
       name: of the module; stands in the first line.
@@ -85,6 +92,9 @@ def outline(tree: Mapping[str, Any], name: str) -> str:
 
 def get(tree: PyTree, path: str) -> Any:
     """Return the leaf at `path`.
+
+    >>> get({"params": {"Dense_0": {"bias": 3.0}}}, "params/Dense_0/bias")
+    3.0
 
     Raises:
       KeyError: if there is none; names the closest paths that there are.

@@ -7,11 +7,18 @@ and key; only the order of the additions inside the matrix products may differ.
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
 from ch4jax import training
 from ch4jax.training import Data, Metrics, MetricsFn, TrainState
+
+
+def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
+    """Return the keys of the seeds `seed`, `seed + 1` and so on, modulo 2**32."""
+    seeds = seed + jnp.arange(num_members, dtype=jnp.uint32)
+    return jax.vmap(jax.random.key)(seeds)
 
 
 def init_states(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:

@@ -59,6 +59,12 @@ def batch_rows(
 ) -> tuple[Int[Array, "steps batch"], Bool[Array, "steps batch"]]:
     """Deal the row numbers into batches of one size, padding the last.
 
+    >>> rows, real = batch_rows(5, 3, key=None)
+    >>> rows.tolist()
+    [[0, 1, 2], [3, 4, 0]]
+    >>> real.tolist()
+    [[True, True, True], [True, True, False]]
+
     Args:
       num_rows: rows in the data set.
       batch_size: rows in a batch.

@@ -149,9 +149,11 @@ class Report:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, all or nothing."""
-        part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-        os.replace(part, self.folder / name)
+        from ch4jax import atomic
+
+        text = json.dumps(_plain(content), indent=2, allow_nan=False)
+        with atomic.writing(self.folder / name) as part:
+            part.write_text(text + "\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write `summary.json` and say where everything is."""

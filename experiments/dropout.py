@@ -88,23 +88,22 @@ def train(
     """Train `config.seeds` copies of `network` in one program, each with its key."""
     import jax
     import optax
-    from jax import numpy as jnp
 
     from ch4jax import population
 
     assert config.epochs is not None  # `settle` has filled them in
     assert config.learning_rate is not None
-    seeds = config.seed + jnp.arange(config.seeds, dtype=jnp.uint32)
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
+    seed_keys = population.seed_keys(config.seed, config.seeds)
+    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
     optimizer = optax.sgd(config.learning_rate)
     return fit(
         report,
         label,
-        population.init_states(jax.vmap(network.init)(keys[:, 0]), optimizer),
+        population.init_states(jax.vmap(network.init)(init_keys), optimizer),
         (data.train_images, data.train_labels),
         (data.test_images, data.test_labels),
         epochs=config.epochs,
-        keys=keys[:, 1],
+        keys=keys,
         metrics_fn=metrics_fn(network),
         optimizer=optimizer,
         batch_size=config.batch_size,

@@ -21,7 +21,7 @@ def seed(config: Any, data: Any, report: Report) -> dict[str, Any]:
     import numpy as np
     from jax import numpy as jnp
 
-    from ch4jax import folds, house_prices, timing
+    from ch4jax import folds, house_prices, population, timing
 
     encoded = house_prices.encode(data.train, data.test)
     rows, features = encoded.train.shape
@@ -37,13 +37,13 @@ def seed(config: Any, data: Any, report: Report) -> dict[str, Any]:
             for n in ("learning_rate", "weight_decay")
         )
     )
-    seeds = config.seed + jnp.arange(config.seeds or 10, dtype=jnp.uint32)
 
-    def split(seed: Any) -> tuple[Any, Any]:
-        fold_key, whole_key = jax.random.split(jax.random.key(seed))
+    def split(key: Any) -> tuple[Any, Any]:
+        fold_key, whole_key = jax.random.split(key)
         return jax.random.split(fold_key, config.folds), whole_key
 
-    fold_keys, whole_keys = jax.vmap(split, out_axes=(1, 0))(seeds)
+    keys = population.seed_keys(config.seed, config.seeds or 10)
+    fold_keys, whole_keys = jax.vmap(split, out_axes=(1, 0))(keys)
 
     def fit(in_training: Any, keys: Any) -> Any:
         """Train a model for each mask and key; (params, curves, seconds)."""

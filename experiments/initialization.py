@@ -20,7 +20,6 @@ from typing import Any
 from experiments import cli
 from experiments.console import Report
 from experiments.deep_networks import (
-    COMPARISONS,
     HE,
     LARGE,
     SIGMOID,
@@ -29,13 +28,10 @@ from experiments.deep_networks import (
     SMALL_NORMED,
     SMALL_RESIDUAL,
     TANH,
-    Network,
-    Recipe,
     initializers,
     signal,
-    train,
 )
-from experiments.errors import Failed
+from experiments.deep_remedies import show_remedies, show_symmetry
 
 
 @dataclass(frozen=True)
@@ -92,15 +88,6 @@ def run(config: Config, report: Report) -> None:
             "seconds": report.seconds(),
         }
     )
-
-
-def seed_keys(config: Config) -> Any:
-    """Return one key for each seed."""
-    import jax
-    from jax import numpy as jnp
-
-    seeds = config.seed + jnp.arange(config.seeds, dtype=jnp.uint32)
-    return jax.vmap(jax.random.key)(seeds)
 
 
 def show_initializers(config: Config, report: Report) -> None:
@@ -172,11 +159,13 @@ def show_signals(config: Config, data: Any, report: Report) -> dict[str, Any]:
     """Follow activations and gradients through the untrained networks."""
     import numpy as np
 
+    from ch4jax import population
     from experiments import plots
 
     size = {"width": config.width, "depth": config.depth}
+    seeds = (config.seed, config.seeds)
     signals = {
-        network: signal(network, data, keys=seed_keys(config), **size)
+        network: signal(network, data, keys=population.seed_keys(*seeds), **size)
         for network in WATCHED
     }
     panels = {
@@ -217,131 +206,6 @@ def show_signals(config: Config, data: Any, report: Report) -> dict[str, Any]:
         }
         for network, measured in signals.items()
     }
-
-
-def show_symmetry(config: Config, data: Any, report: Report) -> dict[str, Any]:
-    """Train one hidden layer from constant and from random weights."""
-    import numpy as np
-
-    from ch4jax.deep_mlp import unit_spread
-    from experiments import plots
-
-    epochs = min(config.epochs, 5)
-    results = {}
-    with plots.figure(
-        report.folder / "symmetry.png",
-        2,
-        8,
-        size=(8.5, 2.5),
-        title=f"Weights of eight units of one hidden layer after {epochs} epochs, "
-        "as images",
-    ) as panels:
-        for row, init in zip(panels, ("constant 0.01", "N(0, 0.01²)"), strict=True):
-            fitted = train(
-                Recipe(Network("ReLU", init), 0.1),
-                data,
-                report,
-                width=config.width,
-                depth=1,
-                epochs=epochs,
-                keys=seed_keys(config)[:1],
-            )
-            kernel = fitted.states.params.first.kernel[0]
-            results[init] = {
-                "largest_difference": unit_spread(kernel),
-                "test_accuracy": fitted.history["test_accuracy"][-1].mean(),
-            }
-            scale = float(np.abs(kernel[:, :8]).max())
-            for axes, unit in zip(row, np.asarray(kernel).T, strict=False):
-                axes.imshow(unit.reshape(28, 28), cmap="RdBu", vmin=-scale, vmax=scale)
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-            row[0].set_ylabel(init, fontsize=9)
-    for init, result in results.items():
-        spread, accuracy = result.values()
-        report.say(
-            f"one hidden layer from {init}: units differ by at most {spread:.2g}, "
-            f"test accuracy {accuracy:.3f}"
-        )
-    return results
-
-
-def show_remedies(config: Config, data: Any, report: Report) -> list[dict[str, Any]]:
-    """Train every recipe once, print a table, draw each remedy beside what fails."""
-    histories, results = {}, []
-    for recipe in dict.fromkeys(sum(COMPARISONS.values(), ())):
-        result: dict[str, Any] = {"recipe": recipe.label, "diverged": False}
-        try:
-            fitted = train(
-                recipe,
-                data,
-                report,
-                width=config.width,
-                depth=config.depth,
-                epochs=config.epochs,
-                keys=seed_keys(config),
-            )
-        except Failed as error:
-            # Some are here to fail; the others have to be shown beside them.
-            report.say(f"diverged: {str(error).partition(';')[0]}")
-            result["diverged"] = True
-        else:
-            histories[recipe] = fitted.history
-            result["train_loss"] = fitted.final["loss"].mean()
-            result["test_accuracy"] = fitted.history["test_accuracy"][-1]
-        results.append(result)
-
-    report.table(
-        ["", "train loss", "test acc.", "worst seed"],
-        [
-            [result["recipe"], "diverged", "", ""]
-            if result["diverged"]
-            else [
-                result["recipe"],
-                f"{result['train_loss']:.3f}",
-                f"{result['test_accuracy'].mean():.3f}",
-                f"{result['test_accuracy'].min():.3f}",
-            ]
-            for result in results
-        ],
-        title=f"{config.depth} hidden layers, {config.epochs} epochs",
-    )
-    draw_remedies(config, histories, report)
-    return results
-
-
-def draw_remedies(config: Config, histories: dict[Any, Any], report: Report) -> None:
-    """Draw test accuracy against the epoch, a panel for each comparison."""
-    import numpy as np
-
-    from experiments import plots
-
-    # What stays at chance lies on one line: no two dashes alike.
-    dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
-    epochs = np.arange(1, config.epochs + 1)
-    with plots.figure(
-        report.folder / "remedies.png",
-        2,
-        2,
-        size=(8.5, 7.6),
-        title=f"{config.depth} hidden layers of {config.width} on the tenth, learning "
-        f"rate 0.01 unless named, mean of {config.seeds} seed(s)",
-    ) as panels:
-        for axes, (title, recipes) in zip(
-            panels.flat, COMPARISONS.items(), strict=True
-        ):
-            for i, recipe in enumerate(recipes):
-                line = {"colour": plots.COLOURS[i], "linestyle": dashes[i]}
-                label, values = recipe.label, np.full((len(epochs), 1), np.nan)
-                if recipe in histories:
-                    values = histories[recipe]["test_accuracy"]
-                else:
-                    label += ": diverged"
-                plots.band(axes, epochs, values, label=label, **line)
-            axes.set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 0.9))
-            axes.set_title(title, fontsize=10)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17))
 
 
 def main() -> None:

@@ -78,6 +78,8 @@ def run(config: Config) -> int:
     Raises:
       UsageError: if the page cannot be written.
     """
+    from ch4jax import atomic
+
     started = datetime.now().strftime("%Y%m%d-%H%M%S")
     index, folder = config.out / "index.html", config.out / "runs" / started
     try:
@@ -93,9 +95,8 @@ def run(config: Config) -> int:
         else list(run_all(config, sentences, folder))
     )
     remake = shlex.join(["python", "-m", f"experiments.{ITSELF}", *sys.argv[1:]])
-    part = index.with_name("index.html.part")
-    part.write_text(page.render(entries, remake), encoding="utf-8")
-    os.replace(part, index)
+    with atomic.writing(index) as part:
+        part.write_text(page.render(entries, remake), encoding="utf-8")
     print(f"report: {index}")
     return int(any(entry.failed for entry in entries))
 

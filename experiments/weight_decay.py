@@ -116,7 +116,7 @@ def run_book(config: Config, report: Report) -> dict[str, Any]:
 
     from ch4jax.weight_decay import concise_settings
 
-    problem = draw_problem(config, config.seed)
+    problem = draw_problem(config, key=jax.random.key(config.seed))
     measure_path = jax.jit(jax.vmap(measure, in_axes=(0, None)))
     results, histories, kernels = [], {}, {}
     for lambd in dict.fromkeys((0.0, config.lambd)):

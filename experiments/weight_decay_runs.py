@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     key: Any
 
 
-def draw_problem(config: "Config", seed: int) -> Problem:
+def draw_problem(config: "Config", *, key: Any) -> Problem:
     """Draw data and weights."""
     import jax
     from jax import numpy as jnp
@@ -35,7 +35,7 @@ def draw_problem(config: "Config", seed: int) -> Problem:
     from ch4jax.data.synthetic import linear_regression
     from ch4jax.weight_decay import init_params
 
-    train_key, test_key, init_key, key = jax.random.split(jax.random.key(seed), 4)
+    train_key, test_key, init_key, key = jax.random.split(key, 4)
     w = jnp.full((config.inputs, 1), TRUE_WEIGHT)
     return Problem(
         linear_regression(w, TRUE_BIAS, config.train_rows, noise=NOISE, key=train_key),
@@ -108,11 +108,11 @@ def grid_lambdas(config: "Config") -> Any:
 def grid_problems(config: "Config") -> Problem:
     """Return the problems of the grid; each array leads with an axis of seeds."""
     import jax
-    from jax import numpy as jnp
 
-    seeds = range(config.seed, config.seed + config.seeds)
-    problems = [draw_problem(config, seed % 2**32) for seed in seeds]
-    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *problems)
+    from ch4jax import population
+
+    keys = population.seed_keys(config.seed, config.seeds)
+    return jax.vmap(lambda key: draw_problem(config, key=key))(keys)
 
 
 def grid_program(config: "Config", method: str) -> Any:

@@ -9,8 +9,9 @@ import torch
 
 from ch4jax import folds
 from ch4jax.data import fashion_mnist
-from experiments import bench_rows, benchmark, floors, growth
-from experiments.bench_rows import Work
+from experiments import benchmark, benchmark_rows, floors, growth
+from experiments.benchmark_rows import Work
+from experiments.benchmark_tables import FLOOR
 from experiments.console import Report
 from experiments.pytorch import rows
 
@@ -23,7 +24,7 @@ def houses():
 
 
 def test_the_run_leaves_rows_a_table_and_a_figure(few_images, tmp_path, monkeypatch):
-    names = (benchmark.FLOOR, "PyTorch, eager, in memory", "JAX, scanned epoch")
+    names = (FLOOR, "PyTorch, eager, in memory", "JAX, scanned epoch")
     works = [Work("dropout MLP", n, lambda: np.ones(9), 300, "images") for n in names]
 
     def some(config, data, not_run):
@@ -60,9 +61,9 @@ def test_operations_are_those_of_three_products_forward_and_five_backward():
 
 
 def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(few_images, monkeypatch):
-    monkeypatch.setattr(bench_rows, "POPULATIONS", (2,))
-    monkeypatch.setattr(bench_rows, "HIDDEN", (8, 8))
-    for work in bench_rows.dropout_rows(fashion_mnist.load("mini").on_device()):
+    monkeypatch.setattr(benchmark_rows, "POPULATIONS", (2,))
+    monkeypatch.setattr(benchmark_rows, "HIDDEN", (8, 8))
+    for work in benchmark_rows.dropout_rows(fashion_mnist.load("mini").on_device()):
         result = work.run()
         state = result if "step by step" in work.name else result[0]
         members = 2 if "population" in work.name else 1

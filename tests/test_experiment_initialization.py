@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import initialization
+from experiments import deep_remedies, initialization
 from experiments.console import Report
 from experiments.deep_networks import HE, LARGE, SMALL, Recipe
 from experiments.errors import UsageError
@@ -21,8 +21,8 @@ def test_what_diverges_is_reported_beside_what_learns(
     few_images, tmp_path, capsys, monkeypatch
 ):
     two = (Recipe(LARGE, 1e6), Recipe(HE))
-    panels = dict.fromkeys(initialization.COMPARISONS, two)
-    monkeypatch.setattr(initialization, "COMPARISONS", panels)
+    panels = dict.fromkeys(deep_remedies.COMPARISONS, two)
+    monkeypatch.setattr(deep_remedies, "COMPARISONS", panels)
     monkeypatch.setattr(initialization, "WATCHED", {SMALL: (0, "-"), HE: (2, "--")})
     summary = run(tmp_path, epochs=2, depth=3, width=8, seeds=2)
 

@@ -49,7 +49,7 @@ def test_each_cell_of_a_grid_is_the_run_of_that_lambda_and_seed_alone(method, x6
     problems = weight_decay.grid_problems(config)
     measures, _ = weight_decay.train_grid(config, problems, method)
     lambd = float(weight_decay.grid_lambdas(config)[2])
-    problem = weight_decay.draw_problem(config, 6)
+    problem = weight_decay.draw_problem(config, key=jax.random.key(6))
     alone, _ = weight_decay.train(config, problem, method, lambd)
     for name, value in weight_decay.measure(alone, problem).items():
         np.testing.assert_allclose(measures[name][2, 1], value, rtol=1e-10)
@@ -59,7 +59,7 @@ def test_each_cell_of_a_grid_is_the_run_of_that_lambda_and_seed_alone(method, x6
 
 def test_the_books_run_shows_what_the_book_says():
     config = weight_decay.Config()
-    problem = weight_decay.draw_problem(config, config.seed)
+    problem = weight_decay.draw_problem(config, key=jax.random.key(config.seed))
     for method in ("scratch", "concise"):
         free, decayed = (
             weight_decay.measure(
@@ -75,12 +75,12 @@ def test_the_books_run_shows_what_the_book_says():
 
 def test_data_weights_and_noise_are_drawn_apart():
     config = replace(SMALL, train_rows=10)  # as many as the test rows
-    problem = weight_decay.draw_problem(config, 0)
+    problem = weight_decay.draw_problem(config, key=jax.random.key(0))
     (x, y), (test_x, _) = problem.train_data, problem.test_data
     noise = y - x @ jnp.full((8, 1), 0.01) - 0.05
     drawn = [*x.T, *test_x.T, 100 * noise[:, 0]]
     assert np.unique(np.round(np.asarray(drawn), 4), axis=0).shape == (17, 10)
-    other = weight_decay.draw_problem(config, 1)
+    other = weight_decay.draw_problem(config, key=jax.random.key(1))
     for ours, theirs in zip(
         jax.tree.leaves(problem[:2]), jax.tree.leaves(other[:2]), strict=True
     ):

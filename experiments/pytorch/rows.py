@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from experiments.bench_rows import (
+from experiments.benchmark_rows import (
     DROPOUT,
     HIDDEN,
     HOUSES,

@@ -221,10 +221,11 @@ def torch_train(
     """
     inputs, labels = data
     rows = torch.tensor(system.rows)
+    forward = module if call is None else call  # a compiled Linear has no truth value
     for _ in range(epochs):
         for batch in rows[torch.randperm(len(rows))].split(system.batch_size):
             optimizer.zero_grad()
-            outputs = (call or module)(inputs[batch])
+            outputs = forward(inputs[batch])
             system.loss(module, outputs, labels[batch]).backward()
             optimizer.step()
             if schedule is not None:
