@@ -7,10 +7,8 @@ alike. Rows with PyTorch need `pip install "ch4jax[torch]"`.
 """
 
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments import cli
@@ -40,13 +38,10 @@ def machine() -> dict[str, Any]:
 
     from experiments import floors
 
-    cpu = Path("/proc/cpuinfo")
-    names = cpu.read_text().splitlines() if cpu.exists() else []
-    models = [line.partition(": ")[2] for line in names if "model name" in line]
     return {
         "devices": [str(device.device_kind) for device in jax.devices()],
         "platform": jax.default_backend(),
-        "processor": models[0] if models else platform.processor(),
+        "processor": floors.processor(),
         "threads": floors.threads(),
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"]

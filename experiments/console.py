@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from experiments import resume
+from experiments import floors, resume
 from experiments.errors import UsageError
 
 PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -180,6 +180,7 @@ def environment(num_devices: int | None = None) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
+        "processor": floors.processor(),
         "cpu_count": os.cpu_count(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [str(device.device_kind) for device in mesh.devices.flat],

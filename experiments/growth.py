@@ -21,7 +21,7 @@ BASE = {"batch size": 256, "width": 256, "rows": 4096, "population": 1}
 class Config(cli.Flags):
     """Flags of the measurement."""
 
-    rounds: int = 3
+    rounds: int = 5
     """Rounds that are counted, after one that warms up."""
     quick: bool = False
     """Three points on each axis instead of all."""
@@ -94,37 +94,45 @@ def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float, float | No
     return lambda: program(*arguments, keys=keys), seconds, floors.program_mb(program)
 
 
-def measure(axis: str, size: int, rounds: int) -> Point:
-    """Time the epoch and its products, in turn."""
+def measure(todo: list[tuple[str, int]], rounds: int, report: Report) -> list[Point]:
+    """Compile an epoch and its products at every size, then time them all in turn."""
     from ch4jax import timing
     from experiments import floors
 
-    setting = BASE | {axis: size}
-    run, compile_seconds, memory = epoch(setting)
-    products = floors.matrix_products(
-        setting["rows"], width=setting["width"], batch_size=setting["batch size"]
-    )
-    timings = timing.interleave({"epoch": run, "products": products}, rounds=rounds)
-    return Point(
-        axis,
-        size,
-        timings["epoch"].median,
-        timings["products"].median * setting["population"],
-        memory,
-        compile_seconds,
-    )
+    settings = {(axis, size): BASE | {axis: size} for axis, size in todo}
+    works: dict[str, Callable[[], Any]] = {}
+    compiled = {}
+    with report.progress("compiled", len(todo)) as done:
+        for (axis, size), setting in settings.items():
+            what = str(setting)
+            if what not in compiled:  # where the axes cross, once is enough
+                works[f"epoch {what}"], *compiled[what] = epoch(setting)
+                works[f"products {what}"] = floors.matrix_products(
+                    setting["rows"],
+                    width=setting["width"],
+                    batch_size=setting["batch size"],
+                )
+            done(f"{axis} {size}")
+    timings = timing.interleave(works, rounds=rounds)
+    return [
+        Point(
+            *point,
+            timings[f"epoch {setting}"].median,
+            timings[f"products {setting}"].median * setting["population"],
+            *compiled[str(setting)][::-1],
+        )
+        for point, setting in settings.items()
+    ]
 
 
 def run(config: Config, report: Report) -> None:
     """Measure every point, print, draw, write."""
     report.begin(config)
-    todo = [(axis, s) for axis, line in sizes(config.quick).items() for s in line]
-    points = []
-    with report.progress("sizes", len(todo)) as done:
-        for axis, size in todo:
-            points.append(measure(axis, size, config.rounds))
-            done(f"{axis} {size}: {points[-1].seconds:.3f} s")
-            report.metrics(**points[-1]._asdict())
+    axes = sizes(config.quick)
+    todo = [(axis, size) for axis, line in axes.items() for size in line]
+    points = measure(todo, config.rounds, report)
+    for point in points:
+        report.metrics(**point._asdict())
     report.table(
         ["axis", "size", "epoch (s)", "products (s)", "x floor", "memory (MB)"],
         [
@@ -181,8 +189,11 @@ def draw(points: list[Point], report: Report) -> None:
             below.plot(x, memory, marker="o", color=plots.COLOURS[2])
             for axes, label in ((above, "seconds"), (below, "MB")):
                 axes.set(xscale="log", yscale="log")
-                axes.tick_params(labelsize=7)
-                axes.xaxis.set_minor_formatter("")
+                axes.tick_params(labelsize=7, which="both")
+                for scale in (axes.xaxis, axes.yaxis):
+                    scale.set_major_formatter("{x:g}")
+                    scale.set_minor_formatter("")
+                axes.set_xticks(x, [f"{size:,}" for size in x])
                 if axis == axes_names[0]:
                     axes.set_ylabel(label)
             below.set_xlabel(axis)

@@ -102,6 +102,7 @@ def describe(environment: Mapping[str, Any]) -> dict[str, str]:
     described = {
         "Devices": ", ".join(f"{devices.count(kind)}{TIMES}{kind}" for kind in kinds)
         + f", in {processes} processes" * (processes != 1),
+        "Processor": environment.get("processor"),
         "CPU cores": shown(environment.get("cpu_count")),
         "System": shown(environment.get("system")),
         "Versions": ", ".join(f"{name} {shown(v)}" for name, v in packages.items()),

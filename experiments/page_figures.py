@@ -170,6 +170,13 @@ FIGURES = {
             "stopped.",
         ),
     },
+    "profile": {
+        "profile.png": Words(
+            "What an epoch consists of; masks of dropout come second to the products.",
+            "Bar chart: the seconds that each part of an epoch takes alone, and its "
+            "share of the whole epoch.",
+        ),
+    },
     "weight_decay": {
         "curves.png": Words(
             "Without the penalty only the training loss falls; with it, the test loss "

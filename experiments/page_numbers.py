@@ -1,22 +1,22 @@
 """The main numbers of each experiment, from its summary, for the page of `report`."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.dropout import describe
-from experiments.page_tables import Table, facts, named, plain, records, shown
+from experiments.page_speed import benchmark, compare, growth, profile
+from experiments.page_tables import (
+    Numbers,
+    Table,
+    facts,
+    named,
+    plain,
+    records,
+    shown,
+)
 
 Summary = Mapping[str, Any]
-SECONDS = ("name", "compile", "first", "median", "fastest", "slowest")
-
-
-class Numbers(NamedTuple):
-    """What is shown of a summary; the headline is what came out, in a line."""
-
-    headline: str
-    tables: list[Table]
 
 
 def numbers(experiment: str, summary: Summary) -> Numbers:
@@ -51,29 +51,6 @@ def backprop(summary: Summary) -> Numbers:
     )
 
 
-def benchmark(summary: Summary) -> Numbers:
-    """Show where the time goes, a table for each system."""
-    fields = [*SECONDS, "to_floor", "to_pytorch", "throughput", "peak_memory_mb"]
-    tables, speeds = [], []
-    for system in dict.fromkeys(entry["system"] for entry in summary["rows"]):
-        rows = [
-            {**row, "throughput": _with_unit(row)}
-            for row in summary["rows"]
-            if row["system"] == system
-        ]
-        tables.append(records(f"{system}, seconds", rows, fields))
-        jax = [row.get("to_pytorch") for row in rows if row["name"].startswith("JAX")]
-        if ours := [speed for speed in jax if speed is not None]:
-            speeds.append(f"{min(ours):.3g} to {max(ours):.3g} ({system})")
-    if not_run := summary.get("not_run"):
-        tables.append(records("Not run", not_run, ["name", "reason"], num_texts=2))
-    if not speeds:
-        return Numbers("PyTorch was not timed.", tables)
-    return Numbers(
-        f"Speed of JAX over that of eager PyTorch: {', '.join(speeds)}.", tables
-    )
-
-
 def blocks(summary: Summary) -> Numbers:
     """Show that three ways to write a perceptron are one."""
     same, loop = summary["my_sequential_is_sequential"], summary["halvings"]
@@ -98,24 +75,6 @@ def blocks(summary: Summary) -> Numbers:
     )
 
 
-def compare(summary: Summary) -> Numbers:
-    """Show the answers of both libraries, then their times."""
-    verdicts, times = summary["verdicts"], summary.get("times") or []
-    counts = Counter(entry["verdict"] for entry in verdicts)
-    said = ", ".join(f"{shown(count)} {verdict}" for verdict, count in counts.items())
-    systems: dict[str, Counter[str]] = {}
-    for entry in verdicts:
-        systems.setdefault(entry["system"], Counter())[entry["verdict"]] += 1
-    tables = [named("Answers, by system", systems, list(counts))]
-    if times:
-        tables.append(
-            records("Seconds", times, ["system", *SECONDS, "ratio"], num_texts=2)
-        )
-    fields = ["system", "level", "what", "verdict", "difference", "tolerance"]
-    tables.append(records("Every comparison", verdicts, fields, num_texts=4))
-    return Numbers(f"Compared with PyTorch: {said}.", tables)
-
-
 def dropout(summary: Summary) -> Numbers:
     """Set the networks with and without dropout side by side."""
     metrics = ["train_accuracy", "test_accuracy", "gap", "train_loss"]
@@ -131,21 +90,6 @@ def dropout(summary: Summary) -> Numbers:
     fields = ["network", *metrics, "epoch_seconds"]
     return Numbers(
         f"Test accuracy: {said}.", [records("The finished networks", entries, fields)]
-    )
-
-
-def growth(summary: Summary) -> Numbers:
-    """Show how an epoch grows with each size."""
-    points = [
-        {**point, "to_floor": point["seconds"] / point["floor_seconds"]}
-        for point in summary["points"]
-    ]
-    ratios = [point["to_floor"] for point in points]
-    fields = ["axis", "size", "seconds", "floor_seconds", "to_floor", "memory_mb"]
-    return Numbers(
-        f"An epoch takes {min(ratios):.2f} to {max(ratios):.2f} times as long as its "
-        "matrix products alone.",
-        [records("An epoch of the dropout MLP", points, fields)],
     )
 
 
@@ -302,11 +246,6 @@ def weight_decay(summary: Summary) -> Numbers:
     )
 
 
-def _with_unit(row: Mapping[str, Any]) -> str | None:
-    amount = row.get("throughput")
-    return None if amount is None else f"{shown(amount)} {row.get('unit') or ''}"
-
-
 def _spread(entry: Mapping[str, Any], name: str) -> str:
     deviation = entry.get(f"{name}_std")
     if deviation is None:
@@ -325,6 +264,7 @@ NUMBERS: dict[str, Callable[[Summary], Numbers]] = {
     "initialization": initialization,
     "layers": layers,
     "parameters": parameters,
+    "profile": profile,
     "storage": storage,
     "weight_decay": weight_decay,
 }

@@ -41,6 +41,13 @@ class Table(NamedTuple):
     num_texts: int = 1
 
 
+class Numbers(NamedTuple):
+    """What is shown of a summary; the headline is what came out, in a line."""
+
+    headline: str
+    tables: list[Table]
+
+
 def records(
     title: str,
     entries: Iterable[Mapping[str, Any]],

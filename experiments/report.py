@@ -32,6 +32,7 @@ QUICK = {
     "weight_decay": ("--lambdas", "24", "--seeds", "8"),
     "house_prices": ("--seeds", "2"),
     "storage": ("--flips", "20", "--kills", "1"),
+    "profile": ("--data", "mini", "--rounds", "3"),
 }
 TOO_LONG = {"benchmark", "compare", "growth"}  # for --quick, even at their smallest
 

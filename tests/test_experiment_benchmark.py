@@ -9,7 +9,7 @@ import torch
 
 from ch4jax import folds
 from ch4jax.data import fashion_mnist
-from experiments import benchmark, benchmark_rows, floors, growth
+from experiments import benchmark, benchmark_rows, floors, growth, profile
 from experiments.benchmark_rows import Work
 from experiments.benchmark_tables import FLOOR
 from experiments.console import Report
@@ -100,3 +100,24 @@ def test_growth_measures_time_and_memory_of_each_size(tmp_path, monkeypatch):
     assert [p["size"] for p in points] == [16, 32]
     assert points[0]["memory_mb"] > 64 * 28 * 28 / 1e6  # the images alone
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_the_profile_tells_every_part_beside_the_whole(few_images, tmp_path):
+    config = profile.Config(rounds=1, data="mini", out=tmp_path)
+    profile.run(config, Report("profile"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = {**summary["parts"], **summary["whole"], **summary["before"]}
+    assert len(found) == 6 + 4 + 4
+    assert all(seconds > 0 for seconds in found.values())
+    assert (tmp_path / "profile.png").stat().st_size > 5_000
+
+
+def test_the_parts_of_the_profile_are_those_of_the_epoch(few_images):
+    data = fashion_mnist.load("mini").on_device()
+    results = {name: part() for name, part in profile.parts(data).items()}
+    masks = results["random masks"]
+    kept = [float(mask.mean()) for mask in masks]
+    np.testing.assert_allclose(kept, [0.8, 0.5], atol=0.02)
+    assert results["images gathered, made floats"].shape == (256, 28, 28)
+    assert results["images gathered, made floats"].max() == 1.0
+    assert np.unique(results["rows shuffled"][0]).size == len(data.train_images)

@@ -260,6 +260,16 @@ def test_the_numbers_survive_whatever_a_summary_lacks(path):
             },
             "An epoch takes 1.50 to 2.00 times as long as its matrix products alone.",
         ),
+        (
+            "profile",
+            {
+                "whole": {"whole epoch": 0.5, "whole epoch, no dropout": 0.4},
+                "parts": {"random masks": 0.125, "matrix products": 0.25},
+                "before": {"images read and checked": 0.2},
+            },
+            "An epoch takes 0.5000 s; of its parts alone, matrix products take the "
+            "most, 0.2500 s.",
+        ),
     ],
 )
 def test_the_headline_says_what_came_out(name, summary, headline):
