@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from ch4jax import atomic, manifest
@@ -161,8 +160,9 @@ def _write(path: Path, tree: PyTree) -> None:
         if flat:
             try:
                 (part / ARRAYS).mkdir()
-                _orbax().save(part / ARRAYS, args=ocp.args.StandardSave(flat))
-                _orbax().finalize(part / ARRAYS)
+                handler, args = _orbax()
+                handler.save(part / ARRAYS, args=args.StandardSave(flat))
+                handler.finalize(part / ARRAYS)
             except Exception as error:
                 reason = _first_line(error)
                 raise OSError(f"{path} cannot be written: {reason}") from error
@@ -191,16 +191,19 @@ def _read(path: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
 
 def _restore(folder: Path) -> dict[str, np.ndarray]:
     try:
-        return _orbax().restore(folder, args=ocp.args.StandardRestore())
+        handler, args = _orbax()
+        return handler.restore(folder, args=args.StandardRestore())
     except Exception as error:
         raise Damaged(f"Orbax cannot read it: {_first_line(error)}") from None
 
 
 @cache
-def _orbax() -> Any:
+def _orbax() -> tuple[Any, Any]:
+    import orbax.checkpoint as ocp  # a quarter of a second, which most runs do without
+
     # Without the Checkpointer around it, which writes elsewhere and renames: that is
     # done here, for the manifest too.
-    return ocp.StandardCheckpointHandler()
+    return ocp.StandardCheckpointHandler(), ocp.args
 
 
 def _native(array: np.ndarray) -> np.ndarray:

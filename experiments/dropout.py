@@ -95,11 +95,13 @@ def train(
     assert config.learning_rate is not None
     seed_keys = population.seed_keys(config.seed, config.seeds)
     init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
+    # One program: op by op, each op would be compiled.
+    params = jax.jit(jax.vmap(network.init))(init_keys)
     optimizer = optax.sgd(config.learning_rate)
     return fit(
         report,
         label,
-        population.init_states(jax.vmap(network.init)(init_keys), optimizer),
+        population.init_states(params, optimizer),
         (data.train_images, data.train_labels),
         (data.test_images, data.test_labels),
         epochs=config.epochs,

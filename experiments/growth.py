@@ -100,29 +100,35 @@ def measure(todo: list[tuple[str, int]], rounds: int, report: Report) -> list[Po
     from experiments import floors
 
     settings = {(axis, size): BASE | {axis: size} for axis, size in todo}
-    works: dict[str, Callable[[], Any]] = {}
+    epochs: dict[str, Callable[[], Any]] = {}
+    products: dict[str, Callable[[], Any]] = {}
     compiled = {}
     with report.progress("compiled", len(todo)) as done:
         for (axis, size), setting in settings.items():
-            what = str(setting)
-            if what not in compiled:  # where the axes cross, once is enough
-                works[f"epoch {what}"], *compiled[what] = epoch(setting)
-                works[f"products {what}"] = floors.matrix_products(
-                    setting["rows"],
-                    width=setting["width"],
-                    batch_size=setting["batch size"],
-                )
+            name = str(setting)
+            if name not in epochs:  # where the axes cross, once is enough
+                epochs[name], *compiled[name] = epoch(setting)
+            products[products_of(setting)] = floors.matrix_products(
+                setting["rows"],
+                width=setting["width"],
+                batch_size=setting["batch size"],
+            )
             done(f"{axis} {size}")
-    timings = timing.interleave(works, rounds=rounds)
+    timings = timing.interleave(epochs | products, rounds=rounds)
     return [
         Point(
             *point,
-            timings[f"epoch {setting}"].median,
-            timings[f"products {setting}"].median * setting["population"],
+            timings[str(setting)].median,
+            timings[products_of(setting)].median * setting["population"],
             *compiled[str(setting)][::-1],
         )
         for point, setting in settings.items()
     ]
+
+
+def products_of(setting: dict[str, int]) -> str:
+    """Name the products of a setting, which are the same for every member."""
+    return f"products of {setting | {'population': 1}}"
 
 
 def run(config: Config, report: Report) -> None:
@@ -190,9 +196,7 @@ def draw(points: list[Point], report: Report) -> None:
             for axes, label in ((above, "seconds"), (below, "MB")):
                 axes.set(xscale="log", yscale="log")
                 axes.tick_params(labelsize=7, which="both")
-                for scale in (axes.xaxis, axes.yaxis):
-                    scale.set_major_formatter("{x:g}")
-                    scale.set_minor_formatter("")
+                plots.plain_numbers(axes.yaxis)
                 axes.set_xticks(x, [f"{size:,}" for size in x])
                 if axis == axes_names[0]:
                     axes.set_ylabel(label)

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLE: Any = {
@@ -77,6 +77,13 @@ def band(axes: Any, x: Any, values: Any, *, colour: str, **line: Any) -> None:
     mean, spread = values.mean(axis=-1), values.std(axis=-1)
     axes.plot(x, mean, color=colour, **line)
     axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+
+
+def plain_numbers(axis: Any) -> None:
+    """Label a logarithmic axis with 1, 2, 5, 10, 20 and so on, without exponents."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def training_curves(

@@ -13,6 +13,7 @@ from experiments import cli
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh-CN.md"]
+DOCS = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"python -m (experiments\.\w+[^`|\n#&]*)")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 
@@ -110,11 +111,21 @@ def test_both_readmes_have_the_same_commands_numbers_and_links():
     assert set(links.findall(english)) - other == set(links.findall(chinese)) - other
 
 
-@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md", *DOCS])
 def test_every_link_into_the_repository_leads_somewhere(name):
+    folder = (ROOT / name).parent
     for target in re.findall(r"\]\(([^)#]+)", text_of(name)):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (folder / target).exists(), target
+
+
+def test_every_guarantee_of_storage_names_a_test_that_there_is():
+    table = [line for line in text_of("docs/storage.md").splitlines() if "|" in line]
+    named = re.findall(r"\btest_\w+(?!\w*\.py)\b", "\n".join(table))
+    files = (ROOT / "tests").rglob("test_*.py")
+    known = set(re.findall(r"def (test_\w+)", "".join(f.read_text() for f in files)))
+    assert len(named) >= 10
+    assert set(named) <= known
 
 
 def test_every_room_of_the_library_stands_in_the_map():

@@ -178,7 +178,7 @@ def test_a_failed_save_leaves_the_old_tree_and_nothing_else(tmp_path, monkeypatc
     def full(*_, **__):
         raise ValueError("No space left on device\nand a page of details")
 
-    handler = storage._orbax()
+    handler, _ = storage._orbax()
     monkeypatch.setattr(handler, "finalize", full)
     with pytest.raises(OSError, match=r"x cannot be written: No space left on device$"):
         storage.save(tmp_path / "x", jnp.arange(9))
@@ -196,7 +196,7 @@ def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
         (tmp_path / "y").rename(tmp_path / ".x.part")
     (tmp_path / "x").rename(tmp_path / ".x.old")
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
-    monkeypatch.setattr(storage._orbax(), "save", None)
+    monkeypatch.setattr(storage._orbax()[0], "save", None)
     with pytest.raises(OSError, match="cannot be written"):
         storage.save(tmp_path / "x", jnp.arange(4))
     monkeypatch.undo()
