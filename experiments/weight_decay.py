@@ -49,9 +49,13 @@ class Config(cli.Flags):
     seeds: int = 32
     """Runs for each of them: data, weights and batches from SEED, SEED + 1, ..."""
 
+    devices: cli.OptionalInt = None
+    """Devices that share the lambdas of a grid; one if not given."""
+
     def __post_init__(self) -> None:
         """Check the flags."""
         super().__post_init__()
+        cli.check_at_least_1("--devices", self.devices)
         if not 0.0 <= self.lambd < math.inf:
             raise UsageError(f"--lambd must be finite and at least 0, got {self.lambd}")
         cli.check_positive("--learning-rate", self.learning_rate)
@@ -66,6 +70,11 @@ class Config(cli.Flags):
             raise UsageError(
                 f"--batch-size must be at most the {self.train_rows:,} training rows, "
                 f"got {self.batch_size}"
+            )
+        if self.lambdas % (self.devices or 1):
+            raise UsageError(
+                f"--lambdas must be a multiple of the {self.devices} --devices, "
+                f"got {self.lambdas}"
             )
         if hasattr(os, "sysconf"):  # Windows does not say how much there is
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -131,6 +131,8 @@ def train_grid(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Train on every problem with every lambda, in one compiled program.
 
+    Each device takes lambdas of its own; nothing passes between them.
+
     Returns:
       The measures of the finished runs, each of shape (lambdas, seeds); and the
       seconds that it took to `compile` and to `run`.
@@ -138,9 +140,12 @@ def train_grid(
     import jax
     from jax import numpy as jnp
 
-    from ch4jax import timing
+    from ch4jax import sharding, timing
 
     lambdas = jnp.asarray(grid_lambdas(config))
+    placement = sharding.spread(sharding.make_mesh(config.devices), len(lambdas))
+    lambdas = sharding.place(lambdas, placement.members)
+    problems = sharding.place(problems, placement.whole)
     program, compile_seconds = timing.compile(
         grid_program(config, method), problems, lambdas
     )

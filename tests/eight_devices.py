@@ -1,5 +1,6 @@
 """Facts of several devices; `test_sharding` runs them where a CPU counts as eight."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from support import relative_difference
 
 from ch4jax import population, sharding, training
 from ch4jax.dropout import mlp
+from experiments import weight_decay, weight_decay_runs
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 SIZES = ((12, 16), (16, 3))
@@ -134,3 +136,15 @@ def test_what_is_gathered_is_whole_and_on_one_device():
     gathered = sharding.gather({"numbers": placed}, placement)["numbers"]
     assert len(gathered.sharding.device_set) == 1
     np.testing.assert_array_equal(gathered, numbers)
+
+
+@pytest.mark.parametrize("method", ["scratch", "AdamW"])
+def test_a_grid_shared_by_eight_devices_has_the_numbers_of_one(method):
+    config = weight_decay.Config(lambdas=16, seeds=2, epochs=3, inputs=8)
+    problems = weight_decay_runs.grid_problems(config)
+    shared = dataclasses.replace(config, devices=8)
+    ours, _ = weight_decay_runs.train_grid(shared, problems, method)
+    theirs, _ = weight_decay_runs.train_grid(config, problems, method)
+    for name, values in theirs.items():
+        assert values.shape == (16, 2)
+        np.testing.assert_allclose(ours[name], values, rtol=1e-5)

@@ -118,6 +118,11 @@ def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):
         ({"test_rows": 0}, "--test-rows must be at least 1, got 0"),
         ({"lambdas": 0}, "--lambdas must be at least 1, got 0"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"devices": 0}, "--devices must be at least 1, got 0"),
+        (
+            {"lambdas": 4, "devices": 3},
+            "--lambdas must be a multiple of the 3 --devices, got 4",
+        ),
     ],
 )
 def test_bad_values_are_refused_in_one_line(flags, message):
