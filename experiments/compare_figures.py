@@ -88,6 +88,7 @@ def draw_outcomes(outcomes: dict[str, Any], report: Report) -> None:
             for axes in (above, below):
                 axes.title.set_fontsize(8)
                 axes.tick_params(labelsize=7)
+                axes.locator_params(axis="x", nbins=4)
         columns[0][0].legend(fontsize=7)
 
 
@@ -98,7 +99,7 @@ def draw_times(rows: list[Any], report: Report) -> None:
     from experiments import plots
 
     names = list(dict.fromkeys(row.system for row in rows))
-    ways = list(dict.fromkeys(row.name for row in rows))
+    ways = list(dict.fromkeys(row.name for row in rows if row.ratio != 1))
     with plots.figure(
         report.folder / "times.png",
         1,
@@ -108,13 +109,18 @@ def draw_times(rows: list[Any], report: Report) -> None:
     ) as axes:
         height = 0.8 / len(ways)
         for i, (colour, way) in enumerate(zip(plots.COLOURS, ways, strict=False)):
-            ratios = {row.system: row.ratio for row in rows if row.name == way}
+            found = {row.system: row.ratio for row in rows if row.name == way}
+            ratios = np.array([found.get(name, np.nan) for name in names])
             y = np.arange(len(names)) + i * height
-            bars = axes.barh(
-                y, [ratios.get(n, 0) for n in names], height, color=colour, label=way
-            )
-            axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+            # From 1, since a bar on a logarithmic axis has no zero to start from.
+            bars = axes.barh(y, ratios - 1, height, left=1, color=colour, label=way)
+            texts = [f"{ratio:.2g}x" for ratio in ratios]
+            axes.bar_label(bars, texts, fontsize=7, padding=2)
+        axes.axvline(1, color="0.3", linewidth=1)
         axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names, fontsize=8)
         axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
         axes.set(xscale="log")
+        axes.margins(x=0.1)
+        plots.plain_numbers(axes.xaxis)
         axes.legend(fontsize=7)

@@ -13,7 +13,7 @@ from parity.test_modules import TWINS
 from support import relative_difference
 from test_modules import EXAMPLES, apply, inputs, variables
 
-from ch4jax import deep_mlp, dropout, house_prices, interop, weight_decay
+from ch4jax import atomic, deep_mlp, dropout, house_prices, weight_decay
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
 from ch4jax.leaves import DTYPES, Damaged, Mismatch, Refused
@@ -428,7 +428,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     def full(*_):
         raise OSError("no space left on the device")
 
-    monkeypatch.setattr(interop.os, step, full)
+    monkeypatch.setattr(atomic.os, step, full)
     with pytest.raises(OSError, match="no space"):
         save_torch(path, {"x": torch.ones(3)})
     assert (load_torch(path)["x"] == 0).all()
