@@ -5,6 +5,8 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,16 @@ def test_every_command_has_a_module_and_flags_that_it_knows(name):
         room = importlib.import_module(module)
         own = list(itertools.takewhile(lambda word: word != "--", arguments))
         cli.parse(room.Config, own)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", commands("README.md"))
+def test_every_command_of_the_front_page_runs(command, tmp_path):
+    words = [sys.executable, "-m", *shlex.split(command)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    no_such_device = "--platform gpu: no such device here" in done.stderr
+    assert done.returncode == (2 if no_such_device else 0), done.stderr
+    assert no_such_device or list(tmp_path.rglob("summary.json"))
 
 
 def test_every_number_in_the_table_stands_in_a_result_file():
