@@ -224,6 +224,7 @@ def test_a_difference_that_is_no_number_fails():
         assert not levels.Verdict("system", 1, "what", apart, 1e-12).passed
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")
 def test_the_command_prints_answers_then_times_and_leaves_both(tmp_path, monkeypatch):
     _, scratch = weight_decay_systems.systems(rows=8, num_inputs=6)
     monkeypatch.setattr(compare, "make", lambda rooms: [scratch._replace(epochs=1)])
