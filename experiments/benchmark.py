@@ -6,10 +6,9 @@ and by JAX, all rows in turn, round after round, so that a machine that drifts h
 alike. Rows with PyTorch need `pip install "ch4jax[torch]"`.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from experiments import cli
 from experiments.console import Report
@@ -18,6 +17,8 @@ from experiments.console import Report
 @dataclass(frozen=True)
 class Config(cli.Flags):
     """Flags of the benchmark."""
+
+    keep_programs: ClassVar = False
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""
@@ -160,8 +161,7 @@ def run(config: Config, report: Report) -> None:
 
 
 def main() -> None:
-    """Run from the command line; what is timed is compiled here, not cached."""
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+    """Run from the command line."""
     cli.main(Config, run)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -36,7 +36,14 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags that every experiment has."""
+    """The flags that every experiment has.
+
+    Attributes:
+      keep_programs: whether compiled programs are kept from one run to the next;
+        what times compiling does without.
+    """
+
+    keep_programs: ClassVar = True
 
     seed: int = 0
     """Seed of the random key from which everything random is drawn."""
@@ -148,7 +155,10 @@ def _work(config_type: type, run: Callable[[Any, Report], None]) -> int:
     if several:
         runtime.join(config.coordinator, config.num_processes, config.process_id)
     runtime.check_platform()
-    runtime.keep_programs()
+    if config.keep_programs:
+        runtime.keep_programs()
+    else:
+        runtime.compile_anew()
     run(config, Report(name, runtime.rank()))
     if several:
         runtime.leave()

@@ -8,9 +8,8 @@ test. Then the same training is timed on both sides, in turn. It needs PyTorch:
 """
 
 import importlib.util
-import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments import cli, compare_figures
 from experiments.console import Report
@@ -33,6 +32,8 @@ DRIFT = (
 @dataclass(frozen=True)
 class Config(cli.Flags):
     """Flags of the comparison."""
+
+    keep_programs: ClassVar = False
 
     systems: cli.Positional[tuple[Room, ...]] = ROOMS
     """Rooms to compare; all if none is given."""
@@ -198,8 +199,7 @@ def summary(
 
 
 def main() -> None:
-    """Run from the command line; what is timed is compiled here, not cached."""
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+    """Run from the command line."""
     cli.main(Config, run)
 
 

@@ -5,10 +5,9 @@ sizes is doubled in turn while the others stay. Memory is what the compiled prog
 takes for its arguments, results and scratch.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from experiments import cli
 from experiments.console import Report
@@ -20,6 +19,8 @@ BASE = {"batch size": 256, "width": 256, "rows": 4096, "population": 1}
 @dataclass(frozen=True)
 class Config(cli.Flags):
     """Flags of the measurement."""
+
+    keep_programs: ClassVar = False
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""
@@ -205,8 +206,7 @@ def draw(points: list[Point], report: Report) -> None:
 
 
 def main() -> None:
-    """Run from the command line; what is timed is compiled here, not cached."""
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+    """Run from the command line."""
     cli.main(Config, run)
 
 

@@ -43,9 +43,8 @@ def compare(summary: Summary) -> Numbers:
         systems.setdefault(entry["system"], Counter())[entry["verdict"]] += 1
     tables = [named("Answers, by system", systems, list(counts))]
     if times:
-        tables.append(
-            records("Seconds", times, ["system", *SECONDS, "ratio"], num_texts=2)
-        )
+        fields = ["system", *(f for f in SECONDS if f != "first"), "ratio"]
+        tables.append(records("Seconds", times, fields, num_texts=2))
     fields = ["system", "level", "what", "verdict", "difference", "tolerance"]
     tables.append(records("Every comparison", verdicts, fields, num_texts=4))
     return Numbers(f"Compared with PyTorch: {said}.", tables)

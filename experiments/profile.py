@@ -6,12 +6,11 @@ than the whole, which runs some of them beside each other. Next to the epoch sta
 same without dropout, the evaluations, and what comes before the first step.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from experiments import cli
 from experiments.console import Report
@@ -22,6 +21,8 @@ WHOLE, PLAIN = "whole epoch", "whole epoch, no dropout"
 @dataclass(frozen=True)
 class Config(cli.Flags):
     """Flags of the measurement."""
+
+    keep_programs: ClassVar = False
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""
@@ -198,8 +199,7 @@ def draw(parts: dict[str, float], epoch: float, images: int, report: Report) -> 
 
 
 def main() -> None:
-    """Run from the command line; what is timed is compiled here, not cached."""
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+    """Run from the command line."""
     cli.main(Config, run)
 
 

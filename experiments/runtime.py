@@ -53,6 +53,14 @@ def keep_programs() -> None:
     warnings.filterwarnings("ignore", message)
 
 
+def compile_anew() -> None:
+    """Take no program from an earlier run, unless JAX's own variable says so."""
+    import jax
+
+    if "JAX_ENABLE_COMPILATION_CACHE" not in os.environ:
+        jax.config.update("jax_enable_compilation_cache", False)
+
+
 def join(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:

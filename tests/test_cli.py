@@ -175,6 +175,19 @@ def test_what_jax_was_told_of_its_cache_is_heeded(name, value, own_cache):
     assert dict(jax.config.values) == before
 
 
+@pytest.mark.parametrize(("told", "on"), [(None, False), ("true", True)])
+def test_what_is_timed_is_compiled_anew_unless_jax_is_told(
+    told, on, own_cache, monkeypatch
+):
+    name = "JAX_ENABLE_COMPILATION_CACHE"
+    monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv(name, told)
+    jax.config.update("jax_enable_compilation_cache", True)
+    runtime.compile_anew()
+    assert jax.config.values["jax_enable_compilation_cache"] is on
+
+
 def test_a_cache_that_cannot_be_written_is_no_matter(own_cache):
     own_cache.write_text("in the way")
     runtime.keep_programs()
