@@ -66,13 +66,11 @@ def measure_floors(rounds: int) -> dict[str, float]:
 
 def works(config: Config, data: Any, not_run: list[dict[str, str]]) -> Iterator[Any]:
     """Yield every row that can run here; add the others to `not_run`."""
-    import jax
     import numpy as np
 
     from ch4jax import folds, house_prices
-    from experiments import benchmark_rows, floors, weight_decay_runs
+    from experiments import benchmark_rows, floors
     from experiments.benchmark_tables import FLOOR
-    from experiments.weight_decay import Config as WeightDecay
 
     num_rows = len(data.train_images)
     products = floors.matrix_products(num_rows)
@@ -86,29 +84,47 @@ def works(config: Config, data: Any, not_run: list[dict[str, str]]) -> Iterator[
         tables.train["SalePrice"].to_numpy(np.float32),
         folds.k_fold(len(encoded.train), 5),
     )
-    try:
-        import torch
-    except ModuleNotFoundError:
-        reason = 'PyTorch is not installed: pip install "ch4jax[torch]"'
-        not_run.append({"name": "every row of PyTorch", "reason": reason})
-    else:
-        from experiments.pytorch import rows
-
-        torch.set_num_threads(floors.threads())
-        torch.manual_seed(config.seed)
-        key = jax.random.key(config.seed)
-        problem = weight_decay_runs.draw_problem(WeightDecay(), key=key)
-        yield from rows.dropout_rows(data, compile=not config.quick)
-        yield from rows.sweep_rows(problem.train_data)
-        yield from rows.house_rows(*houses)
-        if config.quick:
-            not_run.append({"name": "PyTorch, torch.compile", "reason": "--quick"})
+    yield from torch_works(config, data, houses, not_run)
     yield from benchmark_rows.dropout_rows(data.on_device())
     yield from benchmark_rows.sweep_rows()
     yield from benchmark_rows.house_rows(*houses)
     if machine()["platform"] == "cpu":
         reason = "there is none on this machine: --platform gpu, --platform tpu"
         not_run.append({"name": "GPU and TPU", "reason": reason})
+
+
+def torch_works(
+    config: Config, data: Any, houses: Any, not_run: list[dict[str, str]]
+) -> Iterator[Any]:
+    """Yield PyTorch's rows, on a device of the kind that JAX computes on."""
+    import jax
+
+    from experiments import floors, weight_decay_runs
+    from experiments.weight_decay import Config as WeightDecay
+
+    everything = "every row of PyTorch"
+    try:
+        import torch
+    except ModuleNotFoundError:
+        reason = 'PyTorch is not installed: pip install "ch4jax[torch]"'
+        not_run.append({"name": everything, "reason": reason})
+        return
+    from experiments.pytorch import rows
+
+    device = rows.device_for(jax.default_backend())
+    if device is None:
+        reason = f"PyTorch {torch.__version__} has no {jax.default_backend()} here"
+        not_run.append({"name": everything, "reason": reason})
+        return
+    torch.set_num_threads(floors.threads())
+    torch.manual_seed(config.seed)
+    key = jax.random.key(config.seed)
+    problem = weight_decay_runs.draw_problem(WeightDecay(), key=key)
+    yield from rows.dropout_rows(data, device, compile=not config.quick)
+    yield from rows.sweep_rows(problem.train_data, device)
+    yield from rows.house_rows(*houses, device=device)
+    if config.quick:
+        not_run.append({"name": "PyTorch, torch.compile", "reason": "--quick"})
 
 
 def run(config: Config, report: Report) -> None:

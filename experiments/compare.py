@@ -83,7 +83,11 @@ def run(config: Config, report: Report) -> None:
     report.say(DRIFT)
     failed = [verdict for verdict in verdicts if not verdict.passed]
     rows = []
-    if not failed:
+    if jax.default_backend() != "cpu":
+        report.say(
+            "no times: PyTorch is on the CPU here; experiments.benchmark has them"
+        )
+    elif not failed:
         key = jax.random.key(config.seed)
         timed = [s for s in chosen if s.outcome]
         torch.set_num_threads(floors.threads())

@@ -76,11 +76,27 @@ def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(few_images, monkey
 
 def test_every_pytorch_row_runs(few_images, houses, monkeypatch):
     data = fashion_mnist.load("mini")
-    works = [*rows.dropout_rows(data, compile=False), *rows.house_rows(*houses)]
-    works += rows.sweep_rows((np.ones((5, 3), np.float32), np.ones((5, 1), np.float32)))
+    cpu = rows.device_for("cpu")
+    line = (np.ones((5, 3), np.float32), np.ones((5, 1), np.float32))
+    works = [*rows.dropout_rows(data, cpu, compile=False)]
+    works += [*rows.house_rows(*houses, cpu), *rows.sweep_rows(line, cpu)]
     for work in works:
         work.run()
     assert [w.amount for w in works] == [300, 300, 300, 5, 5, 2, 2]
+
+
+def test_pytorch_is_timed_on_the_device_of_jax_or_not_at_all(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    not_run = []
+    assert list(benchmark.torch_works(benchmark.Config(), None, None, not_run)) == []
+    assert not_run[0]["name"] == "every row of PyTorch"
+    assert not_run[0]["reason"].endswith("has no gpu here")
+    assert rows.device_for("tpu") is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    assert rows.device_for("gpu") == torch.device("cuda")
+    torch.set_float32_matmul_precision(before)
 
 
 def test_images_of_the_dataloader_are_those_in_memory(few_images):

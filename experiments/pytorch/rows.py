@@ -1,6 +1,10 @@
-"""What `experiments.benchmark` times on PyTorch's side, written plainly."""
+"""What `experiments.benchmark` times on PyTorch's side, written plainly.
 
-from collections.abc import Iterator
+On the kind of device that JAX computes on, or not at all.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,29 +45,57 @@ class Images(torch.utils.data.Dataset):
         return pixels.to(torch.float32).div(255), int(self.labels[i])
 
 
-def dropout_rows(data: Any, *, compile: bool) -> Iterator[Work]:
+def device_for(platform: str) -> torch.device | None:
+    """Return PyTorch's device of the kind that JAX calls `platform`, None without.
+
+    On a GPU, products may round to TF32, as JAX's do unless they are told otherwise.
+    """
+    if platform == "cpu":
+        return torch.device("cpu")
+    if platform == "gpu" and torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+        return torch.device("cuda")
+    return None
+
+
+def finished(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Return `work` that returns when the device has done it."""
+
+    def run() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def dropout_rows(data: Any, device: torch.device, *, compile: bool) -> Iterator[Work]:
     """Yield an epoch of the dropout MLP."""
     images = np.array(data.train_images)  # PyTorch wants them writable
     labels = np.array(data.train_labels)
-    x = torch.tensor(images).float() / 255
-    y = torch.tensor(labels).long()
+    x = (torch.tensor(images).float() / 255).to(device)
+    y = torch.tensor(labels).long().to(device)
     loader = torch.utils.data.DataLoader(
         Images(images, labels), BATCH_SIZE, shuffle=True
     )
 
     def in_memory() -> Any:
-        for rows in torch.randperm(len(x)).split(BATCH_SIZE):
+        for rows in torch.randperm(len(x), device=device).split(BATCH_SIZE):
             yield x[rows], y[rows]
 
+    def loaded() -> Any:
+        for inputs, classes in loader:
+            yield inputs.to(device), classes.to(device)
+
     def train(batches: Any, *, call: Any = None, autocast: bool = False) -> Any:
-        net = twins.perceptron(HIDDEN, RATES)
+        net = twins.perceptron(HIDDEN, RATES).to(device)
         twins.init_normal(net, STD)
         call = call(net) if call else net
         sgd = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
 
         def epoch() -> None:
             for inputs, classes in batches():
-                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                     loss = cross_entropy(call(inputs), classes)
                 sgd.zero_grad()
                 loss.backward()
@@ -72,48 +104,49 @@ def dropout_rows(data: Any, *, compile: bool) -> Iterator[Work]:
         return epoch
 
     epochs = {
-        "PyTorch, eager, DataLoader": train(lambda: loader),
+        "PyTorch, eager, DataLoader": train(loaded),
         EAGER: train(in_memory),
         "PyTorch, eager, bfloat16": train(in_memory, autocast=True),
     }
     if compile:
         epochs["PyTorch, torch.compile"] = train(in_memory, call=torch.compile)
     for name, epoch in epochs.items():
-        yield Work(DROPOUT, name, epoch, len(x), "images")
+        yield Work(DROPOUT, name, finished(epoch, device), len(x), "images")
 
 
-def sweep_rows(data: Any, runs: int = 2) -> Iterator[Work]:
+def sweep_rows(data: Any, device: torch.device, runs: int = 2) -> Iterator[Work]:
     """Yield runs of linear regression with an L2 penalty, one after the other."""
-    x, y = (torch.tensor(np.asarray(array)) for array in data)
+    x, y = (torch.tensor(np.asarray(array)).to(device) for array in data)
 
     def train(make: Any) -> None:
         for _ in range(runs):
-            net = nn.Linear(x.shape[1], 1)
+            net = nn.Linear(x.shape[1], 1, device=device)
             nn.init.normal_(net.weight)
             decayed = {"params": [net.weight], "weight_decay": 3.0}
             optimizer = make([decayed, {"params": [net.bias], "weight_decay": 0.0}])
             for _ in range(100):
-                for rows in torch.randperm(len(x)).split(5):
+                for rows in torch.randperm(len(x), device=device).split(5):
                     optimizer.zero_grad()
                     (mse_loss(net(x[rows]), y[rows]) / 2).backward()
                     optimizer.step()
 
     for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
-        yield Work(
-            SWEEP,
-            f"PyTorch, one by one, {name}",
-            lambda make=make: train(lambda groups: make(groups, lr=0.003)),
-            runs,
-            "runs",
-        )
+        run = partial(train, partial(make, lr=0.003))
+        run = finished(run, device)
+        yield Work(SWEEP, f"PyTorch, one by one, {name}", run, runs, "runs")
 
 
-def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
+def house_rows(
+    x: Any, prices: Any, in_training: Any, device: torch.device
+) -> Iterator[Work]:
     """Yield the five folds of the book's recipe: in a loop, and stacked."""
-    inputs = torch.tensor(x, dtype=torch.float32)
-    labels = torch.tensor(prices, dtype=torch.float32)
-    rows_of = [torch.tensor(np.flatnonzero(rows)) for rows in in_training]
-    others_of = [torch.tensor(np.flatnonzero(~rows)) for rows in in_training]
+    inputs = torch.tensor(x, dtype=torch.float32).to(device)
+    labels = torch.tensor(prices, dtype=torch.float32).to(device)
+    rows_of = [torch.tensor(np.flatnonzero(r)).to(device) for r in in_training]
+    others_of = [torch.tensor(np.flatnonzero(~r)).to(device) for r in in_training]
+
+    def shuffled(rows: torch.Tensor) -> torch.Tensor:
+        return rows[torch.randperm(len(rows), device=device)]
 
     def log_rmse(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         clamped = torch.clamp(predicted, 1, float("inf"))
@@ -121,10 +154,10 @@ def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
 
     def loop() -> None:
         for rows, others in zip(rows_of, others_of, strict=True):
-            net = nn.Linear(inputs.shape[1], 1)
+            net = nn.Linear(inputs.shape[1], 1, device=device)
             adam = torch.optim.Adam(net.parameters(), lr=5.0)
             for _ in range(100):
-                for batch in rows[torch.randperm(len(rows))].split(64):
+                for batch in shuffled(rows).split(64):
                     adam.zero_grad()
                     mse_loss(net(inputs[batch])[:, 0], labels[batch]).backward()
                     adam.step()
@@ -135,12 +168,12 @@ def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
     def stacked() -> None:
         count, width = len(rows_of), inputs.shape[1]
         bound = width**-0.5
-        w = nn.Parameter(torch.empty(count, width, 1).uniform_(-bound, bound))
-        b = nn.Parameter(torch.empty(count, 1, 1).uniform_(-bound, bound))
-        adam = torch.optim.Adam([w, b], lr=5.0)
-        length = len(rows_of[0])  # 1,168 in each of the five
+        w = torch.empty(count, width, 1, device=device).uniform_(-bound, bound)
+        b = torch.empty(count, 1, 1, device=device).uniform_(-bound, bound)
+        adam = torch.optim.Adam([w.requires_grad_(), b.requires_grad_()], lr=5.0)
         for _ in range(100):
-            orders = torch.stack([rows[torch.randperm(length)] for rows in rows_of])
+            # Of one size, since five divides the 1,460 rows.
+            orders = torch.stack([shuffled(rows) for rows in rows_of])
             for batch in orders.split(64, dim=1):
                 adam.zero_grad()
                 residuals = (inputs[batch] @ w + b)[..., 0] - labels[batch]
@@ -151,5 +184,6 @@ def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
                     seen = torch.stack(some)
                     log_rmse((inputs[seen] @ w + b)[..., 0], labels[seen]).item()
 
-    yield Work(HOUSES, "PyTorch, fold by fold", loop, len(rows_of), "models")
-    yield Work(HOUSES, "PyTorch, folds stacked", stacked, len(rows_of), "models")
+    for name, run in (("fold by fold", loop), ("folds stacked", stacked)):
+        run = finished(run, device)
+        yield Work(HOUSES, f"PyTorch, {name}", run, len(rows_of), "models")
