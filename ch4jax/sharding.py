@@ -55,7 +55,7 @@ class Placement(NamedTuple):
     @property
     def split(self) -> NamedSharding:
         """Of what each device has a part of, along the first axis."""
-        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return along(self.mesh, 0)
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
@@ -94,6 +94,11 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 def spread(mesh: Mesh, num_members: int) -> Placement:
     """Return how a population of this size is spread over the devices of `mesh`."""
     return Placement(mesh, by_members=num_members % mesh.size == 0)
+
+
+def along(mesh: Mesh, axis: int) -> NamedSharding:
+    """Return the place of an array of which each device has a part, along `axis`."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def place(tree: PyTree, sharding: NamedSharding) -> PyTree:

@@ -9,7 +9,6 @@ from experiments.console import Report
 # seeds 1 and 2 shuffle, not on those of seed 0.
 CHOSEN = {"linear": (0.1, 0.02, 0.2), "mlp": (0.01, 1.5, 0.4)}
 INNER_FOLDS = 6
-SEEDS = 2
 
 
 def check_rows(rows: int, folds: int) -> None:
@@ -109,8 +108,7 @@ def train_ensembles(config: Any, data: Any, owned: Any, report: Report) -> Ensem
             data,
             x,
             flat,
-            config.seeds or SEEDS,
-            jax.random.fold_in(key, i),
+            house_members.keys(config, len(flat), key=jax.random.fold_in(key, i)),
         )
         members[name] = predictions.reshape(*in_training.shape[:2], -1, x.shape[1])
         count = predictions[..., 0].size

@@ -50,10 +50,12 @@ def encode(data: Any, in_training: Any) -> Any:
 
 
 def train(
-    model: Any, settings: Any, data: Any, x: Any, in_training: Any, seeds: int, key: Any
+    model: Any, settings: Any, data: Any, x: Any, in_training: Any, keys: Any
 ) -> tuple[Any, float]:
-    """Return log prices, (settings, folds, seeds, all rows), and the seconds taken."""
-    import jax
+    """Return log prices, (settings, folds, seeds, all rows), and the seconds taken.
+
+    Each member of `keys`, (folds, seeds), is trained with each setting.
+    """
     import numpy as np
     from jax import numpy as jnp
 
@@ -69,10 +71,34 @@ def train(
             jnp.asarray(np.pad(log_prices, (0, rest)), float),
             jnp.asarray(np.pad(in_training, ((0, 0), (0, rest)))),
             steps=folds.steps_per_epoch(in_training, model.batch_size),
-            keys=jax.random.split(key, (len(x), seeds)),
+            keys=keys,
         )
     )
     return np.asarray(predictions, float), seconds
+
+
+def keys(config: Any, folds: int, *, key: Any) -> Any:
+    """Return a key for each fold and seed, spread over the devices asked for."""
+    import jax
+
+    drawn = jax.random.split(key, (folds, config.num_seeds))
+    return over_devices(drawn, config.devices)
+
+
+def over_devices(keys: Any, devices: int | None) -> Any:
+    """Place the keys of members, (folds, seeds), so that each device has its seeds.
+
+    Who is given them trains there. Where the devices do not divide the seeds, as for
+    the one member that is trained on every row, each device trains all.
+    """
+    from ch4jax import sharding
+
+    if devices is None:
+        return keys
+    mesh = sharding.make_mesh(devices)
+    whole = sharding.spread(mesh, 1).whole
+    divided = keys.shape[1] % mesh.size == 0
+    return sharding.place(keys, sharding.along(mesh, 1) if divided else whole)
 
 
 def held_out(predictions: Any, in_training: Any) -> Any:

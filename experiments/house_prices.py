@@ -37,6 +37,13 @@ class Config(cli.Flags):
     """In the book's recipe; 0 if not given."""
     batch_size: cli.OptionalInt = None
     """Rows in a batch, in the book's recipe; 64 if not given."""
+    devices: cli.OptionalInt = None
+    """Devices that share the members of each fold; one if not given."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Members for each fold."""
+        return self.seeds or (10 if self.recipe == "seed" else 2)
 
     def __post_init__(self) -> None:
         """Check what does not depend on the data."""
@@ -45,6 +52,12 @@ class Config(cli.Flags):
             raise UsageError(f"--folds must be at least 2, got {self.folds}")
         cli.check_at_least_1("--seeds", self.seeds)
         cli.check_at_least_1("--epochs", self.epochs)
+        cli.check_at_least_1("--devices", self.devices)
+        if self.num_seeds % (self.devices or 1):
+            raise UsageError(
+                f"--seeds must be a multiple of the {self.devices} --devices, "
+                f"got {self.num_seeds}"
+            )
         cli.check_at_least_1("--batch-size", self.batch_size)
         cli.check_positive("--learning-rate", self.learning_rate)
         if self.weight_decay != 0:

@@ -38,8 +38,7 @@ def search(config: Any, data: Any, report: Report) -> dict[str, Any]:
             data,
             x,
             in_training,
-            config.seeds or 2,
-            jax.random.fold_in(key, i),
+            house_members.keys(config, config.folds, key=jax.random.fold_in(key, i)),
         )
         errors = np.square(predictions[..., :rows] - log_prices)
         left_out = ~in_training[None, :, None, :]

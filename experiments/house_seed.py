@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments import house_outcome
+from experiments import house_members, house_outcome
 from experiments.console import Report
 from experiments.house_outcome import plus_minus, spread
 
@@ -42,11 +42,12 @@ def seed(config: Any, data: Any, report: Report) -> dict[str, Any]:
         fold_key, whole_key = jax.random.split(key)
         return jax.random.split(fold_key, config.folds), whole_key
 
-    keys = population.seed_keys(config.seed, config.seeds or 10)
+    keys = population.seed_keys(config.seed, config.num_seeds)
     fold_keys, whole_keys = jax.vmap(split, out_axes=(1, 0))(keys)
 
     def fit(in_training: Any, keys: Any) -> Any:
         """Train a model for each mask and key; (params, curves, seconds)."""
+        keys = house_members.over_devices(keys, config.devices)
         train, compile_seconds = timing.compile(
             house_prices.train_linear,
             setting,

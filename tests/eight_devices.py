@@ -13,9 +13,11 @@ import optax
 import pytest
 from support import relative_difference
 
-from ch4jax import population, sharding, training
+from ch4jax import folds, population, sharding, training
+from ch4jax import house_prices as tables
 from ch4jax.dropout import mlp
-from experiments import weight_decay, weight_decay_runs
+from ch4jax.house_models import Model
+from experiments import house_members, house_prices, weight_decay, weight_decay_runs
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 SIZES = ((12, 16), (16, 3))
@@ -148,3 +150,21 @@ def test_a_grid_shared_by_eight_devices_has_the_numbers_of_one(method):
     for name, values in theirs.items():
         assert values.shape == (16, 2)
         np.testing.assert_allclose(ours[name], values, rtol=1e-5)
+
+
+def test_members_of_folds_shared_by_eight_devices_say_what_those_of_one_say():
+    config = house_prices.Config(recipe="search", folds=2, seeds=8, devices=8)
+    data = tables.read("shipped")
+    data = data._replace(train=data.train[:60], test=data.test[:10])
+    model = Model(hidden=(4,), waves=2, frequencies=1, epochs=2, batch_size=32)
+    in_training = folds.k_fold(60, 2)
+    x = house_members.encode(data, in_training)
+
+    def said(config):
+        keys = house_members.keys(config, 2, key=jax.random.key(0))
+        settings = [(0.01, 0.1, 0.2)]
+        return house_members.train(model, settings, data, x, in_training, keys)[0]
+
+    ours, theirs = said(config), said(dataclasses.replace(config, devices=None))
+    assert ours.shape == (1, 2, 8, 70)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)

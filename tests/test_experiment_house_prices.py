@@ -155,6 +155,10 @@ def test_a_row_is_encoded_alike_by_a_fold_whether_or_not_others_are_left_out(few
         ({"folds": 0}, "--folds must be at least 2, got 0"),
         ({"folds": 91}, "--folds must be at most the 90 rows with prices, got 91"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
+        (
+            {"seeds": 3, "devices": 2},
+            "--seeds must be a multiple of the 2 --devices, got 3",
+        ),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
         ({"batch_size": 91}, "--batch-size must be at most the 90 rows"),
