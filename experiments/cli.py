@@ -155,6 +155,7 @@ def _work(config_type: type, run: Callable[[Any, Report], None]) -> int:
     if several:
         runtime.join(config.coordinator, config.num_processes, config.process_id)
     runtime.check_platform()
+    runtime.draw_quickly()
     if config.keep_programs:
         runtime.keep_programs()
     else:

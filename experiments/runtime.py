@@ -30,6 +30,13 @@ def check_platform() -> None:
         ) from None
 
 
+def draw_quickly() -> None:
+    """Compile random bits so that they are drawn quickly, and are the same."""
+    from ch4jax import threefry
+
+    threefry.unroll()
+
+
 def keep_programs() -> None:
     """Keep compiled programs in the user's cache folder from one run to the next.
 
