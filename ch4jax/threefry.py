@@ -1,4 +1,4 @@
-"""JAX's random bits on a CPU: the same to the last bit, in a third of the time.
+"""JAX's random bits on a CPU: the same to the last bit, in a third of the time or less.
 
 For a CPU, JAX makes a loop of the rounds of Threefry-2x32 (Salmon et al., "Parallel
 Random Numbers: As Easy as 1, 2, 3", SC 2011), and in each of them all numbers go

@@ -172,7 +172,7 @@ FIGURES = {
     },
     "profile": {
         "profile.png": Words(
-            "What an epoch consists of; masks of dropout come second to the products.",
+            "What an epoch consists of: the products, and little else.",
             "Bar chart: the seconds that each part of an epoch takes alone, and its "
             "share of the whole epoch.",
         ),
