@@ -18,7 +18,7 @@ from experiments.console import Report
 class Config(cli.Flags):
     """Flags of the benchmark."""
 
-    keep_programs: ClassVar = False
+    keep_programs: ClassVar[bool] = False
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""

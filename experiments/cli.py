@@ -43,7 +43,7 @@ class Flags:
         what times compiling does without.
     """
 
-    keep_programs: ClassVar = True
+    keep_programs: ClassVar[bool] = True
 
     seed: int = 0
     """Seed of the random key from which everything random is drawn."""

@@ -33,7 +33,7 @@ DRIFT = (
 class Config(cli.Flags):
     """Flags of the comparison."""
 
-    keep_programs: ClassVar = False
+    keep_programs: ClassVar[bool] = False
 
     systems: cli.Positional[tuple[Room, ...]] = ROOMS
     """Rooms to compare; all if none is given."""

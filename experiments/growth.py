@@ -20,7 +20,7 @@ BASE = {"batch size": 256, "width": 256, "rows": 4096, "population": 1}
 class Config(cli.Flags):
     """Flags of the measurement."""
 
-    keep_programs: ClassVar = False
+    keep_programs: ClassVar[bool] = False
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""

@@ -22,7 +22,7 @@ WHOLE, PLAIN = "whole epoch", "whole epoch, no dropout"
 class Config(cli.Flags):
     """Flags of the measurement."""
 
-    keep_programs: ClassVar = False
+    keep_programs: ClassVar[bool] = False
 
     rounds: int = 5
     """Rounds that are counted, after one that warms up."""
