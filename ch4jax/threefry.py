@@ -2,7 +2,7 @@
 
 For a CPU, JAX makes a loop of the rounds of Threefry-2x32 (Salmon et al., "Parallel
 Random Numbers: As Easy as 1, 2, 3", SC 2011), and in each of them all numbers go
-through memory. Written out they stay in registers; that takes longer to compile.
+through memory. Written out they stay in registers.
 """
 
 from itertools import cycle

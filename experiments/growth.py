@@ -66,8 +66,8 @@ def sizes(quick: bool) -> dict[str, tuple[int, ...]]:
     }
 
 
-def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float, float | None]:
-    """Return an epoch on random images, the seconds to compile it, and its memory."""
+def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float | None, float]:
+    """Return an epoch on random images, its memory, and the seconds to compile it."""
     import jax
     import optax
 
@@ -92,7 +92,7 @@ def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float, float | No
         batch_size=setting["batch size"],
         keys=keys,
     )
-    return lambda: program(*arguments, keys=keys), seconds, floors.program_mb(program)
+    return lambda: program(*arguments, keys=keys), floors.program_mb(program), seconds
 
 
 def measure(todo: list[tuple[str, int]], rounds: int, report: Report) -> list[Point]:
@@ -121,7 +121,7 @@ def measure(todo: list[tuple[str, int]], rounds: int, report: Report) -> list[Po
             *point,
             timings[str(setting)].median,
             timings[products_of(setting)].median * setting["population"],
-            *compiled[str(setting)][::-1],
+            *compiled[str(setting)],
         )
         for point, setting in settings.items()
     ]

@@ -85,7 +85,7 @@ def train_ensembles(config: Any, data: Any, owned: Any, report: Report) -> Ensem
     space.
 
     Args:
-      config: `seed`, `seeds` and `epochs` count.
+      config: `seed`, `seeds`, `epochs` and `devices` count.
       data: the tables.
       owned: the rows of each ensemble, shape (ensembles, training rows).
       report: where to say how it goes.
@@ -108,7 +108,7 @@ def train_ensembles(config: Any, data: Any, owned: Any, report: Report) -> Ensem
             data,
             x,
             flat,
-            house_members.keys(config, len(flat), key=jax.random.fold_in(key, i)),
+            house_members.draw_keys(config, len(flat), key=jax.random.fold_in(key, i)),
         )
         members[name] = predictions.reshape(*in_training.shape[:2], -1, x.shape[1])
         count = predictions[..., 0].size

@@ -77,7 +77,7 @@ def train(
     return np.asarray(predictions, float), seconds
 
 
-def keys(config: Any, folds: int, *, key: Any) -> Any:
+def draw_keys(config: Any, folds: int, *, key: Any) -> Any:
     """Return a key for each fold and seed, spread over the devices asked for."""
     import jax
 

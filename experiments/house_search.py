@@ -38,7 +38,9 @@ def search(config: Any, data: Any, report: Report) -> dict[str, Any]:
             data,
             x,
             in_training,
-            house_members.keys(config, config.folds, key=jax.random.fold_in(key, i)),
+            house_members.draw_keys(
+                config, config.folds, key=jax.random.fold_in(key, i)
+            ),
         )
         errors = np.square(predictions[..., :rows] - log_prices)
         left_out = ~in_training[None, :, None, :]

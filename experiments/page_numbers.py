@@ -8,6 +8,7 @@ from experiments.dropout import describe
 from experiments.page_speed import benchmark, compare, growth, profile
 from experiments.page_tables import (
     Numbers,
+    Summary,
     Table,
     facts,
     named,
@@ -15,8 +16,6 @@ from experiments.page_tables import (
     records,
     shown,
 )
-
-Summary = Mapping[str, Any]
 
 
 def numbers(experiment: str, summary: Summary) -> Numbers:

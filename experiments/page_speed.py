@@ -1,12 +1,9 @@
 """The main numbers of what is timed and compared, for the page of `report`."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
-from experiments.page_tables import Numbers, named, records, shown
+from experiments.page_tables import Numbers, Summary, named, records, shown
 
-Summary = Mapping[str, Any]
 SECONDS = ("name", "compile", "first", "median", "fastest", "slowest")
 
 
@@ -85,6 +82,6 @@ def profile(summary: Summary) -> Numbers:
     )
 
 
-def _with_unit(row: Mapping[str, Any]) -> str | None:
+def _with_unit(row: Summary) -> str | None:
     amount = row.get("throughput")
     return None if amount is None else f"{shown(amount)} {row.get('unit') or ''}"

@@ -41,6 +41,9 @@ class Table(NamedTuple):
     num_texts: int = 1
 
 
+Summary = Mapping[str, Any]
+
+
 class Numbers(NamedTuple):
     """What is shown of a summary; the headline is what came out, in a line."""
 

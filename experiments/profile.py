@@ -104,7 +104,7 @@ def parts(data: Any) -> dict[str, Callable[[], Any]]:
 
 
 def wholes(data: Any) -> tuple[dict[str, Callable[[], Any]], float]:
-    """Return the epochs and the evaluations, and the seconds to compile an epoch."""
+    """Return the epochs and the evaluations, and the seconds to compile WHOLE."""
     import jax
     import optax
 
@@ -130,9 +130,9 @@ def wholes(data: Any) -> tuple[dict[str, Callable[[], Any]], float]:
         return lambda: program(start, train, key=jax.random.key(1)), seconds
 
     metrics = metrics_fn(flax_network(HIDDEN, RATES, STD))
-    works, seconds = {}, 0.0
-    for name, rates in ((WHOLE, RATES), (PLAIN, (0.0,) * len(RATES))):
-        works[name], seconds = epoch(rates)
+    works: dict[str, Callable[[], Any]] = {}
+    works[WHOLE], seconds = epoch(RATES)
+    works[PLAIN], _ = epoch((0.0,) * len(RATES))
     for name, rows in (("training", train), ("test", test)):
         works[f"evaluation, {name} set"] = lambda rows=rows: training.evaluate(
             start.params, rows, metrics_fn=metrics

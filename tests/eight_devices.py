@@ -161,7 +161,7 @@ def test_members_of_folds_shared_by_eight_devices_say_what_those_of_one_say():
     x = house_members.encode(data, in_training)
 
     def said(config):
-        keys = house_members.keys(config, 2, key=jax.random.key(0))
+        keys = house_members.draw_keys(config, 2, key=jax.random.key(0))
         settings = [(0.01, 0.1, 0.2)]
         return house_members.train(model, settings, data, x, in_training, keys)[0]
 
