@@ -141,8 +141,8 @@ class Checkpoints:
             now = manifest.count_devices(like)
             if now and saved["devices"] and now != saved["devices"]:
                 warnings.warn(
-                    f"step {candidate} was saved on {saved['devices']} device(s) and "
-                    f"restored on {now}: the run goes on, but not bit for bit",
+                    f"devices: {saved['devices']} when step {candidate} was saved, "
+                    f"{now} now; the run goes on, but not bit for bit",
                     stacklevel=2,
                 )
             self._last = candidate

@@ -46,6 +46,7 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], folder: Path) -> Non
                     ha="left" if speed >= 1 else "right",
                     va="center",
                     fontsize=7,
+                    bbox={"color": "white", "pad": 0.5},
                 )
             axes.set_yticks(range(len(group)), [r["name"] for r in group])
             axes.set(xscale="log")

@@ -161,6 +161,15 @@ class Report:
         self.say(f"run folder: {self.folder}")
 
 
+def count(number: int, thing: str) -> str:
+    """Return `1 seed`, `5 seeds`.
+
+    >>> count(1, "seed"), count(5_000, "seed")
+    ('1 seed', '5,000 seeds')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def environment(num_devices: int | None = None) -> dict[str, Any]:
     """Return versions, the devices to be used, and the variables that JAX heeds.
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.console import Report
+from experiments.console import Report, count
 from experiments.deep_networks import COMPARISONS, Network, Recipe, train
 from experiments.errors import Failed
 
@@ -116,7 +116,7 @@ def draw_remedies(config: Any, histories: dict[Any, Any], report: Report) -> Non
         2,
         size=(8.5, 7.6),
         title=f"{config.depth} hidden layers of {config.width} on the tenth, learning "
-        f"rate 0.01 unless named, mean of {config.seeds} seed(s)",
+        f"rate 0.01 unless named, mean of {count(config.seeds, 'seed')}",
     ) as panels:
         for axes, (title, recipes) in zip(
             panels.flat, COMPARISONS.items(), strict=True

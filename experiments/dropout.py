@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from experiments import cli
-from experiments.console import Report
+from experiments.console import Report, count
 from experiments.errors import UsageError
 from experiments.fit import Fit, fit
 from experiments.networks import NETWORKS, Network, metrics_fn
@@ -222,7 +222,8 @@ def show_setting(config: Config, data: Any, report: Report) -> None:
         )
     report.say(
         f"recipe: learning rate {config.learning_rate}, {config.epochs} epochs, "
-        f"batches of {config.batch_size}, {config.seeds} seed(s) from {config.seed}\n"
+        f"batches of {config.batch_size}, {count(config.seeds, 'seed')} from "
+        f"{config.seed}\n"
     )
 
 
@@ -262,7 +263,7 @@ def draw(config: Config, data: Any, fits: dict[str, Fit], report: Report) -> Non
 
     title = (
         f"MLP on Fashion-MNIST ({data.name}), learning rate {config.learning_rate}, "
-        f"mean of {config.seeds} seed(s)"
+        f"mean of {count(config.seeds, 'seed')}"
     )
     histories = {label: fitted.history for label, fitted in fits.items()}
     plots.training_curves(report.folder / "curves.png", histories, title=title)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.console import Report
+from experiments.console import Report, count
 from experiments.errors import Failed
 
 
@@ -66,9 +66,9 @@ def tell(data: Any, out_of_fold: Any, name: str, report: Report) -> dict[str, An
     )
     without = np.delete(errors, worst[:2])
     report.say(
-        f"out of fold, {len(out_of_fold)} seed(s) averaged in log space: log RMSE "
-        f"{score:.4f} ±{deviation / (2 * score):.4f} (standard error over the rows); "
-        f"{np.sqrt(np.square(without).mean()):.4f} without the two worst"
+        f"out of fold, {count(len(out_of_fold), 'seed')} averaged in log space: "
+        f"log RMSE {score:.4f} ±{deviation / (2 * score):.4f} (standard error over the "
+        f"rows); {np.sqrt(np.square(without).mean()):.4f} without the two worst"
     )
     draw(prices, np.exp(mean), worst, f"recipe {name}: log RMSE {score:.4f}", report)
     return {

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments import house_members, house_outcome
-from experiments.console import Report
+from experiments.console import Report, count
 from experiments.house_outcome import plus_minus, spread
 
 BOOK = {"learning_rate": 5.0, "weight_decay": 0.0, "batch_size": 64, "epochs": 100}
@@ -110,7 +110,7 @@ def show_folds(
             ]
             for fold, valid in enumerate(finals["valid"])
         ],
-        title=f"{config.folds} folds, {num_seeds} seed(s) from {config.seed}",
+        title=f"{config.folds} folds, {count(num_seeds, 'seed')} from {config.seed}",
     )
     train, valid = (finals[name].mean(axis=0) for name in ("train", "valid"))
     report.say(
@@ -152,7 +152,7 @@ def draw_curves(
             plots.band(fold, epochs, seeds, colour=colour, label=name)
         everything.plot(epochs, whole["train"][0, 0], label="train")
         fold.set_title(
-            f"fold 1, mean of {curves['train'].shape[1]} seed(s)", fontsize=10
+            f"fold 1, mean of {count(curves['train'].shape[1], 'seed')}", fontsize=10
         )
         everything.set_title("all rows, first seed", fontsize=10)
         ticks = [0.15, 0.2, 0.3, 0.5, 1, 2, 4]

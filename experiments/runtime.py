@@ -54,8 +54,8 @@ def keep_programs() -> None:
     folder = platformdirs.user_cache_path("ch4jax") / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # Files for the programs that matter, and not for hundreds of little ones.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # The little ones too: two dozen of them take longer than one large one.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     message = "Error (reading|writing) persistent compilation cache"
     warnings.filterwarnings("ignore", message)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli
-from experiments.console import Report
+from experiments.console import Report, count
 from experiments.errors import Failed
 
 ROUNDS = 9
@@ -206,7 +206,7 @@ def run(config: Config, report: Report) -> None:
     if outcomes["harmless"]:
         report.say("a harmless flip turns a blank of a manifest into another blank")
 
-    report.say(f"\nkilling the writer {config.kills} time(s)")
+    report.say(f"\nkilling the writer {count(config.kills, 'time')}")
     rows = kill_writer(config, params, report)
     report.table(
         ["left behind", "last saved", "restored", "exact", "steps"],

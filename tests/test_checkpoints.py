@@ -291,7 +291,7 @@ def eight_devices(folder):
             if before == after:
                 _, restored = checkpoints.restore(like)
             else:
-                said = rf"on {before} device\(s\) and restored on {after}: .* not bit"
+                said = rf"devices: {before} when step .*, {after} now; .* not bit"
                 with pytest.warns(UserWarning, match=said):
                     _, restored = storage.Checkpoints(folder / str(before)).restore(
                         like

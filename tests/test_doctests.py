@@ -11,6 +11,7 @@ import ch4jax
 MODULES = [
     module.name for module in pkgutil.walk_packages(ch4jax.__path__, prefix="ch4jax.")
 ]
+MODULES += ["experiments.console"]
 TAUGHT = {"dropout", "weight_decay", "initialization", "blocks", "layers"}
 TAUGHT |= {"parameters", "house_prices", "training", "folds"}
 
