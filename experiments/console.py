@@ -144,8 +144,7 @@ class Report:
             import resource
         except ModuleNotFoundError:  # not a Unix
             return None
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1e6 if sys.platform == "darwin" else 1e3)
+        return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file, all or nothing."""
@@ -159,6 +158,11 @@ class Report:
         """Write `summary.json` and say where everything is."""
         self.write_json("summary.json", {"experiment": self.name, **summary})
         self.say(f"run folder: {self.folder}")
+
+
+def megabytes(ru_maxrss: int) -> float:
+    """Return megabytes: `getrusage` counts bytes on macOS, and else kilobytes."""
+    return ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def count(number: int, thing: str) -> str:

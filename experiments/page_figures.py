@@ -100,6 +100,13 @@ FIGURES = {
             "and the predicted class below.",
         ),
     },
+    "end_to_end": {
+        "end_to_end.png": Words(
+            "What somebody waits for who types the command.",
+            "Three bars, the median seconds of whole commands: ours the first time, "
+            "ours with compiled programs kept, and PyTorch's; a point for each round.",
+        ),
+    },
     "growth": {
         "growth.png": Words(
             "Time and memory of an epoch when one size grows; the dashed line is its "

@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from experiments.dropout import describe
-from experiments.page_speed import benchmark, compare, growth, profile
+from experiments.page_speed import benchmark, compare, end_to_end, growth, profile
 from experiments.page_tables import (
     Numbers,
     Summary,
@@ -258,6 +258,7 @@ NUMBERS: dict[str, Callable[[Summary], Numbers]] = {
     "blocks": blocks,
     "compare": compare,
     "dropout": dropout,
+    "end_to_end": end_to_end,
     "growth": growth,
     "house_prices": house_prices,
     "initialization": initialization,

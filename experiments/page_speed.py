@@ -47,6 +47,17 @@ def compare(summary: Summary) -> Numbers:
     return Numbers(f"Compared with PyTorch: {said}.", tables)
 
 
+def end_to_end(summary: Summary) -> Numbers:
+    """Set whole commands side by side."""
+    _, warm, theirs = entries = summary["commands"]
+    fields = ["name", "median", "fastest", "slowest", "ratio", "peak_memory_mb"]
+    return Numbers(
+        f"From start to end, PyTorch takes {shown(warm['ratio'])} times as long: "
+        f"{shown(theirs['median'])} s against {shown(warm['median'])} s.",
+        [records("Whole commands, seconds", entries, fields)],
+    )
+
+
 def growth(summary: Summary) -> Numbers:
     """Show how an epoch grows with each size."""
     points = [

@@ -34,7 +34,12 @@ QUICK = {
     "storage": ("--flips", "20", "--kills", "1"),
     "profile": ("--data", "mini", "--rounds", "3"),
 }
-TOO_LONG = {"benchmark", "compare", "growth"}  # for --quick, even at their smallest
+TOO_LONG = {
+    "benchmark",
+    "compare",
+    "end_to_end",
+    "growth",
+}  # for --quick, even at their smallest
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,17 @@ def test_the_numbers_survive_whatever_a_summary_lacks(path):
             "Compared with PyTorch: 2 equal, 1 failed.",
         ),
         (
+            "end_to_end",
+            {
+                "commands": [
+                    {"name": "ours, first", "median": 3.0, "ratio": 1.5},
+                    {"name": "ours, warm", "median": 2.5, "ratio": 2.0},
+                    {"name": "PyTorch", "median": 5.0, "ratio": 1.0},
+                ]
+            },
+            "From start to end, PyTorch takes 2 times as long: 5 s against 2.500 s.",
+        ),
+        (
             "growth",
             {
                 "points": [

@@ -1,0 +1,188 @@
+"""Whole commands in turn: the dropout experiment, and a PyTorch script of its work.
+
+Everything counts: starting Python, importing, reading the images, compiling or finding
+what an earlier run compiled, training with dropout and without for ten epochs each, and
+looking at the test set after every epoch. Both compute on the CPU, and draw no figures.
+The first round starts without compiled programs; the others find what it left.
+"""
+
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import cli
+from experiments.console import Report, megabytes
+from experiments.errors import Failed, UsageError
+
+OURS, THEIRS = "experiments.dropout", "plain PyTorch script"
+
+
+@dataclass(frozen=True)
+class Config(cli.Flags):
+    """Flags of the measurement."""
+
+    rounds: int = 5
+    """Rounds that are counted, after the one without compiled programs."""
+    data: str = "auto"
+    """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the data."""
+        super().__post_init__()
+        cli.check_at_least_1("--rounds", self.rounds)
+        if self.platform not in (None, "cpu"):
+            raise UsageError(
+                "--platform must be cpu, where the PyTorch script computes, "
+                f"got {self.platform}"
+            )
+
+
+class Cost(NamedTuple):
+    """What a command took.
+
+    Attributes:
+      seconds: from its start to its end.
+      peak_memory_mb: the most memory it ever held; None if that is less than what this
+        process holds, from which a new one starts.
+    """
+
+    seconds: float
+    peak_memory_mb: float | None
+
+
+def commands(seed: int, data: Any, out: Path) -> dict[str, list[str]]:
+    """Return the two commands, by name."""
+    source = data.name if data.name == "mini" else str(data.folder)
+    recipe = ["--learning-rate", "0.5", "--epochs", "10", "--no-figures"]
+    where = ["--seed", str(seed), "--data", source, "--platform", "cpu"]
+    python = [sys.executable, "-m"]
+    return {
+        OURS: [*python, OURS, *where, *recipe, "--out", str(out)],
+        THEIRS: [*python, "experiments.pytorch.script", str(data.folder), str(seed)],
+    }
+
+
+def measure(name: str, command: Sequence[str], env: Mapping[str, str]) -> Cost:
+    """Run a command to its end.
+
+    Raises:
+      Failed: if it does not end well; ends with the last line of what it said.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.perf_counter()
+        with subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=said
+        ) as process:
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                raise
+            seconds = time.perf_counter() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            last = (said.read().splitlines() or ["nothing"])[-1]
+            raise Failed(f"{name} ended with {process.returncode}, and said: {last}")
+    peak = megabytes(usage.ru_maxrss)
+    return Cost(seconds, peak if peak > (Report.peak_memory_mb() or 0) else None)
+
+
+def run(config: Config, report: Report) -> None:
+    """Run both in every round; print, draw, write."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
+    from ch4jax.data import fashion_mnist
+
+    data = fashion_mnist.load(config.data)
+    report.begin(config)
+    rounds: list[dict[str, Cost]] = []
+    with tempfile.TemporaryDirectory(prefix="ch4jax-") as scratch:
+        env = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": f"{scratch}/xla",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        for number in range(config.rounds + 1):
+            works = commands(config.seed, data, Path(scratch, str(number)))
+            costs = {name: measure(name, work, env) for name, work in works.items()}
+            rounds.append(costs)
+            report.metrics(round=number, **{k: c._asdict() for k, c in costs.items()})
+            said = (f"{name} {cost.seconds:.1f} s" for name, cost in costs.items())
+            report.say(f"{'warm' if number else 'first'}: {', '.join(said)}")
+    first, *warm = rounds
+    entries = [
+        entry(f"{OURS}, first", [first], OURS),
+        entry(f"{OURS}, warm", warm, OURS),
+        entry(THEIRS, rounds, THEIRS),
+    ]
+    report.table(
+        ["", "median (s)", "fastest", "slowest", "PyTorch takes", "peak memory (MB)"],
+        [
+            [
+                e["name"],
+                *(f"{e[key]:.1f}" for key in ("median", "fastest", "slowest")),
+                f"{e['ratio']:.2f}x",
+                "-" if e["peak_memory_mb"] is None else f"{e['peak_memory_mb']:,.0f}",
+            ]
+            for e in entries
+        ],
+    )
+    report.say("PyTorch takes: the median of the ratios, each within its round")
+    draw(entries, data, report)
+    report.finish({"data": data.name, "commands": entries, "seconds": report.seconds()})
+
+
+def entry(
+    name: str, rounds: Sequence[Mapping[str, Cost]], which: str
+) -> dict[str, Any]:
+    """Return what is told of one of the commands over some rounds."""
+    seconds = [costs[which].seconds for costs in rounds]
+    ratios = [costs[THEIRS].seconds / costs[which].seconds for costs in rounds]
+    peaks = [costs[which].peak_memory_mb for costs in rounds]
+    return {
+        "name": name,
+        "rounds": seconds,
+        "median": statistics.median(seconds),
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+        "peak_memory_mb": max((p for p in peaks if p is not None), default=None),
+    }
+
+
+def draw(entries: Sequence[dict[str, Any]], data: Any, report: Report) -> None:
+    """Draw a bar for each median, and a point for each round."""
+    from experiments import plots
+
+    with plots.figure(
+        report.folder / "end_to_end.png",
+        size=(8.5, 2.2),
+        title="whole commands, from start to end: two networks, ten epochs of "
+        f"{len(data.train_images):,} images",
+    ) as axes:
+        for y, e in enumerate(entries):
+            colour = plots.COLOURS[1 if e["name"] == THEIRS else 0]
+            axes.barh(y, e["median"], color=colour, alpha=0.4)
+            axes.plot(e["rounds"], [y] * len(e["rounds"]), "o", color=colour, ms=4)
+        axes.set_yticks(range(len(entries)), [e["name"] for e in entries])
+        axes.set(xlabel="seconds")
+        axes.grid(visible=False, axis="y")
+        axes.invert_yaxis()
+
+
+def main() -> None:
+    """Run from the command line."""
+    cli.main(Config, run)
+
+
+if __name__ == "__main__":
+    main()

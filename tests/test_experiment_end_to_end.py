@@ -1,0 +1,99 @@
+"""Whole commands are timed in turn, the first without compiled programs."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+
+from ch4jax.data import fashion_mnist
+from experiments import cli, dropout, end_to_end
+from experiments.console import Report
+from experiments.errors import Failed, UsageError
+from experiments.pytorch import script
+
+# Leaves a program in the cache, and takes half a second where there was none.
+CACHES = """
+import os, pathlib, time
+cache = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+if not cache.exists():
+    time.sleep(0.5)
+cache.mkdir(exist_ok=True)
+"""
+
+
+def test_rounds_after_the_first_find_what_it_compiled(tmp_path, monkeypatch):
+    def commands(seed, data, out):
+        ours = [sys.executable, "-c", CACHES]
+        theirs = [sys.executable, "-c", "import time; time.sleep(0.2)"]
+        return {end_to_end.OURS: ours, end_to_end.THEIRS: theirs}
+
+    monkeypatch.setattr(end_to_end, "commands", commands)
+    config = end_to_end.Config(rounds=2, data="mini", out=tmp_path)
+    end_to_end.run(config, Report("end_to_end"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    first, warm, theirs = summary["commands"]
+    assert [len(e["rounds"]) for e in (first, warm, theirs)] == [1, 2, 3]
+    assert first["fastest"] > 0.5
+    assert warm["fastest"] < first["fastest"]
+    assert theirs["fastest"] > 0.2
+    assert theirs["ratios"] == [1, 1, 1]
+    assert warm["ratios"] == [
+        theirs["rounds"][i + 1] / warm["rounds"][i] for i in range(2)
+    ]
+    assert (tmp_path / "end_to_end.png").stat().st_size > 5_000
+
+
+def test_a_command_that_fails_ends_the_measurement_and_is_named():
+    says = "import sys; sys.exit('no images')"
+    with pytest.raises(Failed, match="ours ended with 1, and said: no images"):
+        end_to_end.measure("ours", [sys.executable, "-c", says], os.environ)
+
+
+def test_memory_below_our_own_is_not_told(monkeypatch):
+    command = [sys.executable, "-c", "x = bytearray(300_000_000)"]
+    monkeypatch.setattr(Report, "peak_memory_mb", staticmethod(lambda: 200.0))
+    assert end_to_end.measure("x", command, os.environ).peak_memory_mb > 300
+    monkeypatch.setattr(Report, "peak_memory_mb", staticmethod(lambda: 1e9))
+    assert end_to_end.measure("x", command, os.environ).peak_memory_mb is None
+
+
+def test_our_command_does_the_work_of_the_script(tmp_path):
+    data = fashion_mnist.load("mini")
+    ours, theirs = end_to_end.commands(3, data, tmp_path).values()
+    config = cli.parse(dropout.Config, ours[3:])
+    assert ours[:3] == [sys.executable, "-m", "experiments.dropout"]
+    assert (config.data, config.seed, config.figures) == ("mini", 3, False)
+    assert config.epochs == script.EPOCHS
+    assert config.batch_size == script.BATCH_SIZE
+    assert config.learning_rate == script.LEARNING_RATE
+    assert theirs[2:] == ["experiments.pytorch.script", str(data.folder), "3"]
+
+
+def test_the_script_trains_both_networks(capsys, monkeypatch):
+    folder = fashion_mnist.load("mini").folder
+    monkeypatch.setattr(script, "EPOCHS", 1)
+    monkeypatch.setattr(sys, "argv", ["script", str(folder), "0"])
+    script.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "dropout (0.2, 0.5), epoch 1",
+        "dropout (0.2, 0.5)",
+        "dropout (0.0, 0.0), epoch 1",
+        "dropout (0.0, 0.0)",
+    ]
+
+
+def test_the_script_counts_right_answers_with_nothing_dropped():
+    net = torch.nn.Sequential(torch.nn.Dropout(0.99), torch.nn.Identity())
+    labels = torch.arange(10).repeat(500)
+    logits = torch.nn.functional.one_hot(labels, 10).float()
+    assert script.accuracy(net, logits, labels) == 1
+    assert script.accuracy(net, logits, (labels + 1) % 10) == 0
+    assert net.training
+
+
+def test_another_platform_is_refused():
+    with pytest.raises(UsageError, match=r"--platform must be cpu, .* got gpu"):
+        end_to_end.Config(platform="gpu")
