@@ -75,7 +75,7 @@ def works(config: Config, data: Any, not_run: list[dict[str, str]]) -> Iterator[
     num_rows = len(data.train_images)
     products = floors.matrix_products(num_rows)
     yield benchmark_rows.Work(
-        benchmark_rows.DROPOUT, FLOOR, products, num_rows, "images", None, None
+        benchmark_rows.DROPOUT, FLOOR, products, num_rows, "images"
     )
     tables = house_prices.read("shipped")
     encoded = house_prices.encode(tables.train, tables.test)

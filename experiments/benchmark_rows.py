@@ -24,7 +24,7 @@ class Work(NamedTuple):
       amount: of work in one run, in units of `unit`.
       unit: images trained on, or models trained.
       compile: seconds of tracing and compiling, None if that is in the first run.
-      memory: megabytes that the program's arrays take, if it is known.
+      memory: tells the megabytes that its arrays take, if they are known.
     """
 
     system: str
@@ -33,7 +33,7 @@ class Work(NamedTuple):
     amount: float
     unit: str
     compile: float | None = None
-    memory: float | None = None
+    memory: Callable[[], float | None] = lambda: None
 
 
 def compiled(
@@ -44,9 +44,14 @@ def compiled(
 
     program, seconds = timing.compile(jitted, *args, **kw)
     dynamic = {flag: value for flag, value in kw.items() if flag in ("key", "keys")}
-    memory = floors.program_mb(program)
     return Work(
-        system, name, lambda: program(*args, **dynamic), amount, unit, seconds, memory
+        system,
+        name,
+        lambda: program(*args, **dynamic),
+        amount,
+        unit,
+        seconds,
+        lambda: floors.program_mb(program),
     )
 
 

@@ -25,7 +25,7 @@ def row(work: Any, timing: Any) -> dict[str, Any]:
         **timing._asdict(),
         "throughput": work.amount / timing.median,
         "unit": f"{work.unit}/s",
-        "peak_memory_mb": work.memory,
+        "peak_memory_mb": work.memory(),
     }
 
 
@@ -70,7 +70,7 @@ def show(rows: list[dict[str, Any]], report: Report) -> None:
         report.table(COLUMNS, [cells(r) for r in group], title=title)
     report.say(
         "compile, median, spread: seconds; x floor: time, x PyTorch: speed, each for "
-        "the same amount of work; MB: arrays of the program; benchmark.json has more"
+        "the same amount of work; MB: arrays at their most; benchmark.json has more"
     )
 
 

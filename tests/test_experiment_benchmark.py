@@ -13,7 +13,7 @@ from experiments import benchmark, benchmark_rows, floors, growth, profile
 from experiments.benchmark_rows import Work
 from experiments.benchmark_tables import FLOOR
 from experiments.console import Report
-from experiments.pytorch import rows
+from experiments.pytorch import memory, rows
 
 
 @pytest.fixture
@@ -82,7 +82,42 @@ def test_every_pytorch_row_runs(few_images, houses, monkeypatch):
     works += [*rows.house_rows(*houses, cpu), *rows.sweep_rows(line, cpu)]
     for work in works:
         work.run()
+        assert work.memory() > 0
     assert [w.amount for w in works] == [300, 300, 300, 5, 5, 2, 2]
+
+
+def test_memory_is_the_most_that_is_held_at_once():
+    held = torch.zeros(250_000)  # a megabyte
+
+    def one_after_the_other():
+        for _ in range(3):
+            torch.empty(500_000)
+
+    def both():
+        one, other = torch.empty(500_000), torch.empty(250_000)
+        del one
+        return other
+
+    cpu = torch.device("cpu")
+    assert memory.peak_mb(one_after_the_other, [held], cpu) == 1 + 2
+    assert memory.peak_mb(both, [held], cpu) == 1 + 2 + 1
+    assert memory.peak_mb(lambda: None, [held, held], cpu) == 2
+
+
+def test_on_cuda_memory_is_what_pytorch_counts(monkeypatch):
+    counted = {"now": 5_000_000, "most": 9_000_000}
+
+    def work():
+        counted["most"] = 7_000_000
+
+    def reset():
+        counted["most"] = counted["now"]
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: counted["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: counted["most"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    assert memory.peak_mb(work, [], torch.device("cuda")) == 2
+    assert memory.peak_mb(lambda: None, [], torch.device("cuda")) == 0
 
 
 def test_pytorch_is_timed_on_the_device_of_jax_or_not_at_all(monkeypatch):

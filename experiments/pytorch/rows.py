@@ -5,6 +5,7 @@ On the kind of device that JAX computes on, or not at all.
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from experiments.benchmark_rows import (
 )
 from experiments.floors import BATCH_SIZE
 from experiments.pytorch import twins
+from experiments.pytorch.memory import peak_mb
 
 EAGER = "PyTorch, eager, in memory"
 
@@ -87,44 +89,48 @@ def dropout_rows(data: Any, device: torch.device, *, compile: bool) -> Iterator[
         for inputs, classes in loader:
             yield inputs.to(device), classes.to(device)
 
-    def train(batches: Any, *, call: Any = None, autocast: bool = False) -> Any:
+    def train(
+        name: str, batches: Any, *held: Any, call: Any = None, autocast: bool = False
+    ) -> Work:
         net = twins.perceptron(HIDDEN, RATES).to(device)
         twins.init_normal(net, STD)
         call = call(net) if call else net
         sgd = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
 
-        def epoch() -> None:
-            for inputs, classes in batches():
+        def epoch(steps: int | None = None) -> None:
+            for inputs, classes in islice(batches(), steps):
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                     loss = cross_entropy(call(inputs), classes)
                 sgd.zero_grad()
                 loss.backward()
                 sgd.step()
 
-        return epoch
+        def memory() -> float:
+            net.zero_grad()
+            return peak_mb(partial(epoch, 3), [*net.parameters(), *held], device)
 
-    epochs = {
-        "PyTorch, eager, DataLoader": train(loaded),
-        EAGER: train(in_memory),
-        "PyTorch, eager, bfloat16": train(in_memory, autocast=True),
-    }
+        run = finished(epoch, device)
+        return Work(DROPOUT, name, run, len(x), "images", memory=memory)
+
+    packed = torch.from_numpy(images), torch.from_numpy(labels)
+    yield train("PyTorch, eager, DataLoader", loaded, *packed)
+    yield train(EAGER, in_memory, x, y)
+    yield train("PyTorch, eager, bfloat16", in_memory, x, y, autocast=True)
     if compile:
-        epochs["PyTorch, torch.compile"] = train(in_memory, call=torch.compile)
-    for name, epoch in epochs.items():
-        yield Work(DROPOUT, name, finished(epoch, device), len(x), "images")
+        yield train("PyTorch, torch.compile", in_memory, x, y, call=torch.compile)
 
 
 def sweep_rows(data: Any, device: torch.device, runs: int = 2) -> Iterator[Work]:
     """Yield runs of linear regression with an L2 penalty, one after the other."""
     x, y = (torch.tensor(np.asarray(array)).to(device) for array in data)
 
-    def train(make: Any) -> None:
+    def train(make: Any, runs: int = runs, epochs: int = 100) -> None:
         for _ in range(runs):
             net = nn.Linear(x.shape[1], 1, device=device)
             nn.init.normal_(net.weight)
             decayed = {"params": [net.weight], "weight_decay": 3.0}
             optimizer = make([decayed, {"params": [net.bias], "weight_decay": 0.0}])
-            for _ in range(100):
+            for _ in range(epochs):
                 for rows in torch.randperm(len(x), device=device).split(5):
                     optimizer.zero_grad()
                     (mse_loss(net(x[rows]), y[rows]) / 2).backward()
@@ -132,8 +138,14 @@ def sweep_rows(data: Any, device: torch.device, runs: int = 2) -> Iterator[Work]
 
     for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
         run = partial(train, partial(make, lr=0.003))
-        run = finished(run, device)
-        yield Work(SWEEP, f"PyTorch, one by one, {name}", run, runs, "runs")
+        yield Work(
+            SWEEP,
+            f"PyTorch, one by one, {name}",
+            finished(run, device),
+            runs,
+            "runs",
+            memory=partial(peak_mb, partial(run, 1, 1), [x, y], device),
+        )
 
 
 def house_rows(
@@ -152,11 +164,11 @@ def house_rows(
         clamped = torch.clamp(predicted, 1, float("inf"))
         return mse_loss(clamped.log(), true.log()).sqrt()
 
-    def loop() -> None:
+    def loop(epochs: int = 100) -> None:
         for rows, others in zip(rows_of, others_of, strict=True):
             net = nn.Linear(inputs.shape[1], 1, device=device)
             adam = torch.optim.Adam(net.parameters(), lr=5.0)
-            for _ in range(100):
+            for _ in range(epochs):
                 for batch in shuffled(rows).split(64):
                     adam.zero_grad()
                     mse_loss(net(inputs[batch])[:, 0], labels[batch]).backward()
@@ -165,13 +177,13 @@ def house_rows(
                     for seen in (rows, others):
                         log_rmse(net(inputs[seen])[:, 0], labels[seen]).item()
 
-    def stacked() -> None:
+    def stacked(epochs: int = 100) -> None:
         count, width = len(rows_of), inputs.shape[1]
         bound = width**-0.5
         w = torch.empty(count, width, 1, device=device).uniform_(-bound, bound)
         b = torch.empty(count, 1, 1, device=device).uniform_(-bound, bound)
         adam = torch.optim.Adam([w.requires_grad_(), b.requires_grad_()], lr=5.0)
-        for _ in range(100):
+        for _ in range(epochs):
             # Of one size, since five divides the 1,460 rows.
             orders = torch.stack([shuffled(rows) for rows in rows_of])
             for batch in orders.split(64, dim=1):
@@ -185,5 +197,11 @@ def house_rows(
                     log_rmse((inputs[seen] @ w + b)[..., 0], labels[seen]).item()
 
     for name, run in (("fold by fold", loop), ("folds stacked", stacked)):
-        run = finished(run, device)
-        yield Work(HOUSES, f"PyTorch, {name}", run, len(rows_of), "models")
+        yield Work(
+            HOUSES,
+            f"PyTorch, {name}",
+            finished(run, device),
+            len(rows_of),
+            "models",
+            memory=partial(peak_mb, partial(run, 1), [inputs, labels], device),
+        )
