@@ -53,7 +53,9 @@ def cells(r: dict[str, Any]) -> list[str]:
         f"{r['throughput']:,.0f}",
         number(r["to_floor"], ".2f"),
         number(r["to_pytorch"], ".1f"),
-        number(r["peak_memory_mb"], ",.0f"),
+        number(
+            r["peak_memory_mb"], ",.0f" if (r["peak_memory_mb"] or 0) > 10 else ".2g"
+        ),
     ]
 
 
