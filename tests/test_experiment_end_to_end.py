@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -97,3 +98,16 @@ def test_the_script_counts_right_answers_with_nothing_dropped():
 def test_another_platform_is_refused():
     with pytest.raises(UsageError, match=r"--platform must be cpu, .* got gpu"):
         end_to_end.Config(platform="gpu")
+
+
+@pytest.mark.long
+def test_the_real_commands_end_well_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "scratch").mkdir()
+    config = end_to_end.Config(rounds=1, data="mini", out=tmp_path / "run")
+    end_to_end.run(config, Report("end_to_end"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert all(e["median"] > 1 for e in summary["commands"])
+    # PyTorch leaves a folder of its own there.
+    assert list((tmp_path / "scratch").glob("ch4jax-*")) == []
