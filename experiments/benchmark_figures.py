@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
-from experiments.benchmark_tables import FLOOR, by_system
+from experiments.benchmark_tables import FLOOR, by_system, short
 
 
 def draw(rows: list[dict[str, Any]], found: dict[str, Any], folder: Path) -> None:
@@ -39,7 +39,7 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], folder: Path) -> Non
                 axes.plot([1, speed], [y, y], color=colour, linewidth=2)
                 axes.plot(speed, y, color=colour, marker="o")
                 axes.annotate(
-                    f"{speed:,.3g}x" if speed < 100 else f"{speed:,.0f}x",
+                    f"{short(speed)}x",
                     (speed, y),
                     xytext=(6, 0) if speed >= 1 else (-6, 0),
                     textcoords="offset points",

@@ -39,6 +39,13 @@ def relate(rows: list[dict[str, Any]]) -> None:
         r["to_pytorch"] = eager and r["throughput"] / eager
 
 
+def short(value: float | None) -> str:
+    """Return `-`, `0.0219`, `37.2` or `1,030`."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def cells(r: dict[str, Any]) -> list[str]:
     """Return a row as text."""
 
@@ -52,10 +59,8 @@ def cells(r: dict[str, Any]) -> list[str]:
         f"{r['fastest']:.3f}-{r['slowest']:.3f}",
         f"{r['throughput']:,.0f}",
         number(r["to_floor"], ".2f"),
-        number(r["to_pytorch"], ".1f"),
-        number(
-            r["peak_memory_mb"], ",.0f" if (r["peak_memory_mb"] or 0) > 10 else ".2g"
-        ),
+        short(r["to_pytorch"]),
+        short(r["peak_memory_mb"]),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from experiments.benchmark_tables import short
 from experiments.page_tables import Numbers, Summary, named, records, shown
 
 SECONDS = ("name", "compile", "first", "median", "fastest", "slowest")
@@ -20,7 +21,7 @@ def benchmark(summary: Summary) -> Numbers:
         tables.append(records(f"{system}, seconds", rows, fields))
         jax = [row.get("to_pytorch") for row in rows if row["name"].startswith("JAX")]
         if ours := [speed for speed in jax if speed is not None]:
-            speeds.append(f"{min(ours):.3g} to {max(ours):.3g} ({system})")
+            speeds.append(f"{short(min(ours))} to {short(max(ours))} ({system})")
     if not_run := summary.get("not_run"):
         tables.append(records("Not run", not_run, ["name", "reason"], num_texts=2))
     if not speeds:

@@ -224,10 +224,12 @@ def test_the_numbers_survive_whatever_a_summary_lacks(path):
                     {"system": "MLP", "name": "JAX, scanned", "to_pytorch": 2.0},
                     {"system": "MLP", "name": "JAX, step by step", "to_pytorch": 1.5},
                     {"system": "MLP", "name": "JAX, lost", "to_pytorch": None},
+                    {"system": "sweep", "name": "JAX, all", "to_pytorch": 1029.8},
                 ],
                 "not_run": [{"name": "GPU", "reason": "there is none"}],
             },
-            "Speed of JAX over that of eager PyTorch: 1.5 to 2 (MLP).",
+            "Speed of JAX over that of eager PyTorch: 1.5 to 2 (MLP), 1,030 to 1,030 "
+            "(sweep).",
         ),
         (
             "compare",
