@@ -103,6 +103,11 @@ def run(config: Config, report: Report) -> None:
     from ch4jax.data import fashion_mnist
 
     data = fashion_mnist.load(config.data)
+    if len(list(data.folder.glob("*-ubyte.gz"))) < 4:
+        raise UsageError(
+            "--data must hold the four files packed (.gz), as the PyTorch script reads "
+            f"them, got {data.folder}"
+        )
     report.begin(config)
     rounds: list[dict[str, Cost]] = []
     with tempfile.TemporaryDirectory(prefix="ch4jax-") as scratch:

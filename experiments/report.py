@@ -34,12 +34,8 @@ QUICK = {
     "storage": ("--flips", "20", "--kills", "1"),
     "profile": ("--data", "mini", "--rounds", "3"),
 }
-TOO_LONG = {
-    "benchmark",
-    "compare",
-    "end_to_end",
-    "growth",
-}  # for --quick, even at their smallest
+# For --quick, even at their smallest.
+TOO_LONG = {"benchmark", "compare", "end_to_end", "growth"}
 
 
 @dataclass(frozen=True)

@@ -95,13 +95,22 @@ def test_the_script_counts_right_answers_with_nothing_dropped():
     assert net.training
 
 
+def test_images_that_the_script_cannot_read_are_refused(tmp_path, monkeypatch):
+    data = fashion_mnist.load("mini")._replace(folder=tmp_path)
+    monkeypatch.setattr(fashion_mnist, "load", lambda source: data)
+    config = end_to_end.Config(out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"packed \(\.gz\), .* got "):
+        end_to_end.run(config, Report("end_to_end"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_platform_is_refused():
     with pytest.raises(UsageError, match=r"--platform must be cpu, .* got gpu"):
         end_to_end.Config(platform="gpu")
 
 
 @pytest.mark.long
-def test_the_real_commands_end_well_and_leave_nothing(tmp_path, monkeypatch):
+def test_the_real_commands_end_well_and_leave_nothing_of_ours(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (tmp_path / "scratch").mkdir()
