@@ -15,9 +15,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from experiments import cli
-from experiments.console import Report
-from experiments.errors import UsageError
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from ch4jax import backprop
+from ch4jax.data import fashion_mnist
+from ch4jax.data.fashion_mnist import to_float
+from experiments.common import cli, plots
+from experiments.common.console import Report
+from experiments.common.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,6 @@ class Config(cli.Flags):
 
 def run(config: Config, report: Report) -> None:
     """Compare the gradients, draw the graph and the differences, count the bytes."""
-    import jax
-
-    from ch4jax.data import fashion_mnist
-
     data = fashion_mnist.load("mini")
     if config.batch_size > len(data.train_images):
         raise UsageError(
@@ -69,12 +72,6 @@ def run(config: Config, report: Report) -> None:
 
 def problem(config: Config, data: Any) -> tuple[Any, Any, Any]:
     """Return parameters, images as rows, and labels, in JAX's present precision."""
-    import jax
-    from jax import numpy as jnp
-
-    from ch4jax import backprop
-    from ch4jax.data.fashion_mnist import to_float
-
     x = to_float(jnp.asarray(data.train_images[: config.batch_size]))
     labels = jnp.asarray(data.train_labels[: config.batch_size], int)
     key = jax.random.key(config.seed)
@@ -84,10 +81,6 @@ def problem(config: Config, data: Any) -> tuple[Any, Any, Any]:
 
 def show_gradients(config: Config, data: Any, report: Report) -> dict[str, Any]:
     """Print and draw the norm of every quantity and of its gradient."""
-    from jax import numpy as jnp
-
-    from ch4jax import backprop
-
     params, x, labels = problem(config, data)
     kept = backprop.forward(params, x, labels, config.lambd)
     by_hand = backprop.backward(params, x, labels, config.lambd, kept)
@@ -125,8 +118,6 @@ def show_gradients(config: Config, data: Any, report: Report) -> dict[str, Any]:
 
 def draw_graph(config: Config, quantities: dict[str, Any], report: Report) -> None:
     """Draw the computational graph of the book with the norms on it."""
-    from experiments import plots
-
     places = {
         "x": (0, 1),
         "w1": (0, 0),
@@ -180,10 +171,6 @@ def draw_graph(config: Config, quantities: dict[str, Any], report: Report) -> No
 
 def show_differences(config: Config, data: Any, report: Report) -> dict[str, Any]:
     """Compare slopes by hand with central differences, for many step sizes."""
-    import numpy as np
-
-    from experiments import plots
-
     steps = np.logspace(-9, 0, 28)
     best = {}
     with plots.figure(
@@ -209,11 +196,6 @@ def show_differences(config: Config, data: Any, report: Report) -> dict[str, Any
 
 def difference_errors(config: Config, data: Any, steps: Any, dtype: str) -> Any:
     """Return the relative error of central differences for each step size."""
-    import jax
-    import numpy as np
-
-    from ch4jax import backprop
-
     params, x, labels = problem(config, data)
     params, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, x))
     kept = backprop.forward(params, x, labels, config.lambd)
@@ -245,10 +227,6 @@ def difference_errors(config: Config, data: Any, steps: Any, dtype: str) -> Any:
 
 def show_memory(config: Config, data: Any, report: Report) -> dict[str, Any]:
     """Count what the forward pass keeps, and what `jax.checkpoint` makes of it."""
-    import jax
-
-    from ch4jax import backprop
-
     params, x, labels = problem(config, data)
 
     def objective(params: Any, x: Any, labels: Any) -> Any:

@@ -7,8 +7,14 @@ Prints what each network makes of two rows of 20 numbers, and draws what the loo
 from dataclasses import dataclass
 from typing import Any
 
-from experiments import cli
-from experiments.console import Report
+import jax
+import numpy as np
+from flax import linen as nn
+
+from ch4jax import parameters
+from ch4jax.blocks import MLP, FixedHiddenMLP, MySequential, chimera
+from experiments.common import cli, plots
+from experiments.common.console import Report
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,6 @@ class Config(cli.Flags):
 
 def run(config: Config, report: Report) -> None:
     """Go through the section, draw the loop, and write the summary."""
-    import jax
-
     report.begin(config)
     x_key, init_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.uniform(x_key, (2, 20))
@@ -32,11 +36,6 @@ def run(config: Config, report: Report) -> None:
 
 def show_perceptrons(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
     """Apply the perceptron 20-256-10 as three kinds of block define it."""
-    import numpy as np
-    from flax import linen as nn
-
-    from ch4jax.blocks import MLP, MySequential
-
     layers = (nn.Dense(256), nn.relu, nn.Dense(10))
     networks = {
         "nn.Sequential": nn.Sequential(layers),
@@ -76,9 +75,6 @@ def show_perceptrons(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
 
 def show_fixed_hidden(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
     """Apply the block with the constant, the layer used twice, and the loop."""
-    from ch4jax import parameters
-    from ch4jax.blocks import FixedHiddenMLP
-
     network = FixedHiddenMLP()
     y, variables = network.init_with_output(key, x)
     report.say(f"\nFixedHiddenMLP: {y:.4f}")
@@ -103,11 +99,6 @@ def draw_halvings(
 
     Its negative stands beside it, since ReLU passes nothing of one of the two.
     """
-    import jax
-    import numpy as np
-
-    from experiments import plots
-
     factors = np.logspace(-4, 4, 400, dtype=np.float32)
     pair = np.stack([row, -row])
 
@@ -137,9 +128,6 @@ def draw_halvings(
 
 def show_chimera(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
     """Apply the blocks nested in one another."""
-    from ch4jax import parameters
-    from ch4jax.blocks import chimera
-
     y, variables = chimera().init_with_output(key, x)
     report.say(f"\nchimera: {y:.4f}")
     report.say(parameters.outline(variables, "chimera"))

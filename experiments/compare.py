@@ -11,9 +11,14 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from experiments import cli, compare_figures
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+import jax
+
+from ch4jax.data import fashion_mnist
+from experiments import compare_figures
+from experiments.common import cli
+from experiments.common import roofline as floors
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 
 Room = Literal["dropout", "weight_decay", "house_prices", "initialization", "blocks"]
 ROOMS: tuple[Room, ...] = (
@@ -52,10 +57,8 @@ def run(config: Config, report: Report) -> None:
     """Compare each system, print the tables, draw, and fail if a verdict does."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
-    import jax
     import torch
 
-    from experiments import floors
     from experiments.pytorch import outcomes, race
 
     report.begin(config)
@@ -111,7 +114,6 @@ def run(config: Config, report: Report) -> None:
 
 def make(rooms: tuple[Room, ...]) -> list[Any]:
     """Return the systems of the rooms that are named, in the order of the book."""
-    from ch4jax.data import fashion_mnist
     from experiments.pytorch import (
         deep_mlp,
         dropout,

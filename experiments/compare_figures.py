@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from experiments.console import Report
+import numpy as np
+
+from experiments.common import plots
+from experiments.common.console import Report
 
 
 def draw(
@@ -18,9 +21,6 @@ def draw(
 
 def draw_drift(courses: dict[str, Any], report: Report) -> None:
     """Draw the difference of the parameters against the step, one panel a system."""
-    import numpy as np
-
-    from experiments import plots
     from experiments.pytorch import levels
 
     columns = min(4, len(courses))
@@ -51,10 +51,6 @@ def draw_drift(courses: dict[str, Any], report: Report) -> None:
 
 def draw_outcomes(outcomes: dict[str, Any], report: Report) -> None:
     """Draw both distributions, and the interval of their difference in the margins."""
-    import numpy as np
-
-    from experiments import plots
-
     with plots.figure(
         report.folder / "outcomes.png",
         2,
@@ -94,10 +90,6 @@ def draw_outcomes(outcomes: dict[str, Any], report: Report) -> None:
 
 def draw_times(rows: list[Any], report: Report) -> None:
     """Draw how many times as fast as PyTorch, eager, each way is."""
-    import numpy as np
-
-    from experiments import plots
-
     names = list(dict.fromkeys(row.system for row in rows))
     ways = list(dict.fromkeys(row.name for row in rows if row.ratio != 1))
     with plots.figure(

@@ -8,11 +8,20 @@ whole set is not to be had.
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from experiments import cli
-from experiments.console import Report, count
-from experiments.errors import UsageError
-from experiments.fit import Fit, fit
-from experiments.networks import NETWORKS, Network, metrics_fn
+import jax
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from ch4jax.data import fashion_mnist
+from ch4jax.data.fashion_mnist import CLASSES, to_float
+from ch4jax.dropout import dropout_layer
+from ch4jax.training import population
+from experiments.common import cli, plots
+from experiments.common.console import Report, count
+from experiments.common.errors import UsageError
+from experiments.common.loop import Fit, fit
+from experiments.common.networks import NETWORKS, Network, metrics_fn
 
 # At 0.5 the network stays at chance on 6,000 images, 200 epochs long.
 RECIPES = {
@@ -86,11 +95,6 @@ def train(
     config: Config, network: Network, data: Any, label: str, report: Report
 ) -> Fit:
     """Train `config.seeds` copies of `network` in one program, each with its key."""
-    import jax
-    import optax
-
-    from ch4jax import population
-
     assert config.epochs is not None  # `settle` has filled them in
     assert config.learning_rate is not None
     seed_keys = population.seed_keys(config.seed, config.seeds)
@@ -139,8 +143,6 @@ def summarise(fitted: Fit) -> dict[str, Any]:
 
 def run(config: Config, report: Report) -> None:
     """Show the layer, train each variant, tell, draw, and write the summary."""
-    from ch4jax.data import fashion_mnist
-
     data = fashion_mnist.load(config.data)
     config = settle(config, data)
     report.begin(config)
@@ -192,11 +194,6 @@ def describe(rates: tuple[float, ...]) -> str:
 
 def show_layer(config: Config, report: Report) -> None:
     """Print what the layer does to the numbers 0 to 15 at three rates."""
-    import jax
-    from jax import numpy as jnp
-
-    from ch4jax.dropout import dropout_layer
-
     x = jnp.arange(16.0).reshape(2, 8)
     report.say(f"x =\n{x}")
     for rate in (0.0, 0.5, 1.0):
@@ -206,8 +203,6 @@ def show_layer(config: Config, report: Report) -> None:
 
 def show_setting(config: Config, data: Any, report: Report) -> None:
     """Print the device, the data and the recipe."""
-    import jax
-
     device = jax.devices()[0]
     report.say(f"\ndevice: {device.platform} ({device.device_kind})")
     report.say(
@@ -255,12 +250,6 @@ def show_results(results: list[dict[str, Any]], report: Report) -> None:
 
 def draw(config: Config, data: Any, fits: dict[str, Fit], report: Report) -> None:
     """Draw the curves of all variants, and predictions of the first."""
-    import jax
-    import numpy as np
-
-    from ch4jax.data.fashion_mnist import CLASSES, to_float
-    from experiments import plots
-
     title = (
         f"MLP on Fashion-MNIST ({data.name}), learning rate {config.learning_rate}, "
         f"mean of {count(config.seeds, 'seed')}"

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import cli
-from experiments.console import Report, megabytes
-from experiments.errors import Failed, UsageError
+from ch4jax.data import fashion_mnist
+from experiments.common import cli, plots
+from experiments.common.console import Report, megabytes
+from experiments.common.errors import Failed, UsageError
 
 OURS, THEIRS = "experiments.dropout", "plain PyTorch script"
 
@@ -100,7 +101,6 @@ def run(config: Config, report: Report) -> None:
     """Run both in every round; print, draw, write."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
-    from ch4jax.data import fashion_mnist
 
     data = fashion_mnist.load(config.data)
     if len(list(data.folder.glob("*-ubyte.gz"))) < 4:
@@ -166,8 +166,6 @@ def entry(
 
 def draw(entries: Sequence[dict[str, Any]], data: Any, report: Report) -> None:
     """Draw a bar for each median, and a point for each round."""
-    from experiments import plots
-
     with plots.figure(
         report.folder / "end_to_end.png",
         size=(8.5, 2.2),

@@ -9,8 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from experiments import cli
-from experiments.console import Report
+import jax
+import optax
+
+from ch4jax.training import population
+from experiments.common import cli, plots, timing
+from experiments.common import roofline as floors
+from experiments.common.console import Report
+from experiments.common.networks import flax_network, metrics_fn
 
 RATES = (0.2, 0.5)
 BASE = {"batch size": 256, "width": 256, "rows": 4096, "population": 1}
@@ -68,13 +74,6 @@ def sizes(quick: bool) -> dict[str, tuple[int, ...]]:
 
 def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float | None, float]:
     """Return an epoch on random images, its memory, and the seconds to compile it."""
-    import jax
-    import optax
-
-    from ch4jax import population, timing
-    from experiments import floors
-    from experiments.networks import flax_network, metrics_fn
-
     network = flax_network((setting["width"],) * 2, RATES, 0.01)
     optimizer = optax.sgd(0.1)
     image_key, label_key, init_key, key = jax.random.split(jax.random.key(0), 4)
@@ -97,9 +96,6 @@ def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float | None, flo
 
 def measure(todo: list[tuple[str, int]], rounds: int, report: Report) -> list[Point]:
     """Compile an epoch and its products at every size, then time them all in turn."""
-    from ch4jax import timing
-    from experiments import floors
-
     settings = {(axis, size): BASE | {axis: size} for axis, size in todo}
     epochs: dict[str, Callable[[], Any]] = {}
     products: dict[str, Callable[[], Any]] = {}
@@ -166,8 +162,6 @@ def run(config: Config, report: Report) -> None:
 
 def draw(points: list[Point], report: Report) -> None:
     """Draw seconds above and megabytes below, on logarithmic axes."""
-    from experiments import plots
-
     axes_names = list(dict.fromkeys(p.axis for p in points))
     with plots.figure(
         report.folder / "growth.png",

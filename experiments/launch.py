@@ -13,8 +13,8 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from experiments import cli, ranks
-from experiments.errors import UsageError
+from experiments.common import cli, ranks
+from experiments.common.errors import UsageError
 
 
 @dataclass(frozen=True)

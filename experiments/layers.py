@@ -7,8 +7,16 @@ trains a network of both, as they are here and as the book's code reads.
 from dataclasses import dataclass
 from typing import Any
 
-from experiments import cli
-from experiments.console import Report
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from ch4jax.layers import CenteredLayer, MyLinear
+from ch4jax.training import Batch, init_state, train_step
+from experiments.common import cli, plots
+from experiments.common.console import Report
 
 STEPS = 300
 LEARNING_RATE = 0.01
@@ -21,8 +29,6 @@ class Config(cli.Flags):
 
 def run(config: Config, report: Report) -> None:
     """Go through the section, train, draw, and write the summary."""
-    import jax
-
     report.begin(config)
     centred_key, linear_key, train_key = jax.random.split(
         jax.random.key(config.seed), 3
@@ -35,12 +41,6 @@ def run(config: Config, report: Report) -> None:
 
 def show_centered(report: Report, *, key: Any) -> dict[str, Any]:
     """Apply the layer without parameters, alone and after a dense layer."""
-    import jax
-    from flax import linen as nn
-    from jax import numpy as jnp
-
-    from ch4jax.layers import CenteredLayer
-
     y = CenteredLayer().apply({}, jnp.arange(1.0, 6.0))
     init_key, x_key = jax.random.split(key)
     x = jax.random.uniform(x_key, (4, 8))
@@ -63,12 +63,6 @@ def show_centered(report: Report, *, key: Any) -> dict[str, Any]:
 
 def show_linear(report: Report, *, key: Any) -> dict[str, Any]:
     """Apply the layer with parameters, alone and twice in a row."""
-    import jax
-    import numpy as np
-    from flax import linen as nn
-
-    from ch4jax.layers import MyLinear
-
     init_key, x_key, net_key, net_x_key = jax.random.split(key, 4)
     x = jax.random.uniform(x_key, (2, 5))
     y, variables = MyLinear(5, 3).init_with_output(init_key, x)
@@ -98,16 +92,6 @@ def show_learning(report: Report, *, key: Any) -> dict[str, Any]:
     The book's layer reads `weight.data`, which in PyTorch stops the gradient, so that
     only the dense layer learns. Both ways go through one program.
     """
-    import jax
-    import numpy as np
-    import optax
-    from flax import linen as nn
-    from jax import numpy as jnp
-
-    from ch4jax.layers import CenteredLayer, MyLinear
-    from ch4jax.training import Batch, init_state, train_step
-    from experiments import plots
-
     init_key, x_key, step_key = jax.random.split(key, 3)
     network = nn.Sequential((MyLinear(64, 8), CenteredLayer(), nn.Dense(1)))
     x = jax.random.normal(x_key, (256, 64))

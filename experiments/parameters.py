@@ -7,8 +7,17 @@ is used twice, and trains while some parameters are frozen.
 from dataclasses import dataclass
 from typing import Any
 
-from experiments import cli
-from experiments.console import Report
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from ch4jax import initialization, parameters
+from ch4jax.parameters import RGNet, SharedMLP
+from ch4jax.training import Batch, init_state, train_step
+from experiments.common import cli
+from experiments.common.console import Report
 
 STEPS = 100
 
@@ -20,9 +29,6 @@ class Config(cli.Flags):
 
 def run(config: Config, report: Report) -> None:
     """Go through the section and write the summary."""
-    import jax
-    from flax import linen as nn
-
     report.begin(config)
     x_key, net_key, nest_key, draw_key, share_key, freeze_key = jax.random.split(
         jax.random.key(config.seed), 6
@@ -40,10 +46,6 @@ def run(config: Config, report: Report) -> None:
 
 def show_access(network: Any, variables: Any, x: Any, report: Report) -> dict[str, Any]:
     """Read parameters, all and one, and ask for a gradient."""
-    import jax
-
-    from ch4jax import parameters
-
     y = network.apply(variables, x)
     report.say(f"nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1))): shape {y.shape}")
     report.say(f"{y}\n")
@@ -74,8 +76,6 @@ def show_access(network: Any, variables: Any, x: Any, report: Report) -> dict[st
 
 def show_table(variables: Any, report: Report) -> None:
     """Print a line for each parameter, and their sum."""
-    from ch4jax import parameters
-
     rows = [
         [leaf.path, str(leaf.shape), leaf.dtype, str(leaf.entries), str(leaf.num_bytes)]
         for leaf in parameters.summary(variables)
@@ -87,9 +87,6 @@ def show_table(variables: Any, report: Report) -> None:
 
 def show_nested(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
     """Print the tree of four blocks of two layers."""
-    from ch4jax import parameters
-    from ch4jax.parameters import RGNet
-
     y, variables = RGNet().init_with_output(key, x)
     report.say(f"\nRGNet: shape {y.shape}\n{y}")
     report.say(parameters.outline(variables["params"], "RGNet"))
@@ -106,11 +103,6 @@ def show_nested(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
 
 def show_drawing(variables: Any, report: Report, *, key: Any) -> dict[str, Any]:
     """Draw parameters anew by four sets of rules, then set some directly."""
-    import jax
-    import numpy as np
-
-    from ch4jax import initialization, parameters
-
     first, last = "params/layers_0/kernel", "params/layers_2/kernel"
     zeros = initialization.constant(0.0)
     all_rules = {
@@ -152,11 +144,6 @@ def shared_networks() -> dict[str, Any]:
 
     Each is a function `(params, x) -> y` of the parameters of `SharedMLP`.
     """
-    import jax
-    from flax import linen as nn
-
-    from ch4jax.parameters import SharedMLP
-
     shared = nn.Dense(8)
     twice = nn.Sequential(
         (nn.Dense(8), nn.relu, shared, nn.relu, shared, nn.relu, nn.Dense(1))
@@ -184,8 +171,6 @@ def shared_networks() -> dict[str, Any]:
 
 def untied(params: Any) -> tuple[Any, Any]:
     """Return the network of `shared_networks` with two layers, and its parameters."""
-    from flax import linen as nn
-
     network = nn.Sequential(
         (nn.Dense(8), nn.relu, nn.Dense(8), nn.relu, nn.Dense(8), nn.relu, nn.Dense(1))
     )
@@ -196,12 +181,6 @@ def untied(params: Any) -> tuple[Any, Any]:
 
 def show_sharing(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
     """Share one layer in three ways, and compare with two copies of it."""
-    import jax
-    import numpy as np
-
-    from ch4jax import parameters
-    from ch4jax.parameters import SharedMLP
-
     params: Any = SharedMLP().init(key, x)["params"]
     kernel = params["shared"]["kernel"]
     changed = parameters.replace(params, "shared/kernel", kernel.at[0, 0].set(100))
@@ -240,13 +219,6 @@ def show_freezing(
     network: Any, variables: Any, report: Report, *, key: Any
 ) -> dict[str, Any]:
     """Train with the first layer frozen, with momentum and with decay."""
-    import jax
-    import optax
-    from jax import numpy as jnp
-
-    from ch4jax import parameters
-    from ch4jax.training import Batch, init_state, train_step
-
     x = jax.random.normal(key, (64, 4))
     batch = Batch(x, x.sum(axis=1), jnp.ones(len(x), bool))
 

@@ -12,8 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from experiments import cli
-from experiments.console import Report
+import jax
+import optax
+from jax import numpy as jnp
+
+from ch4jax import training
+from ch4jax.data import fashion_mnist
+from ch4jax.data.fashion_mnist import to_float
+from experiments.benchmark.rows import HIDDEN, LEARNING_RATE, RATES, STD
+from experiments.common import cli, plots, timing
+from experiments.common import roofline as floors
+from experiments.common.console import Report
+from experiments.common.networks import flax_network, metrics_fn
 
 WHOLE, PLAIN = "whole epoch", "whole epoch, no dropout"
 
@@ -37,16 +47,6 @@ class Config(cli.Flags):
 
 def parts(data: Any) -> dict[str, Callable[[], Any]]:
     """Return the parts of an epoch; each does its work for every step."""
-    import jax
-    import optax
-    from jax import numpy as jnp
-
-    from ch4jax import training
-    from ch4jax.data.fashion_mnist import to_float
-    from experiments import floors
-    from experiments.benchmark_rows import HIDDEN, LEARNING_RATE, RATES, STD
-    from experiments.networks import flax_network
-
     images, labels = data.train_images, data.train_labels
     size = floors.BATCH_SIZE
     deal = jax.jit(lambda key: training.batch_rows(len(images), size, key=key))
@@ -105,14 +105,6 @@ def parts(data: Any) -> dict[str, Callable[[], Any]]:
 
 def wholes(data: Any) -> tuple[dict[str, Callable[[], Any]], float]:
     """Return the epochs and the evaluations, and the seconds to compile WHOLE."""
-    import jax
-    import optax
-
-    from ch4jax import timing, training
-    from experiments import floors
-    from experiments.benchmark_rows import HIDDEN, LEARNING_RATE, RATES, STD
-    from experiments.networks import flax_network, metrics_fn
-
     key, optimizer = jax.random.key(0), optax.sgd(LEARNING_RATE)
     train, test = data[:2], data[2:4]
     start = training.init_state(flax_network(HIDDEN, RATES, STD).init(key), optimizer)
@@ -142,9 +134,6 @@ def wholes(data: Any) -> tuple[dict[str, Callable[[], Any]], float]:
 
 def run(config: Config, report: Report) -> None:
     """Time what comes before, the parts and the whole; print, draw, write."""
-    from ch4jax import timing
-    from ch4jax.data import fashion_mnist
-
     data, reading = timing.timed(lambda: fashion_mnist.load(config.data))
     report.begin(config)
     command = [sys.executable, "-c", "import ch4jax.training"]
@@ -182,8 +171,6 @@ def run(config: Config, report: Report) -> None:
 
 def draw(parts: dict[str, float], epoch: float, images: int, report: Report) -> None:
     """Draw a bar for each part."""
-    from experiments import plots
-
     with plots.figure(
         report.folder / "profile.png",
         size=(8.5, 2.8),

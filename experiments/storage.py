@@ -16,9 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
-from experiments.console import Report, count
-from experiments.errors import Failed
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ch4jax import interop as export
+from ch4jax import storage
+from ch4jax.blocks import MLP
+from ch4jax.errors import DataError
+from experiments.common import cli, timing
+from experiments.common.console import Report, count
+from experiments.common.errors import Failed
 
 ROUNDS = 9
 
@@ -41,10 +49,6 @@ class Config(cli.Flags):
 
 def read_and_write(report: Report) -> dict[str, bool]:
     """Save and load an array, a list and a dictionary; return which came back."""
-    import jax.numpy as jnp
-
-    from ch4jax import storage
-
     x, y = jnp.arange(4), jnp.zeros(4)
     came_back = {}
     for name, tree in {"x": x, "x-and-y": [x, y], "xy": {"x": x, "y": y}}.items():
@@ -57,12 +61,6 @@ def read_and_write(report: Report) -> dict[str, bool]:
 
 def clone(config: Config, report: Report) -> tuple[Any, bool]:
     """Save a perceptron's parameters and load them into a clone; compare outputs."""
-    import jax
-    import jax.numpy as jnp
-
-    from ch4jax import storage
-    from ch4jax.blocks import MLP
-
     net = MLP()
     init_key, input_key = jax.random.split(jax.random.key(config.seed))
     inputs = jax.random.normal(input_key, (2, 20))
@@ -79,9 +77,6 @@ def clone(config: Config, report: Report) -> tuple[Any, bool]:
 
 def flip_bits(config: Config, params: Any, report: Report) -> Counter[str]:
     """Flip bits of a checkpoint one at a time, and count what becomes of the load."""
-    from ch4jax import storage
-    from ch4jax.data import DataError
-
     shutil.rmtree(report.folder / "flipped", ignore_errors=True)
     checkpoints = storage.Checkpoints(report.folder / "flipped", keep=2)
     for step in (1, 2):
@@ -117,8 +112,6 @@ def flip_bits(config: Config, params: Any, report: Report) -> Counter[str]:
 
 def kill_writer(config: Config, params: Any, report: Report) -> list[dict[str, Any]]:
     """Kill a process that saves checkpoints, reopen them, and tell what was there."""
-    from ch4jax import storage
-
     directory = report.folder / "killed"
     shutil.rmtree(directory, ignore_errors=True)
     draw = random.Random(config.seed)
@@ -154,8 +147,6 @@ def kill_writer(config: Config, params: Any, report: Report) -> list[dict[str, A
 
 def write(directory: str) -> None:
     """Save one checkpoint after the other, and print the steps, until killed."""
-    from ch4jax import storage
-
     params = storage.load(Path(directory).parent / "mlp.params")
     checkpoints = storage.Checkpoints(directory)
     step = max(checkpoints.steps(), default=0)
@@ -167,16 +158,11 @@ def write(directory: str) -> None:
 
 def state(params: Any, step: int) -> dict[str, Any]:
     """Return what is saved at a step; each differs from all others."""
-    import jax
-
     return {"params": jax.tree.map(lambda leaf: leaf + step, params), "step": step}
 
 
 def equal(a: Any, b: Any) -> bool:
     """Return whether two trees have the same form, dtypes and numbers."""
-    import jax
-    import numpy as np
-
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
         np.asarray(x).dtype == np.asarray(y).dtype and np.array_equal(x, y)
@@ -186,8 +172,6 @@ def equal(a: Any, b: Any) -> bool:
 
 def run(config: Config, report: Report) -> None:
     """Show the book's section, then the failures; write the summary."""
-    from ch4jax import export, storage, timing
-
     report.begin(config)
     came_back = read_and_write(report)
     params, came_back["mlp.params"] = clone(config, report)

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
-from experiments.weight_decay_runs import (
+import jax
+import numpy as np
+
+from ch4jax.weight_decay import concise_settings
+from experiments.common import cli, plots
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
+from experiments.common.weight_decay_runs import (
     MEASURES,
     draw_problem,
     grid_lambdas,
@@ -95,8 +99,6 @@ def memory_needed(config: Config) -> int:
 
 def run(config: Config, report: Report) -> None:
     """Train the book's runs and the grids, tell, draw, and write the summary."""
-    import jax
-
     report.begin(config)
     device = jax.devices()[0]
     report.say(f"device: {device.platform} ({device.device_kind})")
@@ -120,11 +122,6 @@ def run_book(config: Config, report: Report) -> dict[str, Any]:
     Raises:
       Failed: if a run diverges.
     """
-    import jax
-    import numpy as np
-
-    from ch4jax.weight_decay import concise_settings
-
     problem = draw_problem(config, key=jax.random.key(config.seed))
     measure_path = jax.jit(jax.vmap(measure, in_axes=(0, None)))
     results, histories, kernels = [], {}, {}
@@ -177,8 +174,6 @@ def show_book(results: list[dict[str, Any]], report: Report) -> None:
 
 def run_grids(config: Config, report: Report) -> dict[str, Any]:
     """Train, time, tell and draw the grids; returns times and medians over seeds."""
-    import numpy as np
-
     lambdas, problems = grid_lambdas(config), grid_problems(config)
     grids, summaries = {}, {}
     for method in ("scratch", "L2 in Adam", "AdamW"):
@@ -210,10 +205,6 @@ def run_grids(config: Config, report: Report) -> dict[str, Any]:
 
 def draw_curves(config: Config, histories: dict[Any, Any], path: Path) -> None:
     """Draw both losses against the epoch, without and with the penalty."""
-    import numpy as np
-
-    from experiments import plots
-
     lambdas = tuple(dict.fromkeys(lambd for _, lambd in histories))
     lines = [
         (method, dashes, split, colour)
@@ -235,10 +226,6 @@ def draw_curves(config: Config, histories: dict[Any, Any], path: Path) -> None:
 
 def draw_grids(config: Config, grids: dict[str, Any], path: Path) -> None:
     """Draw each measure against lambda: the median, and the middle 80% of the seeds."""
-    import numpy as np
-
-    from experiments import plots
-
     lambdas, zero = grid_lambdas(config), zero_loss(config)
     title = (
         f"After {config.epochs} epochs; losses are halved squared errors; median and "

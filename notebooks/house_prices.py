@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ch4jax import folds, house_prices
+from ch4jax import house_prices
+from ch4jax.training import folds
 
 data = house_prices.read("shipped")
 encoded = house_prices.encode(data.train, data.test)

@@ -34,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ch4jax import storage
-from ch4jax.leaves import Damaged
+from ch4jax.errors import Damaged
 
 folder = Path(tempfile.mkdtemp())
 tree = {"x": jnp.arange(4), "more": [jnp.zeros(4), "a name", 0.5]}

@@ -13,11 +13,14 @@ import optax
 import pytest
 from support import relative_difference
 
-from ch4jax import folds, population, sharding, training
 from ch4jax import house_prices as tables
+from ch4jax import training
 from ch4jax.dropout import mlp
-from ch4jax.house_models import Model
-from experiments import house_members, house_prices, weight_decay, weight_decay_runs
+from ch4jax.house_prices.models import Model
+from ch4jax.training import folds, population, sharding
+from experiments import house_prices, weight_decay
+from experiments.common import weight_decay_runs
+from experiments.house_prices import members as house_members
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 SIZES = ((12, 16), (16, 3))

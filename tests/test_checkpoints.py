@@ -15,9 +15,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from killed_writer import STEPS, state
 
-from ch4jax import population, storage, training
+from ch4jax import storage, training
 from ch4jax.dropout import init_mlp, mlp
-from ch4jax.leaves import Damaged, Mismatch
+from ch4jax.errors import Damaged, Mismatch
+from ch4jax.training import population
 
 WRITER = Path(__file__).parent / "killed_writer.py"
 

@@ -10,9 +10,10 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import __main__, cli, runtime
-from experiments.console import Report
-from experiments.errors import Failed, LostPeer, UsageError
+from experiments import __main__
+from experiments.common import cli, runtime
+from experiments.common.console import Report
+from experiments.common.errors import Failed, LostPeer, UsageError
 
 
 @dataclass(frozen=True)

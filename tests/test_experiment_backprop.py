@@ -5,8 +5,8 @@ import json
 import pytest
 
 from experiments import backprop
-from experiments.console import Report
-from experiments.errors import UsageError
+from experiments.common.console import Report
+from experiments.common.errors import UsageError
 
 
 def run(folder, **flags):

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ch4jax import folds
 from ch4jax.data import fashion_mnist
-from experiments import benchmark, benchmark_rows, floors, growth, profile
-from experiments.benchmark_rows import Work
-from experiments.benchmark_tables import FLOOR
-from experiments.console import Report
+from ch4jax.training import folds
+from experiments import benchmark, growth, profile
+from experiments.benchmark import rows as benchmark_rows
+from experiments.benchmark.rows import Work
+from experiments.benchmark.tables import FLOOR
+from experiments.common import roofline as floors
+from experiments.common.console import Report
 from experiments.pytorch import memory, rows
 
 

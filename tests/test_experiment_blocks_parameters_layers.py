@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import blocks, layers, parameters
-from experiments.console import Report
+from experiments.common.console import Report
 
 FIRST, LAST = "params/layers_0/kernel", "params/layers_2/kernel"
 

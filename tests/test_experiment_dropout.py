@@ -9,8 +9,8 @@ import pytest
 
 from ch4jax.data import fashion_mnist
 from experiments import dropout
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 
 pytestmark = pytest.mark.usefixtures("few_images")
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ch4jax.data import fashion_mnist
-from experiments import cli, dropout, end_to_end
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+from experiments import dropout, end_to_end
+from experiments.common import cli
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 from experiments.pytorch import script
 
 # Leaves a program in the cache, and takes half a second where there was none.

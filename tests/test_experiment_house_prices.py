@@ -9,14 +9,19 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ch4jax import folds, house_prices
-from ch4jax.data import DataError
-from ch4jax.house_models import Model
-from experiments import cli, house_best, house_members, house_outcome, house_search
+from ch4jax import house_prices
+from ch4jax.errors import DataError
+from ch4jax.house_prices.models import Model
+from ch4jax.training import folds
 from experiments import house_prices as experiment
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+from experiments.common import cli
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 from experiments.house_prices import Config
+from experiments.house_prices import best as house_best
+from experiments.house_prices import members as house_members
+from experiments.house_prices import outcome as house_outcome
+from experiments.house_prices import search as house_search
 
 SMALL = Config(folds=2, seeds=1, epochs=2)
 

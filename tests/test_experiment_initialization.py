@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments import deep_remedies, initialization
-from experiments.console import Report
-from experiments.deep_networks import HE, LARGE, SMALL, Recipe
-from experiments.errors import UsageError
+from experiments import initialization
+from experiments.common.console import Report
+from experiments.common.errors import UsageError
+from experiments.initialization import remedies as deep_remedies
+from experiments.initialization.networks import HE, LARGE, SMALL, Recipe
 
 
 def run(folder, **flags):

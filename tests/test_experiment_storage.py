@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from experiments import storage
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 
 
 def run(config):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import weight_decay
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 
 SMALL = weight_decay.Config(
     inputs=8, train_rows=6, test_rows=10, epochs=3, batch_size=4, lambdas=3, seeds=2

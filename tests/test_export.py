@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ch4jax import export, training
+from ch4jax import interop as export
+from ch4jax import training
 from ch4jax.blocks import MLP
-from ch4jax.leaves import Damaged, Mismatch, Refused
+from ch4jax.errors import Damaged, Mismatch, Refused
 
 CONFIG = {"hidden": 256, "rates": (0.2, 0.5), "name": "é", "seed": None}
 

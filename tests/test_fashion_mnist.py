@@ -8,8 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from ch4jax.data import DataError, NetworkError, fashion_mnist, idx
+from ch4jax.data import fashion_mnist, idx
 from ch4jax.data.make_fashion_mnist_mini import mini_arrays
+from ch4jax.errors import DataError, NetworkError
 
 NAMES = [file.name for file in fashion_mnist.FULL]
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ch4jax import folds
+from ch4jax.training import folds
 
 
 def test_folds_are_disjoint_cover_all_rows_and_differ_by_at_most_one():

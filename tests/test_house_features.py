@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ch4jax import house_features, house_prices
+from ch4jax import house_prices
+from ch4jax.house_prices import features as house_features
 
 
 @pytest.fixture(scope="module")

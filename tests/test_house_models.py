@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ch4jax import house_models
-from ch4jax.house_models import Model
+from ch4jax.house_prices import models as house_models
+from ch4jax.house_prices.models import Model
 
 
 @pytest.mark.parametrize("model", [Model(hidden=(), waves=0), Model(hidden=(8, 4))])

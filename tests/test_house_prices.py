@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ch4jax import folds, house_prices
-from ch4jax.data import DataError, house_tables, hub
+from ch4jax import house_prices
+from ch4jax.data import hub
+from ch4jax.errors import DataError
+from ch4jax.house_prices import tables as house_tables
+from ch4jax.training import folds
 
 TRAIN, TEST = (
     lzma.decompress((house_tables.SHIPPED_FOLDER / f"{name}.csv.xz").read_bytes())

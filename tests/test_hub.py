@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ch4jax.data import DataError, NetworkError, hub
+from ch4jax.data import hub
+from ch4jax.errors import DataError, NetworkError
 
 CONTENT = b"Id,SalePrice\n1,208500\n" * 1000
 

@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from support import relative_difference
-from test_modules import (
-    EXAMPLES,
-    apply,
-    every_module,
-    has_dropout,
-    inputs,
-    variables,
-)
+from test_modules import EXAMPLES, apply, every_module, has_dropout, inputs, variables
 
 from ch4jax import interop
 from ch4jax.blocks import MLP, FixedHiddenMLP

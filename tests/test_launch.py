@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from ch4jax.data import fashion_mnist
-from experiments import dropout, launch, ranks, resume
-from experiments.console import Report
-from experiments.errors import Interrupted, LostPeer, UsageError
+from experiments import dropout, launch
+from experiments.common import ranks, resume
+from experiments.common.console import Report
+from experiments.common.errors import Interrupted, LostPeer, UsageError
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
 SLEEP = "import time; time.sleep(60)"

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ch4jax import population, training
+from ch4jax import training
 from ch4jax.dropout import init_mlp, mlp
+from ch4jax.training import population
 
 OPTIMIZER = optax.sgd(0.1)
 

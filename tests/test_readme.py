@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments.common import cli
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh-CN.md"]

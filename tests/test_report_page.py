@@ -14,17 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments import (
-    cli,
-    page,
-    page_figures,
-    page_numbers,
-    page_runs,
-    page_tables,
-    report,
-)
+from experiments import report
 from experiments.__main__ import experiments
-from experiments.errors import UsageError
+from experiments.common import cli
+from experiments.common.errors import UsageError
+from experiments.report import figures as page_figures
+from experiments.report import numbers as page_numbers
+from experiments.report import page
+from experiments.report import runs as page_runs
+from experiments.report import tables as page_tables
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'

@@ -12,9 +12,10 @@ from dataclasses import replace
 import pytest
 
 from ch4jax.data import fashion_mnist
-from experiments import dropout, resume
-from experiments.console import Report
-from experiments.errors import Interrupted, UsageError
+from experiments import dropout
+from experiments.common import resume
+from experiments.common.console import Report
+from experiments.common.errors import Interrupted, UsageError
 
 SMALL = dropout.Config(
     hidden=(16, 8), rates=(0.2, 0.5), epochs=3, batch_size=64, std=0.1

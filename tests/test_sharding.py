@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ch4jax import sharding
+from ch4jax.training import sharding
 from experiments import dropout
-from experiments.console import Report
-from experiments.errors import UsageError
+from experiments.common.console import Report
+from experiments.common.errors import UsageError
 
 
 def test_the_facts_of_eight_devices():

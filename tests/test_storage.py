@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ch4jax import storage, training
-from ch4jax.leaves import DTYPES, Damaged, Mismatch, Refused
-from ch4jax.manifest import open_container
+from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.storage._leaves import DTYPES
+from ch4jax.storage._manifest import open_container
 
 
 class Pair(NamedTuple):

@@ -6,7 +6,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from ch4jax import threefry
+from experiments.common import threefry
 
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 SAME_NUMBERS = """

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ch4jax import timing
+from experiments.common import timing
 
 
 def test_a_compiled_function_is_called_without_its_static_arguments():

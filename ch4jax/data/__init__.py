@@ -1,15 +1,7 @@
-"""Data sets: where they are looked for, and what is raised when they are wrong."""
+"""Data sets, and the folder that downloads go to."""
 
 import os
 from pathlib import Path
-
-
-class DataError(Exception):
-    """A file is not what it should be; the message names it and what was expected."""
-
-
-class NetworkError(Exception):
-    """Something has to be downloaded and cannot be; the message says what to do."""
 
 
 def cache_folder() -> Path:

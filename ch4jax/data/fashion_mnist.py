@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from ch4jax.data import DataError, NetworkError, cache_folder, idx
+from ch4jax.data import cache_folder, idx
 from ch4jax.data.idx import IdxFile
+from ch4jax.errors import DataError, NetworkError
 
 CLASSES = (
     "t-shirt",

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
-from ch4jax.data import DataError, NetworkError, cache_folder
+from ch4jax.data import cache_folder
+from ch4jax.errors import DataError, NetworkError
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 

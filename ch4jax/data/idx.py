@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from ch4jax.data import DataError
+from ch4jax.errors import DataError
 
 
 class IdxFile(NamedTuple):

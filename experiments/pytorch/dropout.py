@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from ch4jax import dropout, parameters
-from experiments import networks
+from experiments.common import networks
 from experiments.pytorch import twins
 from experiments.pytorch.images import classifier
 from experiments.pytorch.systems import System, sgd, torch_start

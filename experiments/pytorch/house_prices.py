@@ -9,7 +9,8 @@ import optax
 import torch
 from jax import numpy as jnp
 
-from ch4jax import folds, house_prices
+from ch4jax import house_prices
+from ch4jax.training import folds
 from experiments.pytorch.systems import Optimizers, Outcome, System, keys_of
 
 

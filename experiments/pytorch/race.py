@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import torch
 
-from ch4jax import timing, training
-from experiments.errors import Failed
+from ch4jax import training
+from experiments.common import timing
+from experiments.common.errors import Failed
 from experiments.pytorch import levels
 from experiments.pytorch.systems import (
     System,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from experiments.benchmark_rows import (
+from experiments.benchmark.rows import (
     DROPOUT,
     HIDDEN,
     HOUSES,
@@ -24,7 +24,7 @@ from experiments.benchmark_rows import (
     SWEEP,
     Work,
 )
-from experiments.floors import BATCH_SIZE
+from experiments.common.roofline import BATCH_SIZE
 from experiments.pytorch import twins
 from experiments.pytorch.memory import peak_mb
 

@@ -10,14 +10,7 @@ from jax import numpy as jnp
 
 from ch4jax import weight_decay
 from ch4jax.data import synthetic
-from experiments.pytorch.systems import (
-    Optimizers,
-    Outcome,
-    System,
-    keys_of,
-    sgd,
-    start,
-)
+from experiments.pytorch.systems import Optimizers, Outcome, System, keys_of, sgd, start
 
 
 def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:

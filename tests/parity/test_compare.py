@@ -12,9 +12,10 @@ from jax import numpy as jnp
 
 from ch4jax import blocks, dropout, interop, training, weight_decay
 from ch4jax.data import fashion_mnist
-from experiments import cli, compare
-from experiments.console import Report
-from experiments.errors import Failed, UsageError
+from experiments import compare
+from experiments.common import cli
+from experiments.common.console import Report
+from experiments.common.errors import Failed, UsageError
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
 from experiments.pytorch import levels, modules, outcomes, twins

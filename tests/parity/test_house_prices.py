@@ -8,8 +8,9 @@ import torch
 from parity.carry import carry
 from support import largest_difference, relative_difference
 
-from ch4jax import folds, house_prices
+from ch4jax import house_prices
 from ch4jax.interop import from_torch
+from ch4jax.training import folds
 
 EPOCHS, BATCH_SIZE = 100, 64
 

@@ -13,10 +13,12 @@ from parity.test_modules import TWINS
 from support import relative_difference
 from test_modules import EXAMPLES, apply, inputs, variables
 
-from ch4jax import atomic, deep_mlp, dropout, house_prices, weight_decay
+from ch4jax import deep_mlp, dropout, house_prices, weight_decay
+from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
-from ch4jax.leaves import DTYPES, Damaged, Mismatch, Refused
+from ch4jax.storage import atomic
+from ch4jax.storage._leaves import DTYPES
 from experiments.pytorch import twins
 
 

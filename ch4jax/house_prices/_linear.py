@@ -1,0 +1,206 @@
+"""Predicting house prices (D2L 5.7): encoding, the book's model, the submission."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
+
+from ch4jax.house_prices.tables import HousePrices as HousePrices
+from ch4jax.house_prices.tables import read as read
+from ch4jax.storage import atomic
+from ch4jax.training import Metrics, MetricsFn, folds
+
+
+class Encoded(NamedTuple):
+    """Features as numbers, one row a sale, and the name of each column."""
+
+    train: Float[np.ndarray, "train features"]
+    test: Float[np.ndarray, "test features"]
+    names: list[str]
+
+
+def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Encoded:
+    """Turn features into numbers, as the book does.
+
+    Numbers are standardised and then 0 where they are missing; each category gets a
+    column of zeros and ones, and so does its being missing. `Id` and `SalePrice` are
+    left out.
+
+    Args:
+      train: a table, see `read`.
+      test: another.
+      fit_on: `all` takes means, deviations (ddof 1) and categories from both tables,
+        as the book does, which leaks if `test` is there to validate on; `train` takes
+        them from the first, and a category unseen there is encoded as zeros.
+
+    Raises:
+      ValueError: if `fit_on` is neither.
+    """
+    if fit_on not in ("all", "train"):
+        raise ValueError(f"fit_on must be 'all' or 'train', got {fit_on!r}")
+    tables = [
+        t.drop(columns=["Id", "SalePrice"], errors="ignore") for t in (train, test)
+    ]
+    fitted = pd.concat(tables) if fit_on == "all" else tables[0]
+    both = pd.concat(tables)
+
+    numbers = list(fitted.select_dtypes("number").columns)
+    mean, scale = fitted[numbers].mean(), pd.Series(fitted[numbers].std())
+    varies = fitted[numbers].max() > fitted[numbers].min()  # else there is no scale
+    scaled = ((both[numbers] - mean) / scale.where(varies, np.inf)).fillna(0.0)
+
+    blocks, names = [scaled.to_numpy(float)], numbers
+    for column in fitted.columns.drop(numbers):
+        kinds = sorted(fitted[column].dropna().unique())
+        values = both[column].to_numpy(object)[:, None]
+        blocks.append(values == np.array(kinds, object)[None, :])
+        blocks.append(both[column].isna().to_numpy()[:, None])
+        names = [*names, *(f"{column}_{kind}" for kind in [*kinds, "nan"])]
+    features = np.concatenate(blocks, axis=1, dtype=float)
+    return Encoded(features[: len(train)], features[len(train) :], names)
+
+
+def init_linear(num_features: int, *, key: PRNGKeyArray) -> dict[str, Array]:
+    """Draw weights and bias as PyTorch's Linear does: U(-1/√features, 1/√features)."""
+    weight_key, bias_key = jax.random.split(key)
+    bound = num_features**-0.5
+    return {
+        "w": jax.random.uniform(
+            weight_key, (num_features,), minval=-bound, maxval=bound
+        ),
+        "b": jax.random.uniform(bias_key, (), minval=-bound, maxval=bound),
+    }
+
+
+def linear(
+    params: dict[str, Array], x: Float[Array, "*rows features"]
+) -> Float[Array, "*rows"]:
+    """Return a price in dollars for each row."""
+    return x @ params["w"] + params["b"]
+
+
+def squared_log_error(
+    predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+    """Return (log prediction - log price)², with predictions below 1 taken for 1.
+
+    >>> squared_log_error(jnp.array([100.0, -5.0]), jnp.array([100.0, 1.0])).tolist()
+    [0.0, 0.0]
+    """
+    return jnp.square(jnp.log(jnp.maximum(predictions, 1.0)) - jnp.log(prices))
+
+
+def log_rmse(
+    predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
+) -> Float[Array, ""]:
+    """Return the root mean of `squared_log_error`, the measure of the competition."""
+    return jnp.sqrt(squared_log_error(predictions, prices).mean())
+
+
+class Setting(NamedTuple):
+    """Hyperparameters of Adam; arrays, so that a program can map over them.
+
+    Attributes:
+      learning_rate: its step size.
+      weight_decay: times each parameter, the bias too, is added to the gradient, as
+        PyTorch's Adam does it.
+    """
+
+    learning_rate: Any
+    weight_decay: Any
+
+
+@partial(jax.jit, static_argnames=("epochs", "batch_size", "steps"))
+def train_linear(
+    settings: Setting,
+    x: Float[Array, "rows features"],
+    prices: Float[Array, " rows"],
+    in_training: Bool[Array, "folds rows"],
+    *,
+    epochs: int,
+    batch_size: int,
+    steps: int,
+    keys: Key[Array, "folds seeds"],
+) -> tuple[dict[str, Array], Metrics]:
+    """Train the book's model for each setting, fold and seed in one program.
+
+    Args:
+      settings: each field of shape (settings,). All share the initial parameters and
+        the batches of a fold and seed.
+      x: features.
+      prices: in dollars; the loss is their mean squared error.
+      in_training: the rows that each fold trains on.
+      epochs: passes over them.
+      batch_size: rows in a batch.
+      steps: see `folds.steps_per_epoch`.
+      keys: of each member: split in two, for `init_linear` and for `folds.fit`.
+
+    Returns:
+      The parameters, leading with (settings, folds, seeds), and the history of `fit`
+      with (settings, folds, seeds, epochs).
+    """
+
+    def member(
+        setting: Setting, rows: Bool[Array, " rows"], key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], Metrics]:
+        init_key, train_key = jax.random.split(key)
+        return folds.fit(
+            init_linear(x.shape[-1], key=init_key),
+            setting,
+            (x, prices),
+            rows,
+            recipe=_recipe,
+            epochs=epochs,
+            batch_size=batch_size,
+            steps=steps,
+            watch=True,
+            key=train_key,
+        )
+
+    by_seed = jax.vmap(member, (None, None, 0))
+    by_fold = jax.vmap(by_seed, (None, 0, 0))
+    return jax.vmap(by_fold, (0, None, None))(settings, in_training, keys)
+
+
+def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
+    def metrics(params: dict[str, Array], x: Array, prices: Array, *, key: Any) -> Any:
+        predictions = linear(params, x)
+        return {
+            "loss": jnp.square(predictions - prices),
+            "squared_log_error": squared_log_error(predictions, prices),
+        }
+
+    return metrics, optax.chain(
+        optax.add_decayed_weights(setting.weight_decay),
+        optax.adam(setting.learning_rate),
+    )
+
+
+def write_submission(
+    path: Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, " rows"]
+) -> None:
+    """Write `Id,SalePrice` for the competition, all or nothing.
+
+    Raises:
+      ValueError: if an Id is doubled, there is not one price for each, or a price is
+        not a positive number; nothing is written then.
+    """
+    ids = np.asarray(ids)
+    if ids.shape != prices.shape:
+        raise ValueError(f"{ids.size} Ids need as many prices, got {prices.size}")
+    if np.unique(ids).size != ids.size:
+        raise ValueError("an Id is doubled")
+    bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))
+    if bad.size:
+        raise ValueError(
+            f"the price of Id {ids[bad[0]]} must be positive, got {prices[bad[0]]}"
+        )
+    with atomic.writing(path) as part:
+        pd.DataFrame({"Id": ids, "SalePrice": prices}).to_csv(part, index=False)

@@ -1,0 +1,64 @@
+"""Many models in one program: `training`, mapped over a leading axis of members.
+
+Member i of a population goes through what `training` does with member i's state
+and key; only the order of the additions inside the matrix products may differ.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key, PyTree
+
+import ch4jax.training._epoch as training
+from ch4jax.training._epoch import Data, Metrics, MetricsFn, TrainState
+
+
+def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
+    """Return the keys of the seeds `seed`, `seed + 1` and so on, modulo 2**32."""
+    seeds = seed + jnp.arange(num_members, dtype=jnp.uint32)
+    return jax.vmap(jax.random.key)(seeds)
+
+
+def init_states(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the states before the first step; leaves lead with `members`."""
+    return jax.vmap(partial(training.init_state, optimizer=optimizer))(params)
+
+
+@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "batch_size"))
+def train_epoch(
+    states: TrainState,
+    data: Data,
+    *,
+    metrics_fn: MetricsFn,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    keys: Key[Array, " members"],
+) -> tuple[TrainState, Metrics]:
+    """Train each member for one epoch on the same `data`, in its own order.
+
+    See `training.train_epoch`. Each member has its key, shape (members,), and
+    each metric comes back with the shape (members,).
+    """
+
+    def member(state: TrainState, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
+        return training.train_epoch(
+            state,
+            data,
+            metrics_fn=metrics_fn,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            key=key,
+        )
+
+    return jax.vmap(member)(states, keys)
+
+
+@partial(jax.jit, static_argnames=("metrics_fn", "batch_size"))
+def evaluate(
+    params: PyTree, data: Data, *, metrics_fn: MetricsFn, batch_size: int = 2048
+) -> Metrics:
+    """Evaluate each member on the same `data`; each metric has shape (members,)."""
+    member = partial(training.evaluate, metrics_fn=metrics_fn, batch_size=batch_size)
+    return jax.vmap(member, in_axes=(0, None))(params, data)

@@ -1,0 +1,5 @@
+"""Run `experiments.benchmark` from the command line."""
+
+from experiments.benchmark import main
+
+main()

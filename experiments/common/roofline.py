@@ -1,0 +1,97 @@
+"""What no program beats on this machine: products, memory, dispatch."""
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+SIZES = ((784, 256), (256, 256), (256, 10))
+BATCH_SIZE = 256
+COPIED_BYTES = 2**28
+
+
+def threads() -> int:
+    """Return the cores that the process may use: the threads of XLA on a CPU."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the name of the processor, empty where it is not told."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.partition(": ")[2] for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def matrix_products(
+    num_rows: int, *, width: int = 256, batch_size: int = BATCH_SIZE
+) -> Callable[[], Any]:
+    """Return the products of an epoch: three forward, five backward, each step."""
+    x_key, *keys = jax.random.split(jax.random.key(0), 4)
+    sizes = ((784, width), (width, width), (width, 10))
+    weights = tuple(map(jax.random.normal, keys, sizes))
+    x = jax.random.normal(x_key, (8, batch_size, 784))
+    steps = jnp.arange(-(-num_rows // batch_size)) % len(x)
+
+    @jax.jit
+    def products(weights: Any, x: Any) -> Any:
+        w1, w2, w3 = weights
+
+        def step(_: Any, i: Any) -> Any:
+            h1 = x[i] @ w1
+            h2 = h1 @ w2
+            out = h2 @ w3
+            grad2 = out @ w3.T
+            grad1 = grad2 @ w2.T
+            # The weights' gradients are carried, so that no step can be skipped.
+            return (x[i].T @ grad1, h1.T @ grad2, h2.T @ out), None
+
+        return jax.lax.scan(step, weights, steps)[0]
+
+    return lambda: products(weights, x)
+
+
+def floating_point_operations(num_rows: int) -> float:
+    """Return the operations of `matrix_products`: a multiplication and an addition."""
+    (first, *others) = (rows * columns for rows, columns in SIZES)
+    return 2.0 * num_rows * (2 * first + 3 * sum(others))
+
+
+def copy() -> Callable[[], Any]:
+    """Return a copy of `COPIED_BYTES`, which are read once and written once."""
+    add = jax.jit(lambda x: x + 1.0)
+    x = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
+    return lambda: add(x)
+
+
+def dispatches(calls: int = 1000) -> Callable[[], Any]:
+    """Return calls of a compiled function that does next to nothing, one by one."""
+    step = jax.jit(lambda x: x + 1)
+    zero = jnp.zeros((), jnp.int32)
+
+    def run() -> Any:
+        x = zero
+        for _ in range(calls):
+            x = step(x)
+        return x
+
+    return run
+
+
+def program_mb(program: Any) -> float | None:
+    """Return the megabytes that a compiled program's arrays take, if it tells."""
+    usage = program.memory_analysis()
+    if usage is None:
+        return None
+    parts = (
+        usage.argument_size_in_bytes,
+        usage.output_size_in_bytes,
+        usage.temp_size_in_bytes,
+    )
+    return sum(parts) / 1e6

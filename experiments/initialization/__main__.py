@@ -1,0 +1,5 @@
+"""Run `experiments.initialization` from the command line."""
+
+from experiments.initialization import main
+
+main()

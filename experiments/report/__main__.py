@@ -1,0 +1,5 @@
+"""Run `experiments.report` from the command line."""
+
+from experiments.report import main
+
+main()
