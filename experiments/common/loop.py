@@ -106,9 +106,7 @@ def train(
         keys=placed_keys,
     )
     (evaluate_train, evaluate_compile), (evaluate_test, test_compile) = (
-        timing.compile(
-            population.evaluate, states.params, data, metrics_fn=metrics_fn
-        )
+        timing.compile(population.evaluate, states.params, data, metrics_fn=metrics_fn)
         for data in (train_data, test_data)
     )
     with (

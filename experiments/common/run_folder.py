@@ -1,11 +1,13 @@
 """The folder of a run: what was asked for, what was measured, what was shown."""
 
+import atexit
 import dataclasses
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from matplotlib.axes import Axes
 
 from ch4jax.storage import atomic
 from ch4jax.training import sharding
@@ -76,9 +77,8 @@ class RunFolder:
         default = Path("runs") / name / f"{started}-seed{config.seed}"
         folder = cls(name, earlier or config.out or default)
         if jax.process_index() > 0:
-            # The object removes it in the end.
-            folder._scratch = tempfile.TemporaryDirectory(prefix="ch4jax-")
-            folder.path = Path(folder._scratch.name)
+            folder.path = Path(tempfile.mkdtemp(prefix="ch4jax-"))
+            atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
         elif earlier is None and (folder.path / "checkpoints").exists():
             raise UsageError(
                 f"--out {folder.path} holds the checkpoints of an earlier run: resume "
