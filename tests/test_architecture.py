@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PATHS = [p for top in ("ch4jax", "experiments") for p in (ROOT / top).rglob("*.py")]
+PATHS = sorted(ROOT.glob("ch4jax/**/*.py")) + sorted(ROOT.glob("experiments/**/*.py"))
 DOTTED = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PATHS]
 FILES = {n.removesuffix(".__init__"): p for n, p in zip(DOTTED, PATHS, strict=True)}
 NODES = {n: list(ast.walk(ast.parse(p.read_text("utf-8")))) for n, p in FILES.items()}
