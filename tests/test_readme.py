@@ -1,14 +1,15 @@
 """What the README promises: commands that parse, numbers that were measured.
 
-A comment such as `<!-- backprop.json: quantities / w1 / difference -->` binds the number
-before it to that entry of `docs/results/backprop.json`; `a; b` binds the last two numbers.
-A part of a path is a key, an index, or a value that selects rows of a list. A list of
+A comment like `<!-- backprop.json: quantities / w1 / difference -->` binds the number
+before it to that entry of `docs/results/backprop.json`; `a; b` binds the last two. A
+part of a path is a key, an index, or a value that selects rows of a list. A list of
 numbers is read as its mean, any other list or dictionary as its length.
 """
 
 import importlib
 import itertools
 import json
+import pkgutil
 import re
 import shlex
 import statistics
@@ -90,7 +91,7 @@ def rounded_as(written, value):
 
 
 def shifted(node, unit):
-    """Return a result whose numbers are larger by `unit`, and its lists longer by one."""
+    """Return a result with numbers larger by `unit`, and lists longer by one."""
     if isinstance(node, dict):
         return {key: shifted(value, unit) for key, value in node.items()} | {"": None}
     if isinstance(node, list):
@@ -156,10 +157,16 @@ def test_both_readmes_have_the_same_commands_numbers_and_links():
 
 
 @pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "CONTRIBUTING.md", *DOCS])
-def test_every_link_into_the_repository_leads_somewhere(name):
-    folder = (ROOT / name).parent
-    for target in re.findall(r"\]\(([^)#]+)", text_of(name)):
-        assert target.startswith("http") or (folder / target).exists(), target
+def test_every_link_path_and_module_that_a_page_names_exists(name):
+    text = text_of(name)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        whole = (ROOT / name).parent / target
+        assert target.startswith("http") or whole.exists(), target
+    if name not in ("CHANGELOG.md", "docs/log.md"):  # which name what there was
+        for path in re.findall(r"`((?:ch4jax|experiments|tests)/[\w./]*)`", text):
+            assert (ROOT / path).exists(), path
+        for dotted in re.findall(r"`(ch4jax\.[\w.]+)", text):
+            pkgutil.resolve_name(dotted)
 
 
 def test_every_guarantee_of_storage_names_a_test_that_there_is():
