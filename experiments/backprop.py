@@ -223,7 +223,7 @@ def difference_errors(
 
 
 def show_memory(problem: Problem, folder: RunFolder) -> dict[str, Any]:
-    """Count what the forward pass keeps, and what `jax.checkpoint` makes of it."""
+    """Count what the forward pass keeps, with and without `jax.checkpoint`."""
     data = problem[:3]
 
     def objective(params: backprop.Params, x: Array, labels: Array) -> Array:

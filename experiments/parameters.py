@@ -72,18 +72,10 @@ def show_access(
     bias = parameters.get(variables, "params/layers_2/bias")
     say(f"params/layers_2/bias: {bias}, {type(bias).__name__} of {bias.dtype}\n")
     leaves = parameters.summary(variables)
-    total = [
-        "all",
-        "",
-        "",
-        parameters.count(variables),
-        parameters.num_bytes(variables),
-    ]
-    folder.table(
-        ["path", "shape", "dtype", "entries", "bytes"],
-        [list(map(str, row)) for row in [*leaves, total]],
-        num_texts=3,
-    )
+    rows = [[str(value) for value in leaf] for leaf in leaves]
+    total = (parameters.count(variables), parameters.num_bytes(variables))
+    rows.append(["all", "", "", *map(str, total)])
+    folder.table(["path", "shape", "dtype", "entries", "bytes"], rows, num_texts=3)
     # There is no .grad: jax.grad returns the gradients, in a tree like the parameters.
     gradients = jax.grad(lambda v: jnp.asarray(NETWORK.apply(v, x)).sum())(variables)
     slope = gradients["params"]["layers_2"]["bias"]
@@ -191,17 +183,14 @@ def show_sharing(
             "off": np.abs(by_params["shared"]["kernel"] - summed).max(),
         }
     say("\n" + parameters.outline(params, "SharedMLP"))
-    count, untied_count = parameters.count(params), parameters.count(copies)
-    say(f"{count} entries; two layers of their own would make it {untied_count}")
+    shared_count, untied_count = parameters.count(params), parameters.count(copies)
+    say(f"{shared_count} entries; two layers of their own would make it {untied_count}")
     folder.table(
         ["shared as", "100 at [0, 0] is in both", "gradient minus sum over copies"],
         [[name, str(f["in_both"]), f"{f['off']:.1e}"] for name, f in facts.items()],
     )
-    return {
-        "shared_count": count,
-        "untied_count": untied_count,
-        "sharing": facts,
-    }
+    counts = {"shared_count": shared_count, "untied_count": untied_count}
+    return {**counts, "sharing": facts}
 
 
 def show_freezing(

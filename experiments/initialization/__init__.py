@@ -50,11 +50,12 @@ class Config(cli.TrainingFlags):
 
 
 def run(config: Config) -> None:
-    """Show each phenomenon, train each remedy beside what it mends, and draw."""
+    """Show each phenomenon, train what fails beside its remedies, and draw."""
     data = fashion_mnist.load("mini")
     folder = RunFolder.create("initialization", config)
-    size = (config.width, config.depth, config.epochs, config.seeds)
-    setting = Setting(data, *size, flags=config, folder=folder)
+    setting = Setting(
+        data, config.width, config.depth, config.epochs, config.seeds, config, folder
+    )
     show_initializers(config.seed, folder)
     draw_sigmoid(folder)
     products = show_products(config.seed, folder)
