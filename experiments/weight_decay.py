@@ -6,60 +6,56 @@ and the same grid for the penalty inside Adam and for AdamW.
 """
 
 import math
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from ch4jax.training import sharding
 from ch4jax.weight_decay import concise_settings
-from experiments.common import cli, plots
-from experiments.common.console import Report
+from experiments.common import cli, linear_problem, plots, timing
+from experiments.common.console import say
 from experiments.common.errors import Failed, UsageError
-from experiments.common.weight_decay_runs import (
-    MEASURES,
-    draw_problem,
-    grid_lambdas,
-    grid_problems,
-    measure,
-    train,
-    train_grid,
-    zero_loss,
-)
+from experiments.common.linear_problem import BOOK, Hyperparameters
+from experiments.common.run_folder import RunFolder
+
+MEASURES = {
+    "train_loss": "training loss",
+    "test_loss": "test loss",
+    "norm": "norm of w",
+}
 
 
 @dataclass(frozen=True)
-class Config(cli.Flags):
-    """Flags; the defaults are the book's."""
+class Config(cli.DeviceFlags):
+    """Flags; the defaults are the book's. `--devices` share the lambdas of a grid."""
 
     lambd: float = 3.0
     """Coefficient of the penalty that is compared with none."""
-    learning_rate: float = 0.003
+    learning_rate: float = BOOK.learning_rate
     """Of SGD, of Adam and of AdamW."""
-    epochs: int = 100
+    epochs: int = BOOK.epochs
     """Passes over the training rows."""
-    batch_size: int = 5
+    batch_size: int = BOOK.batch_size
     """Rows in a batch."""
-    inputs: int = 200
+    inputs: int = BOOK.inputs
     """Weights to learn."""
-    train_rows: int = 20
+    train_rows: int = BOOK.train_rows
     """Rows to learn them from."""
-    test_rows: int = 100
+    test_rows: int = BOOK.test_rows
     """Rows to judge them by."""
     lambdas: int = 64
     """Coefficients in the grid, from 0.001 to 100."""
     seeds: int = 32
     """Runs for each of them: data, weights and batches from SEED, SEED + 1, ..."""
 
-    devices: cli.OptionalInt = None
-    """Devices that share the lambdas of a grid; one if not given."""
-
     def __post_init__(self) -> None:
         """Check the flags."""
         super().__post_init__()
-        cli.check_at_least_1("--devices", self.devices)
         if not 0.0 <= self.lambd < math.inf:
             raise UsageError(f"--lambd must be finite and at least 0, got {self.lambd}")
         cli.check_positive("--learning-rate", self.learning_rate)
@@ -80,39 +76,49 @@ class Config(cli.Flags):
                 f"--lambdas must be a multiple of the {self.devices} --devices, "
                 f"got {self.lambdas}"
             )
-        if hasattr(os, "sysconf"):  # Windows does not say how much there is
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            if (needed := memory_needed(self)) > memory:
-                raise UsageError(
-                    f"--inputs {self.inputs} needs {needed / 1e9:,.0f} GB with so many "
-                    "rows, lambdas, seeds and epochs; expected at most the "
-                    f"{memory / 1e9:,.0f} GB of this machine"
-                )
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The flags that every run of every grid shares."""
+        return Hyperparameters(
+            self.learning_rate,
+            self.epochs,
+            self.batch_size,
+            self.inputs,
+            self.train_rows,
+            self.test_rows,
+        )
 
 
-def memory_needed(config: Config) -> int:
-    """Return the bytes of the data, the kernels of a grid and those of each epoch."""
-    rows = 2 * config.seeds * (config.train_rows + config.test_rows)  # with copies
-    kernels = 4 * config.lambdas * config.seeds  # with gradient and Adam's moments
-    return 4 * config.inputs * (rows + kernels + config.epochs)
-
-
-def run(config: Config, report: Report) -> None:
-    """Train the book's runs and the grids, tell, draw, and write the summary."""
-    report.begin(config)
+def run(config: Config) -> None:
+    """Train the book's runs and the grids, print, draw, and write the summary."""
+    folder = RunFolder.create("weight_decay", config)
     device = jax.devices()[0]
-    report.say(f"device: {device.platform} ({device.device_kind})")
-    report.say(
+    say(f"device: {device.platform} ({device.device_kind})")
+    say(
         f"data: {config.train_rows} training and {config.test_rows} test rows of "
         f"{config.inputs} inputs; learning rate {config.learning_rate}, "
         f"{config.epochs} epochs, batches of {config.batch_size}\n"
     )
-    results = run_book(config, report)
-    grids = run_grids(config, report)
-    report.finish({**results, "grids": grids, "seconds": report.seconds()})
+    results, difference = run_book(config, folder)
+    grids = run_grids(config, folder)
+    test_losses = ", ".join(
+        f"{entry['test_loss']:.3g} (lambda {entry['lambd']:g})"
+        for entry in results
+        if entry["method"] == "scratch"
+    )
+    folder.finish(
+        {
+            "results": results,
+            "mapped_difference": difference,
+            "grids": grids,
+            "seconds": folder.seconds(),
+        },
+        headline=f"Test loss: {test_losses}.",
+    )
 
 
-def run_book(config: Config, report: Report) -> dict[str, Any]:
+def run_book(config: Config, folder: RunFolder) -> tuple[list[dict[str, Any]], float]:
     """Train without and with the penalty, from scratch and concisely.
 
     Returns:
@@ -122,44 +128,46 @@ def run_book(config: Config, report: Report) -> dict[str, Any]:
     Raises:
       Failed: if a run diverges.
     """
-    problem = draw_problem(config, key=jax.random.key(config.seed))
-    measure_path = jax.jit(jax.vmap(measure, in_axes=(0, None)))
+    hyperparameters = config.hyperparameters
+    key = jax.random.key(config.seed)
+    problem = linear_problem.draw_problem(hyperparameters, key=key)
+    measure_path = jax.jit(jax.vmap(linear_problem.measure, in_axes=(0, None)))
     results, histories, kernels = [], {}, {}
     for lambd in dict.fromkeys((0.0, config.lambd)):
         for method in ("scratch", "concise", "mapped"):
-            last, path = train(config, problem, method, lambd)
+            last, path = linear_problem.train(problem, method, lambd, hyperparameters)
             history = jax.device_get(measure_path(path, problem))
             histories[method, lambd] = history
             for epoch in range(config.epochs):
                 row = {name: history[name][epoch] for name in MEASURES}
-                report.metrics(run=method, lambd=lambd, epoch=epoch + 1, **row)
+                folder.metrics(run=method, lambd=lambd, epoch=epoch + 1, **row)
             final = {name: history[name][-1] for name in MEASURES}
             if not np.isfinite(final["train_loss"]):
                 raise Failed(
                     f"{method}, lambda {lambd:g}: the training loss ends as "
-                    f"{final['train_loss']}; a lower --learning-rate may hold it"
+                    f"{final['train_loss']}; try a lower --learning-rate"
                 )
             results.append({"method": method, "lambd": lambd, **final})
             kernels[method] = last["kernel"]
-    show_book(results, report)
-    draw_curves(config, histories, report.folder / "curves.png")
+    show_book(results, folder)
+    draw_curves(config, histories, folder)
     difference = float(
         np.linalg.norm(kernels["mapped"] - kernels["scratch"])
         / np.linalg.norm(kernels["scratch"])
     )
     rate, decay = concise_settings(config.learning_rate, config.lambd)
-    report.say(
+    say(
         "losses are halved squared errors without the penalty; concise minimises the "
         "error without the half,\nand takes the steps of scratch when it is mapped: "
         f"learning rate {rate:g}, weight decay {decay:g} (the weights\ndiffer by "
         f"{difference:.1g} of their norm)\n"
     )
-    return {"results": results, "mapped_difference": difference}
+    return results, difference
 
 
-def show_book(results: list[dict[str, Any]], report: Report) -> None:
+def show_book(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
     """Print a line for each of the book's runs."""
-    report.table(
+    folder.table(
         ["", *MEASURES.values(), "test / training"],
         [
             [
@@ -172,66 +180,135 @@ def show_book(results: list[dict[str, Any]], report: Report) -> None:
     )
 
 
-def run_grids(config: Config, report: Report) -> dict[str, Any]:
-    """Train, time, tell and draw the grids; returns times and medians over seeds."""
-    lambdas, problems = grid_lambdas(config), grid_problems(config)
-    grids, summaries = {}, {}
+def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Train and show the grids; returns their times and medians over the seeds."""
+    lambdas = linear_problem.grid_lambdas(config.lambdas)
+    grids, summaries, rows = {}, {}, []
     for method in ("scratch", "L2 in Adam", "AdamW"):
-        grid, seconds = train_grid(config, problems, method)
-        medians = {name: np.median(values, axis=1) for name, values in grid.items()}
-        grids[method] = grid
+        grids[method], seconds = train_grid(config, method)
+        medians = {name: np.median(v, axis=1) for name, v in grids[method].items()}
         summaries[method] = {"seconds": seconds, "lambdas": lambdas, **medians}
-        runs = grid["norm"].size
-        lost = (~np.isfinite(grid["norm"])).sum()
-        report.say(
-            f"{method}: {runs:,} runs in {seconds['run']:.2f} s after "
-            f"{seconds['compile']:.1f} s of compiling, "
-            f"{1e3 * seconds['run'] / runs:.2g} ms a run; {lost} diverged"
+        best = int(medians["test_loss"].argmin())
+        norms = grids[method]["norm"]
+        rows.append(
+            [
+                method,
+                f"{lambdas[best]:.3g}",
+                f"{medians['test_loss'][best]:.3g}",
+                f"{medians['norm'][-1]:.3g}",
+                f"{(~np.isfinite(norms)).sum()} of {norms.size:,}",
+                f"{seconds['compile']:.1f} s",
+                f"{seconds['run']:.2f} s",
+            ]
         )
-    report.say(
-        f"\nw = 0 has an expected test loss of {zero_loss(config):.3g}\n"
+    norm = f"norm at {lambdas[-1]:g}"
+    folder.table(
+        ["", "best lambda", "its test loss", norm, "diverged", "compile", "run"],
+        rows,
+        title=f"grids of {config.lambdas} lambdas; medians of {config.seeds} seeds",
+    )
+    say(
+        "w = 0 has an expected test loss of "
+        f"{linear_problem.zero_loss(config.hyperparameters):.3g}\n"
         "Adam divides the gradient by its own root mean square, and the gradient of an "
         "L2 penalty with it: no\nweight moves by much more than the learning rate in a "
         "step, however large lambda is. AdamW takes\nlearning rate x lambda of each "
         "weight away beside Adam's step.\n"
-        f"With lambda {lambdas[-1]:g} the norm of w ends at "
-        f"{summaries['L2 in Adam']['norm'][-1]:.3g} with L2 in Adam, and at "
-        f"{summaries['AdamW']['norm'][-1]:.3g} with AdamW.\n"
     )
-    draw_grids(config, {"SGD": grids.pop("scratch")}, report.folder / "sweep.png")
-    draw_grids(config, grids, report.folder / "adam.png")
+    draw_grids(
+        "sweep.png",
+        {"SGD": grids.pop("scratch")},
+        config,
+        folder,
+        caption="The larger lambda is, the smaller the weights; the dotted line is "
+        "what weights of zero would give.",
+    )
+    draw_grids(
+        "adam.png",
+        grids,
+        config,
+        folder,
+        caption="Adam rescales the gradient of an L2 penalty; it does not rescale "
+        "the decay of AdamW.",
+    )
     return summaries
 
 
-def draw_curves(config: Config, histories: dict[Any, Any], path: Path) -> None:
+def train_grid(
+    config: Config, method: str
+) -> tuple[dict[str, Float[np.ndarray, "lambdas seeds"]], dict[str, float]]:
+    """Train on every problem with every lambda, in one compiled program.
+
+    Each device takes lambdas of its own; nothing passes between them.
+
+    Returns:
+      The measures of the finished runs, and the seconds that it took to `compile` and
+      to `run`.
+    """
+    mesh, hyperparameters = config.mesh(), config.hyperparameters
+    lambdas = jnp.asarray(linear_problem.grid_lambdas(config.lambdas))
+    lambdas = sharding.place(lambdas, sharding.along(mesh, 0))
+    problems = linear_problem.grid_problems(config.seed, config.seeds, hyperparameters)
+    problems = sharding.place(problems, sharding.whole(mesh))
+    program = linear_problem.grid_program(method, hyperparameters)
+    compiled, compile_seconds = timing.compile(program, problems, lambdas)
+    measures, run_seconds = timing.timed(lambda: compiled(problems, lambdas))
+    return jax.device_get(measures), {"compile": compile_seconds, "run": run_seconds}
+
+
+def draw_curves(
+    config: Config,
+    histories: Mapping[tuple[str, float], Mapping[str, Float[np.ndarray, " epochs"]]],
+    folder: RunFolder,
+) -> None:
     """Draw both losses against the epoch, without and with the penalty."""
     lambdas = tuple(dict.fromkeys(lambd for _, lambd in histories))
-    lines = [
-        (method, dashes, split, colour)
-        for method, dashes in (("scratch", "-"), ("concise", "--"))
-        for split, colour in (("train", plots.COLOURS[0]), ("test", plots.COLOURS[1]))
-    ]
-    title = f"{config.inputs} weights learnt from {config.train_rows} rows"
-    with plots.figure(path, 1, len(lambdas), size=(8.5, 3.4), title=title) as panels:
+    epochs = np.arange(1, config.epochs + 1)
+    with folder.figure(
+        "curves.png",
+        1,
+        len(lambdas),
+        size=(8.5, 3.4),
+        title=f"{config.inputs} weights learnt from {config.train_rows} rows",
+        caption="How far the test loss stays above the training loss for each lambda.",
+        alt="Line charts of the halved squared error against the epoch on a "
+        "logarithmic scale, one chart for each lambda: training and test loss, from "
+        "scratch solid and concise dashed.",
+    ) as panels:
         for axes, lambd in zip(np.atleast_1d(panels), lambdas, strict=True):
-            for method, dashes, split, colour in lines:
-                losses = histories[method, lambd][f"{split}_loss"]
-                epochs = np.arange(1, config.epochs + 1)
-                label = f"{method}, {split}"
-                axes.plot(epochs, losses, dashes, color=colour, label=label)
+            for method, dashes in (("scratch", "-"), ("concise", "--")):
+                for split, colour in zip(("train", "test"), plots.COLOURS, strict=False):
+                    losses = histories[method, lambd][f"{split}_loss"]
+                    label = f"{method}, {split}"
+                    axes.plot(epochs, losses, dashes, color=colour, label=label)
             axes.set(xlabel="epoch", ylabel="halved squared error", yscale="log")
             axes.set_title(f"lambda {lambd:g}", fontsize=10)
             axes.legend()
 
 
-def draw_grids(config: Config, grids: dict[str, Any], path: Path) -> None:
+def draw_grids(
+    file: str,
+    grids: Mapping[str, Mapping[str, Float[np.ndarray, "lambdas seeds"]]],
+    config: Config,
+    folder: RunFolder,
+    *,
+    caption: str,
+) -> None:
     """Draw each measure against lambda: the median, and the middle 80% of the seeds."""
-    lambdas, zero = grid_lambdas(config), zero_loss(config)
-    title = (
-        f"After {config.epochs} epochs; losses are halved squared errors; median and "
-        f"middle 80% of {config.seeds} seeds"
-    )
-    with plots.figure(path, 1, 3, size=(8.5, 3.0), title=title) as panels:
+    lambdas = linear_problem.grid_lambdas(config.lambdas)
+    zero = linear_problem.zero_loss(config.hyperparameters)
+    with folder.figure(
+        file,
+        1,
+        3,
+        size=(8.5, 3.0),
+        title=f"After {config.epochs} epochs; losses are halved squared errors; median "
+        f"and middle 80% of {config.seeds} seeds",
+        caption=caption,
+        alt="Three line charts against lambda on logarithmic axes: training loss, test "
+        f"loss and norm of the weights, one colour for each of {', '.join(grids)}: the "
+        "median over the seeds, with a band for the middle 80%.",
+    ) as panels:
         for axes, (name, words) in zip(panels, MEASURES.items(), strict=True):
             for colour, (label, grid) in zip(
                 plots.COLOURS, grids.items(), strict=False
