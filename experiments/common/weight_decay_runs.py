@@ -1,5 +1,6 @@
 """The runs that `experiments.weight_decay` compares: drawn, trained, measured."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from ch4jax import weight_decay
+from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.training import population, sharding
 from ch4jax.weight_decay import init_params, mean_loss
@@ -70,14 +71,13 @@ def train(config: Any, problem: Problem, method: str, lambd: Any) -> tuple[Any, 
         "L2 in Adam": weight_decay.l2_adam(rate, lambd),
         "AdamW": optax.adamw(rate, weight_decay=lambd, mask=weight_decay.kernel_mask),
     }
-    last, path = weight_decay.descend(
-        {"params": problem.params},
-        problem.train_data,
+    fit = partial(
+        training.fit,
         metrics_fn=weight_decay.mse,
         optimizer=optimizers[method],
-        key=key,
         **sizes,
     )
+    last, path = jax.jit(fit)({"params": problem.params}, problem.train_data, key=key)
     return last["params"], path["params"]
 
 
@@ -123,9 +123,9 @@ def train_grid(
       seconds that it took to `compile` and to `run`.
     """
     lambdas = jnp.asarray(grid_lambdas(config))
-    placement = sharding.spread(sharding.make_mesh(config.devices), len(lambdas))
-    lambdas = sharding.place(lambdas, placement.members)
-    problems = sharding.place(problems, placement.whole)
+    mesh = sharding.make_mesh(config.devices)
+    lambdas = sharding.place(lambdas, sharding.along(mesh, 0))
+    problems = sharding.place(problems, sharding.whole(mesh))
     program, compile_seconds = timing.compile(
         grid_program(config, method), problems, lambdas
     )
