@@ -23,13 +23,8 @@ from experiments.common.console import say
 from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
 
-MEASURES = {
-    "train_loss": "training loss",
-    "test_loss": "test loss",
-    "norm": "norm of w",
-}
-Grid = Mapping[str, Float[np.ndarray, "lambdas seeds"]]
-History = Mapping[str, Float[np.ndarray, " epochs"]]
+LABELS = {"train_loss": "training loss", "test_loss": "test loss", "norm": "norm of w"}
+Measures = Mapping[str, Float[np.ndarray, "..."]]  # names as in LABELS
 
 
 @dataclass(frozen=True)
@@ -96,13 +91,17 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
       Failed: if a run diverges.
     """
     problem = linear_problem.draw_problem(config, key=jax.random.key(config.seed))
+    train = jax.jit(linear_problem.train, static_argnames=("method", "config"))
     measure_path = jax.jit(jax.vmap(linear_problem.measure, in_axes=(0, None)))
     results, histories, kernels = [], {}, {}
     for lambd in dict.fromkeys((0.0, config.lambd)):
         for method in ("scratch", "concise", "mapped"):
-            last, path = linear_problem.train(problem, method, lambd, config)
+            last, path = train(problem, method, lambd, config)
             history = jax.device_get(measure_path(path, problem))
-            epochs = [dict(zip(history, row)) for row in zip(*history.values())]
+            epochs = [
+                {name: history[name][i] for name in LABELS}
+                for i in range(config.epochs)
+            ]
             for number, measures in enumerate(epochs, start=1):
                 folder.metrics(run=method, lambd=lambd, epoch=number, **measures)
             if not np.isfinite(loss := epochs[-1]["train_loss"]):
@@ -113,11 +112,11 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
             results.append({"method": method, "lambd": lambd, **epochs[-1]})
             histories[lambd, method], kernels[method] = history, last["kernel"]
     folder.table(
-        ["", *MEASURES.values(), "test / training"],
+        ["", *LABELS.values(), "test / training"],
         [
             [
                 f"{entry['method']}, lambda {entry['lambd']:g}",
-                *(f"{entry[name]:.3g}" for name in MEASURES),
+                *(f"{entry[name]:.3g}" for name in LABELS),
                 f"{entry['test_loss'] / entry['train_loss']:.2g}",
             ]
             for entry in results
@@ -179,14 +178,14 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
         "each weight beside Adam's step.\n"
     )
     small = "The larger lambda, the smaller the weights; dotted: weights of zero."
-    draw_grids("sweep.png", small, {"SGD": grids.pop("scratch")}, config, folder)
+    draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
     rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay."
-    draw_grids("adam.png", rescaled, grids, config, folder)
+    draw_grids(config, grids, folder, "adam.png", rescaled)
     return summaries
 
 
 def draw_curves(
-    histories: Mapping[tuple[float, str], History], config: Config, folder: RunFolder
+    histories: Mapping[tuple[float, str], Measures], config: Config, folder: RunFolder
 ) -> None:
     """Draw both losses against the epoch, without and with the penalty."""
     lambdas = dict.fromkeys(lambd for lambd, _ in histories)
@@ -215,13 +214,15 @@ def draw_curves(
 
 
 def draw_grids(
-    file: str,
-    grids: Mapping[str, Grid],
     config: Config,
+    grids: Mapping[str, Measures],
     folder: RunFolder,
+    file: str,
     caption: str,
 ) -> None:
     """Draw each measure against lambda: the median, and the middle 80% of the seeds."""
+    lambdas = linear_problem.grid_lambdas(config.lambdas)
+    zero = linear_problem.zero_loss(config)
     with folder.figure(
         file,
         1,
@@ -234,16 +235,13 @@ def draw_grids(
         f"loss and norm of the weights, a line for each of {', '.join(grids)}: the "
         "median over the seeds, with a band for the middle 80%.",
     ) as panels:
-        lambdas = linear_problem.grid_lambdas(config.lambdas)
-        for axes, (name, words) in zip(panels, MEASURES.items(), strict=True):
-            for i, (label, grid) in enumerate(grids.items()):
-                colour = plots.COLOURS[i]
+        for axes, (name, words) in zip(panels, LABELS.items(), strict=True):
+            for label, grid in grids.items():
                 low, median, high = np.quantile(grid[name], (0.1, 0.5, 0.9), axis=1)
-                axes.plot(lambdas, median, color=colour, label=label)
-                axes.fill_between(lambdas, low, high, color=colour, alpha=0.2, lw=0)
+                axes.plot(lambdas, median, label=label)
+                axes.fill_between(lambdas, low, high, alpha=0.2, lw=0)
             axes.set(xlabel="lambda", ylabel=words, xscale="log", yscale="log")
         _, test, norm = panels
-        zero = linear_problem.zero_loss(config)
         test.axhline(zero, color="0.3", ls=":")
         test.annotate("w = 0", (lambdas[0], zero), (0, 3), textcoords="offset points")
         norm.legend(loc="lower left")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax import weight_decay
+from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.training import Data, population
 from ch4jax.weight_decay import Params, Scalar
@@ -100,7 +100,7 @@ def train(
         "L2 in Adam": weight_decay.l2_adam(rate, lambd),
         "AdamW": optax.adamw(rate, weight_decay=lambd, mask=weight_decay.kernel_mask),
     }
-    last, path = weight_decay.descend(
+    last, path = training.fit(
         {"params": problem.params},
         data,
         metrics_fn=weight_decay.mse,
