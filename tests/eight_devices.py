@@ -16,7 +16,7 @@ from support import relative_difference
 from ch4jax import house_prices as tables
 from ch4jax import training
 from ch4jax.dropout import mlp
-from ch4jax.house_prices.models import Model
+from ch4jax.house_prices.models import Architecture
 from ch4jax.training import folds, population, sharding
 from experiments import house_prices, weight_decay
 from experiments.common import weight_decay_runs
@@ -159,14 +159,16 @@ def test_members_of_folds_shared_by_eight_devices_say_what_those_of_one_say():
     config = house_prices.Config(recipe="search", folds=2, seeds=8, devices=8)
     data = tables.read("shipped")
     data = data._replace(train=data.train[:60], test=data.test[:10])
-    model = Model(hidden=(4,), waves=2, frequencies=1, epochs=2, batch_size=32)
+    model = Architecture(hidden=(4,), waves=2, frequencies=1)
     in_training = folds.k_fold(60, 2)
     x = house_members.encode(data, in_training)
 
     def said(config):
         keys = house_members.draw_keys(config, 2, key=jax.random.key(0))
         settings = [(0.01, 0.1, 0.2)]
-        return house_members.train(model, settings, data, x, in_training, keys)[0]
+        return house_members.train(
+            model, settings, data, x, in_training, keys, epochs=2
+        )[0]
 
     ours, theirs = said(config), said(dataclasses.replace(config, devices=None))
     assert ours.shape == (1, 2, 8, 70)
