@@ -97,7 +97,7 @@ def train_ensembles(config: Any, data: Any, owned: Any, report: Report) -> Ensem
     x = house_members.encode(data, flat)
     key = jax.random.key(config.seed)
     members, seconds = {}, {}
-    for i, (name, model) in enumerate(house_members.models(config).items()):
+    for i, (name, model) in enumerate(house_members.ARCHITECTURES.items()):
         predictions, seconds[name] = house_members.train(
             model,
             [CHOSEN[name]],
@@ -105,6 +105,7 @@ def train_ensembles(config: Any, data: Any, owned: Any, report: Report) -> Ensem
             x,
             flat,
             house_members.draw_keys(config, len(flat), key=jax.random.fold_in(key, i)),
+            epochs=config.epochs,
         )
         members[name] = predictions.reshape(*in_training.shape[:2], -1, x.shape[1])
         count = predictions[..., 0].size

@@ -13,18 +13,13 @@ from jax import numpy as jnp
 
 from ch4jax.house_prices import features as house_features
 from ch4jax.house_prices import models as house_models
-from ch4jax.house_prices.models import Model
+from ch4jax.house_prices.models import Architecture
 from ch4jax.training import folds, sharding
 from experiments.common import timing
 
-
-def models(config: Any) -> dict[str, Any]:
-    """Return the architectures by name."""
-    epochs = config.epochs or 40
-    return {
-        "linear": Model(hidden=(), waves=0, epochs=epochs),
-        "mlp": Model(epochs=epochs),
-    }
+ARCHITECTURES = {"linear": Architecture(hidden=(), waves=0), "mlp": Architecture()}
+EPOCHS = 40
+BATCH_SIZE = 128
 
 
 def encode(data: Any, in_training: Any) -> Any:
@@ -54,7 +49,14 @@ def encode(data: Any, in_training: Any) -> Any:
 
 
 def train(
-    model: Any, settings: Any, data: Any, x: Any, in_training: Any, keys: Any
+    architecture: Architecture,
+    settings: Any,
+    data: Any,
+    x: Any,
+    in_training: Any,
+    keys: Any,
+    *,
+    epochs: int | None,
 ) -> tuple[Any, float]:
     """Return log prices, (settings, folds, seeds, all rows), and the seconds taken.
 
@@ -64,12 +66,14 @@ def train(
     log_prices = np.log(data.train["SalePrice"].to_numpy(float))
     predictions, seconds = timing.timed(
         lambda: house_models.train(
-            model,
+            architecture,
             house_models.Setting(*jnp.asarray(settings, float).T),
             jnp.asarray(x),
             jnp.asarray(np.pad(log_prices, (0, rest)), float),
             jnp.asarray(np.pad(in_training, ((0, 0), (0, rest)))),
-            steps=folds.steps_per_epoch(in_training, model.batch_size),
+            epochs=epochs or EPOCHS,
+            batch_size=BATCH_SIZE,
+            steps=folds.steps_per_epoch(in_training, BATCH_SIZE),
             keys=keys,
         )
     )

@@ -31,7 +31,7 @@ def search(config: Any, data: Any, report: Report) -> dict[str, Any]:
     x = house_members.encode(data, in_training)
     key = jax.random.key(config.seed)
     results, chosen, best_predictions = [], {}, {}
-    for i, (name, model) in enumerate(house_members.models(config).items()):
+    for i, (name, model) in enumerate(house_members.ARCHITECTURES.items()):
         settings = list(itertools.product(*GRIDS[name]))
         predictions, seconds = house_members.train(
             model,
@@ -42,6 +42,7 @@ def search(config: Any, data: Any, report: Report) -> dict[str, Any]:
             house_members.draw_keys(
                 config, config.folds, key=jax.random.fold_in(key, i)
             ),
+            epochs=config.epochs,
         )
         errors = np.square(predictions[..., :rows] - log_prices)
         left_out = ~in_training[None, :, None, :]
