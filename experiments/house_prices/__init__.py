@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ch4jax import house_prices
-from ch4jax.house_prices import HousePrices
 from experiments.common import cli
 from experiments.common.console import console, say
 from experiments.common.errors import UsageError
@@ -51,14 +50,15 @@ class Config(cli.DeviceFlags):
         cli.check_positive("--learning-rate", self.learning_rate)
         if self.weight_decay != 0:
             cli.check_positive("--weight-decay", self.weight_decay)
-        of_the_book = {
-            "--learning-rate": self.learning_rate,
-            "--weight-decay": self.weight_decay,
-            "--batch-size": self.batch_size,
-        }
-        given = [flag for flag, value in of_the_book.items() if value is not None]
-        if given and self.recipe != "seed":
-            raise UsageError(f"{given[0]} is for --recipe seed, got {self.recipe}")
+        if self.recipe == "seed":
+            return
+        for flag, value in (
+            ("--learning-rate", self.learning_rate),
+            ("--weight-decay", self.weight_decay),
+            ("--batch-size", self.batch_size),
+        ):
+            if value is not None:
+                raise UsageError(f"{flag} is for --recipe seed, got {self.recipe}")
 
 
 def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparameters]:
@@ -76,20 +76,18 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
     if config.recipe == "best":
         best.check_rows(rows, config.folds)
     seeds, epochs = (10, 100) if config.recipe == "seed" else (2, 40)
-    validation = CrossValidation(
-        config.seed,
-        config.folds,
-        seeds=config.seeds or seeds,
-        epochs=config.epochs or epochs,
-        mesh=config.mesh(),
-    )
-    if validation.seeds % validation.mesh.size:
+    seeds, epochs = config.seeds or seeds, config.epochs or epochs
+    if seeds % (config.devices or 1):
         raise UsageError(
-            f"--seeds must be a multiple of the {config.devices} --devices, "
-            f"got {validation.seeds}"
+            f"--seeds must be a multiple of the {config.devices} --devices, got {seeds}"
         )
-    return validation, book.Hyperparameters(
-        config.learning_rate or 5.0, config.weight_decay or 0.0, config.batch_size or 64
+    return (
+        CrossValidation(config.seed, config.folds, seeds, epochs, config.mesh()),
+        book.Hyperparameters(
+            learning_rate=config.learning_rate or 5.0,
+            weight_decay=config.weight_decay or 0.0,
+            batch_size=config.batch_size or 64,
+        ),
     )
 
 
@@ -102,7 +100,9 @@ def run(config: Config) -> None:
     if config.recipe == "seed":
         resolved |= hyperparameters._asdict()
     folder = RunFolder.create("house_prices", config, resolved)
-    show_data(data)
+    say(f"data: {data.source}")
+    say(f"train {data.train.shape}, test {data.test.shape}")
+    say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
     if config.recipe == "seed":
         summary = book.run(data, validation, hyperparameters, folder)
     elif config.recipe == "search":
@@ -123,17 +123,6 @@ def run(config: Config) -> None:
     )
 
 
-def show_data(data: HousePrices) -> None:
-    """Print the shapes, and a corner of the table."""
-    say(f"data: {data.source}")
-    say(f"train {data.train.shape}, test {data.test.shape}")
-    say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
-
-
 def main() -> None:
     """Run from the command line."""
     cli.main(Config, run)
-
-
-if __name__ == "__main__":
-    main()

@@ -38,15 +38,13 @@ class Ensembles(NamedTuple):
     """What several ensembles predict for every row of both tables, in log prices.
 
     Attributes:
-      by_model: for each model.
-      weights: of the blend.
-      blend: weighted mean of the models.
+      predictions: of each model, and of their `blend`.
+      weights: of the models in the blend.
       seconds: for each model, compiling included.
     """
 
-    by_model: dict[str, Float[np.ndarray, "ensembles seeds rows"]]
+    predictions: dict[str, Float[np.ndarray, "ensembles seeds rows"]]
     weights: Float[np.ndarray, "ensembles models"]
-    blend: Float[np.ndarray, "ensembles seeds rows"]
     seconds: dict[str, float]
 
 
@@ -58,30 +56,21 @@ def run(
     rows = len(log_prices)
     outer = folds.k_fold(rows, validation.folds, seed=validation.seed)
     owned = np.concatenate([outer, np.ones((1, rows), bool)])
-    ensembles = train_ensembles(owned, data, validation)
-    out_of_fold = {
-        name: members.held_out(predictions[:-1], outer)
-        for name, predictions in (
-            ensembles.by_model | {"blend": ensembles.blend}
-        ).items()
-    }
-    by_fold = {
-        name: np.array(
-            [
-                np.sqrt(np.square(predictions.mean(axis=0) - log_prices)[~fold].mean())
-                for fold in outer
-            ]
-        )
-        for name, predictions in out_of_fold.items()
-    }
-    show_ensembles(by_fold, ensembles.weights, folder)
-    summary = outcome.show(data, out_of_fold["blend"], "best", folder)
-    of_test = ensembles.blend[-1].mean(axis=0)[rows:]
-    outcome.submit(data, np.exp(of_test), folder)
+    predictions, weights, seconds = train_ensembles(owned, data, validation)
+    by_fold = {}
+    for name, predicted in predictions.items():
+        errors = members.held_out(predicted[:-1], outer).mean(axis=0) - log_prices
+        squares = np.square(errors)
+        by_fold[name] = np.array([np.sqrt(squares[~fold].mean()) for fold in outer])
+    show_ensembles(by_fold, weights, folder)
+    blend = predictions["blend"]
+    out_of_fold = members.held_out(blend[:-1], outer)
+    summary = outcome.show(data, out_of_fold, "best", folder)
+    outcome.submit(data, np.exp(blend[-1].mean(axis=0)[rows:]), folder)
     return {
         "log_rmse_by_fold": by_fold,
-        "weights": ensembles.weights,
-        "model_seconds": ensembles.seconds,
+        "weights": weights,
+        "model_seconds": seconds,
         **summary,
     }
 
@@ -107,20 +96,20 @@ def train_ensembles(
     in_training = np.stack([inner_folds(own, validation.seed) for own in owned])
     flat = in_training.reshape(-1, len(log_prices))
     trained, seconds = members.train(CHOSEN, data, flat, validation)
-    predictions = {
-        name: by_fold.reshape(*in_training.shape[:2], *by_fold.shape[2:])
-        for name, (by_fold,) in trained.items()
-    }
+    # (models, ensembles, inner folds, seeds, rows)
+    predicted = np.stack([by_fold for (by_fold,) in trained.values()])
+    predicted = predicted.reshape(-1, *in_training.shape[:2], *predicted.shape[2:])
     weights = []
     for i, own in enumerate(owned):
         left_out = [
             members.held_out(by_fold[i], in_training[i]).mean(axis=0)[own]
-            for by_fold in predictions.values()
+            for by_fold in predicted
         ]
         weights.append(blend_weights(np.stack(left_out), log_prices[own]))
-    by_model = {name: by_fold.mean(axis=1) for name, by_fold in predictions.items()}
-    blend = np.einsum("em,mesr->esr", weights, np.stack(list(by_model.values())))
-    return Ensembles(by_model, np.stack(weights), blend, seconds)
+    by_model = predicted.mean(axis=2)
+    predictions = dict(zip(trained, by_model, strict=True))
+    predictions["blend"] = np.einsum("em,mesr->esr", weights, by_model)
+    return Ensembles(predictions, np.stack(weights), seconds)
 
 
 def inner_folds(
@@ -138,24 +127,21 @@ def show_ensembles(
     folder: RunFolder,
 ) -> None:
     """Print the error of each model and of the blend in each outer fold."""
-    names = list(CHOSEN)
+    columns = []
+    for name, of_fold in zip(CHOSEN, weights[:-1].T, strict=True):
+        pairs = zip(by_fold[name], of_fold, strict=True)
+        columns.append([f"{error:.4f} ({weight:.2f})" for error, weight in pairs])
+    columns.append([f"{error:.4f}" for error in by_fold["blend"]])
     folder.table(
-        ["log RMSE", *(f"{name} (weight)" for name in names), "blend"],
+        ["log RMSE", *(f"{name} (weight)" for name in CHOSEN), "blend"],
         [
-            [
-                f"fold {fold + 1}",
-                *(
-                    f"{by_fold[name][fold]:.4f} ({weight:.2f})"
-                    for name, weight in zip(names, weights[fold], strict=True)
-                ),
-                f"{error:.4f}",
-            ]
-            for fold, error in enumerate(by_fold["blend"])
+            [f"fold {i}", *row]
+            for i, row in enumerate(zip(*columns, strict=True), start=1)
         ],
         title="outer folds, each with weights from inside it",
     )
     blend = by_fold["blend"]
     say(
         f"over the folds: {blend.mean():.4f} ±{blend.std(ddof=1):.4f} (deviation); "
-        f"weights on all rows: {dict(zip(names, weights[-1].tolist(), strict=True))}"
+        f"weights on all rows: {dict(zip(CHOSEN, weights[-1].tolist(), strict=True))}"
     )

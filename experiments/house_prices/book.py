@@ -59,20 +59,16 @@ def run(
     ) -> tuple[dict[str, Array], Curves, dict[str, float]]:
         """Train a model for each fold and key; returns parameters, curves, seconds."""
         keys = members.place(keys, validation.mesh)
+        arrays = setting, x, prices, in_training
         train, compile_seconds = timing.compile(
             house_prices.train_linear,
-            setting,
-            x,
-            prices,
-            in_training,
+            *arrays,
             epochs=validation.epochs,
             batch_size=batch_size,
             steps=folds.steps_per_epoch(in_training, batch_size),
             keys=keys,
         )
-        (params, history), seconds = timing.timed(
-            lambda: train(setting, x, prices, in_training, keys=keys)
-        )
+        (params, history), seconds = timing.timed(lambda: train(*arrays, keys=keys))
         curves = {
             name: np.sqrt(np.asarray(history[f"{name}_squared_log_error"][0]))
             for name in ("train", "valid")

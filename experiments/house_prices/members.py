@@ -62,11 +62,11 @@ def encode(
     by_fold = []
     for rows in in_training:
         seen = np.append(rows, np.zeros(len(data.test), bool))
-        encoder = features.fit(derived[seen], log_prices[rows])
-        of_seen = features.encode(encoder, derived[seen], log_prices[rows])
+        encoder = features.fit(derived.loc[seen], log_prices[rows])
+        of_seen = features.encode(encoder, derived.loc[seen], log_prices[rows])
         x = np.empty((len(derived), of_seen.shape[1]), np.float32)
         x[seen] = of_seen
-        x[~seen] = features.encode(encoder, derived[~seen])
+        x[~seen] = features.encode(encoder, derived.loc[~seen])
         by_fold.append(x)
     return np.stack(by_fold)
 
@@ -92,6 +92,7 @@ def train(
     key, shape = jax.random.key(validation.seed), (len(in_training), validation.seeds)
     predictions, seconds = {}, {}
     for i, (name, architecture) in enumerate(ARCHITECTURES.items()):
+        keys = jax.random.split(jax.random.fold_in(key, i), shape)
         work = partial(
             models.train,
             architecture,
@@ -102,9 +103,7 @@ def train(
             epochs=validation.epochs,
             batch_size=BATCH_SIZE,
             steps=folds.steps_per_epoch(in_training, BATCH_SIZE),
-            keys=place(
-                jax.random.split(jax.random.fold_in(key, i), shape), validation.mesh
-            ),
+            keys=place(keys, validation.mesh),
         )
         trained, seconds[name] = timing.timed(work)
         predictions[name] = np.asarray(trained, float)
@@ -120,9 +119,8 @@ def place(keys: Key[Array, "folds seeds"], mesh: Mesh) -> Key[Array, "folds seed
     every row, each device trains all.
     """
     divided = keys.shape[1] % mesh.size == 0
-    return sharding.place(
-        keys, sharding.along(mesh, 1) if divided else sharding.whole(mesh)
-    )
+    layout = sharding.along(mesh, 1) if divided else sharding.whole(mesh)
+    return sharding.place(keys, layout)
 
 
 def held_out(

@@ -47,15 +47,26 @@ def show(
     # The root scales the standard error of the mean square by 1 / (2 * root).
     deviation = np.square(errors).std(ddof=1) / np.sqrt(errors.size) / (2 * score)
     worst = np.argsort(-np.abs(errors))[:8]
-    show_worst(data, mean, worst, folder)
+    columns = ["Id", "Neighborhood", "SaleCondition", "OverallQual", "GrLivArea"]
+    houses = data.train.iloc[worst][columns].astype(str).to_numpy().tolist()
+    numbers = zip(prices[worst], np.exp(mean[worst]), errors[worst], strict=True)
+    heads = ["Id", "neighbourhood", "sale", "quality", "area"]
+    folder.table(
+        [*heads, "true $", "predicted $", "log error"],
+        [
+            [*house, f"{price:,.0f}", f"{predicted:,.0f}", f"{error:+.2f}"]
+            for house, (price, predicted, error) in zip(houses, numbers, strict=True)
+        ],
+        title="worst predicted houses, out of fold",
+        num_texts=3,
+    )
     without = np.delete(errors, worst[:2])
     say(
         f"out of fold, {count(len(out_of_fold), 'seed')} averaged in log space: "
         f"log RMSE {score:.4f} ±{deviation:.4f} (standard error over the rows); "
         f"{np.sqrt(np.square(without).mean()):.4f} without the two worst"
     )
-    title = f"recipe {recipe}: log RMSE {score:.4f}"
-    draw(prices, np.exp(mean), worst, title, folder)
+    draw(prices, np.exp(mean), worst, f"recipe {recipe}: log RMSE {score:.4f}", folder)
     several = len(out_of_fold) > 1
     return {
         "out_of_fold_log_rmse": score,
@@ -68,34 +79,6 @@ def show(
             for row in worst
         ],
     }
-
-
-def show_worst(
-    data: HousePrices,
-    log_predictions: Float[np.ndarray, " rows"],
-    worst: Int[np.ndarray, " worst"],
-    folder: RunFolder,
-) -> None:
-    """Print the houses that were predicted worst."""
-    shown = ["Id", "Neighborhood", "SaleCondition", "OverallQual", "GrLivArea"]
-    heads = ["Id", "neighbourhood", "sale", "quality", "area"]
-    rows = []
-    for row in worst:
-        price, guess = data.train["SalePrice"].iloc[row], log_predictions[row]
-        rows.append(
-            [
-                *(str(data.train[column].iloc[row]) for column in shown),
-                f"{price:,.0f}",
-                f"{np.exp(guess):,.0f}",
-                f"{guess - np.log(price):+.2f}",
-            ]
-        )
-    folder.table(
-        [*heads, "true $", "predicted $", "log error"],
-        rows,
-        title="worst predicted houses, out of fold",
-        num_texts=3,
-    )
 
 
 def draw(
@@ -117,18 +100,12 @@ def draw(
     ) as axes:
         others = np.setdiff1d(np.arange(prices.size), worst)
         axes.scatter(prices[others], predictions[others], s=6, alpha=0.5, lw=0)
-        colour = plots.COLOURS[1]
-        axes.scatter(
-            prices[worst], predictions[worst], s=24, color=colour, label="worst eight"
-        )
+        mark = {"color": plots.COLOURS[1], "label": "worst eight"}
+        axes.scatter(prices[worst], predictions[worst], s=24, **mark)
         ends = [prices.min() / 1.1, prices.max() * 1.1]
         axes.plot(ends, ends, color="black", lw=0.8, label="predicted = true")
-        axes.set(
-            xlabel="true price ($)",
-            ylabel="predicted price ($), out of fold",
-            xscale="log",
-            yscale="log",
-        )
+        axes.set(xlabel="true price ($)", ylabel="predicted price ($), out of fold")
+        axes.set(xscale="log", yscale="log")
         ticks = [50_000, 100_000, 200_000, 400_000, 800_000]
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])

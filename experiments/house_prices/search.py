@@ -20,6 +20,7 @@ GRIDS = {
     "linear": ((0.03, 0.1, 0.3), (0.02, 0.2), (0.0, 0.1, 0.2)),
     "mlp": ((0.005, 0.01, 0.02), (0.5, 1.5), (0.2, 0.3, 0.4)),
 }
+BARS = {"marker": "o", "markersize": 3, "capsize": 2, "lw": 1}
 
 
 def run(
@@ -105,32 +106,26 @@ def draw_settings(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> No
         "RMSE against the peak learning rate, a line for each pair of weight decay and "
         "dropout rate.",
     ) as panels:
-        for axes, (name, (rates, decays, drops)) in zip(
-            panels, GRIDS.items(), strict=True
-        ):
-            for line, pair in enumerate(itertools.product(decays, drops)):
+        for axes, (name, (rates, *others)) in zip(panels, GRIDS.items(), strict=True):
+            for line, (decay, drop) in enumerate(itertools.product(*others)):
                 entries = [
                     entry
                     for entry in results
                     if (entry["model"], entry["weight_decay"], entry["dropout"])
-                    == (name, *pair)
+                    == (name, decay, drop)
                 ]
                 axes.errorbar(
                     [rate * 1.04 ** (line - 2.5) for rate in rates],  # side by side
                     [entry["log_rmse"] for entry in entries],
                     [entry["standard_error"] for entry in entries],
-                    marker="o",
-                    markersize=3,
-                    capsize=2,
-                    lw=1,
                     color=plots.COLOURS[line],
-                    label="decay {:g}, dropout {:g}".format(*pair),
+                    label=f"decay {decay:g}, dropout {drop:g}",
+                    **BARS,
                 )
             axes.set(xscale="log", xlabel="peak learning rate")
             axes.set_title(name, fontsize=10)
-            axes.legend(
-                loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8
-            )
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+            axes.legend(ncols=2, fontsize=8, **below)
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
             axes.set_xticks([], minor=True)
         panels[0].set_ylabel("log RMSE")
