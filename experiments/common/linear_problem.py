@@ -3,7 +3,6 @@
 `experiments.weight_decay` compares the runs, `experiments.benchmark` times the grid.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,9 +132,7 @@ def grid_problems(
     return jax.vmap(lambda key: draw_problem(config, key=key))(keys)
 
 
-def grid_program(
-    method: str, config: Hyperparameters = BOOK
-) -> Callable[[Problem, Float[Array, " lambdas"]], Measures]:
+def grid_program(method: str, config: Hyperparameters = BOOK) -> jax.stages.Wrapped:
     """Return a jitted function: problems and lambdas to measures (lambdas, seeds)."""
 
     def cell(problem: Problem, lambd: Scalar) -> Measures:

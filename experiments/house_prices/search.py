@@ -105,6 +105,7 @@ def draw_settings(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> No
         alt="Two line charts, linear model and perceptron, of the cross-validated log "
         "RMSE against the peak learning rate, a line for each pair of weight decay and "
         "dropout rate.",
+        sharey=True,
     ) as panels:
         for axes, (name, (rates, *others)) in zip(panels, GRIDS.items(), strict=True):
             for line, (decay, drop) in enumerate(itertools.product(*others)):
@@ -129,4 +130,3 @@ def draw_settings(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> No
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
             axes.set_xticks([], minor=True)
         panels[0].set_ylabel("log RMSE")
-        panels[0].sharey(panels[1])
