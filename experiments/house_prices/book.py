@@ -168,7 +168,9 @@ def draw_curves(
         seeds = count(curves["train"].shape[1], "seed")
         fold.set_title(f"fold 1, mean of {seeds}", fontsize=10)
         everything.set_title("all rows, first seed", fontsize=10)
+        ticks = [0.15, 0.2, 0.3, 0.5, 1, 2, 4]
         for axes in (fold, everything):
             axes.set(xlabel="epoch", ylabel="log RMSE", yscale="log")
-            plots.plain_numbers(axes.yaxis)
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_yticks([], minor=True)
             axes.legend()
