@@ -32,12 +32,10 @@ def test_a_notebook_runs_from_top_to_bottom_and_shows_a_figure(
     monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.get_fignums()))
     mpl.use("agg")
     namespace = {"__name__": "__main__"}
-    try:
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                exec(cell.source, namespace)
-    finally:
-        plt.close("all")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            exec(cell.source, namespace)
+    plt.close("all")
     assert shown
 
 

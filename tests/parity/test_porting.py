@@ -1,4 +1,4 @@
-"""Every pair of docs/porting.md is run, and its results are as the page says."""
+"""Every pair of docs/porting.md runs and gives what the page says."""
 
 import re
 from pathlib import Path
@@ -15,22 +15,18 @@ BLOCK = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VERDICT = re.compile(r"^\*(?:Agree to ([\d.e-]+)|Differ)\.\*$", re.MULTILINE)
 
 
+SETUP, *PAIRS = SECTIONS
+
+
 def title(section):
     return section.partition("\n")[0]
-
-
-def blocks(section):
-    return BLOCK.findall(section)
-
-
-SETUP, *PAIRS = SECTIONS
 
 
 def run(section, side):
     """Return the `result` of one side of a pair, as a list of arrays."""
     names = {}
     for part in (SETUP, section):
-        for language, code in blocks(part):
+        for language, code in BLOCK.findall(part):
             if language in ("python both", f"python {side}"):
                 exec(compile(code, f"{title(part)}, {side}", "exec"), names)
     result = names["result"]
@@ -52,7 +48,7 @@ def test_the_pair_gives_what_the_page_says(pair, tmp_path, monkeypatch):
 
 
 def test_every_block_is_run_and_every_section_is_in_the_contents():
-    assert [language for language, _ in blocks(PAGE)] == [
+    assert [language for language, _ in BLOCK.findall(PAGE)] == [
         *("python both", "python torch", "python jax"),
         *("python torch", "python jax") * len(PAIRS),
     ]
