@@ -1,21 +1,28 @@
-"""Time spent compiling, in the first call, and in the steady state, kept apart."""
+"""Seconds of compiling, of the first call, and of warm rounds on a quiet machine."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jaxtyping import PyTree
+
+Name = TypeVar("Name", bound=Hashable)
+Result = TypeVar("Result")
+
+MAX_SPREAD = 1.5
+NOT_QUIET = "not quiet: do not quote"
 
 
 class Timing(NamedTuple):
     """Seconds of one piece of work.
 
     Attributes:
-      first: the first call; holds tracing and compiling where there is any.
-      median: of the rounds after the first.
-      fastest: of the rounds after the first.
-      slowest: of the rounds after the first.
+      first: the first call; includes tracing and compiling if there is any.
+      median: of the counted rounds.
+      fastest: of the counted rounds.
+      slowest: of the counted rounds.
     """
 
     first: float
@@ -24,7 +31,9 @@ class Timing(NamedTuple):
     slowest: float
 
 
-def compile(jitted: Any, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any], float]:
+def compile(
+    jitted: jax.stages.Wrapped, *args: Any, **kwargs: Any
+) -> tuple[jax.stages.Compiled, float]:
     """Compile a jitted function for these arguments.
 
     Returns:
@@ -36,7 +45,7 @@ def compile(jitted: Any, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any],
     return compiled, time.perf_counter() - start
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     """Run `work`, wait for its arrays, and return them with the seconds it took."""
     start = time.perf_counter()
     result = jax.block_until_ready(work())
@@ -44,12 +53,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def interleave(
-    works: Mapping[str, Callable[[], Any]], *, rounds: int
-) -> dict[str, Timing]:
-    """Time several pieces of work in turn, so that a drifting machine hurts all alike.
+    works: Mapping[Name, Callable[[], PyTree]], *, rounds: int
+) -> dict[Name, Timing]:
+    """Time several pieces of work in turn, so that a drift slows all of them alike.
 
     Args:
-      works: what to run, by name; each is run once, then `rounds` times more.
+      works: what to run, by name; each runs once, and then `rounds` times more, which
+        are counted.
       rounds: at least 1.
 
     Raises:
@@ -58,11 +68,37 @@ def interleave(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     first = {name: timed(work)[1] for name, work in works.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[Name, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             seconds[name].append(timed(work)[1])
-    return {
-        name: Timing(first[name], statistics.median(times), min(times), max(times))
-        for name, times in seconds.items()
-    }
+    return {name: summarise(first[name], times) for name, times in seconds.items()}
+
+
+def summarise(first: float, rounds: Sequence[float]) -> Timing:
+    """Return the timing of a first call and of the rounds that count."""
+    return Timing(first, statistics.median(rounds), min(rounds), max(rounds))
+
+
+def disturbances(
+    timings: Mapping[str, Timing], floors: Mapping[str, float]
+) -> dict[str, str]:
+    """Return which timings other work disturbed, and how that shows.
+
+    Args:
+      timings: of every piece of work, by name.
+      floors: for some of them, seconds that they cannot beat on a quiet machine.
+
+    Returns:
+      A reason for each whose slowest round took more than `MAX_SPREAD` times its
+      fastest, or whose median is below its floor; empty if the machine was quiet.
+    """
+    reasons = {}
+    for name, timing in timings.items():
+        spread, floor = timing.slowest / timing.fastest, floors.get(name, 0.0)
+        if spread > MAX_SPREAD:
+            reasons[name] = f"the slowest round took {spread:.2f} times the fastest"
+        if timing.median < floor:
+            below = timing.median / floor
+            reasons[name] = f"took {below:.2f} times as long as its floor"
+    return reasons

@@ -1,19 +1,19 @@
 """What `experiments.benchmark` times on PyTorch's side, written plainly.
 
-On the kind of device that JAX computes on, or not at all.
+It needs PyTorch, so the command imports it only if there is one.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from ch4jax.data.fashion_mnist import FashionMNIST
 from experiments.benchmark.rows import (
     DROPOUT,
     HIDDEN,
@@ -22,19 +22,23 @@ from experiments.benchmark.rows import (
     RATES,
     STD,
     SWEEP,
+    Houses,
     Work,
 )
+from experiments.common import roofline
+from experiments.common.linear_problem import Problem
 from experiments.common.roofline import BATCH_SIZE
 from experiments.pytorch import twins
-from experiments.pytorch.memory import peak_mb
 
-EAGER = "PyTorch, eager, in memory"
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Images(torch.utils.data.Dataset):
-    """Images made numbers one by one, by way of Pillow, as torchvision does it."""
+    """Images converted one by one through Pillow, as torchvision does."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"]
+    ) -> None:
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:
@@ -42,26 +46,26 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         """Return one image, shape (1, 28, 28) in [0, 1], and its class."""
-        picture = Image.fromarray(self.images[i])
-        pixels = torch.from_numpy(np.array(picture))[None]
+        pixels = torch.from_numpy(np.array(Image.fromarray(self.images[i])))[None]
         return pixels.to(torch.float32).div(255), int(self.labels[i])
 
 
-def device_for(platform: str) -> torch.device | None:
-    """Return PyTorch's device of the kind that JAX calls `platform`, None without.
+def device_for(platform: str, *, seed: int) -> torch.device | None:
+    """Seed PyTorch, and return its device of the kind that JAX calls `platform`.
 
-    On a GPU, products may round to TF32, as JAX's do unless they are told otherwise.
+    On a CPU it uses as many threads as XLA; on a GPU products may round to TF32, which
+    is JAX's default too. None if PyTorch has no such device.
     """
-    if platform == "cpu":
-        return torch.device("cpu")
+    torch.manual_seed(seed)
+    torch.set_num_threads(roofline.threads())
     if platform == "gpu" and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
         return torch.device("cuda")
-    return None
+    return torch.device("cpu") if platform == "cpu" else None
 
 
 def finished(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Return `work` that returns when the device has done it."""
+    """Return a function that does the work and waits for the device."""
 
     def run() -> None:
         work()
@@ -71,7 +75,9 @@ def finished(work: Callable[[], None], device: torch.device) -> Callable[[], Non
     return run
 
 
-def dropout_rows(data: Any, device: torch.device, *, compile: bool) -> Iterator[Work]:
+def dropout_rows(
+    data: FashionMNIST, device: torch.device, *, compile: bool
+) -> Iterator[Work]:
     """Yield an epoch of the dropout MLP."""
     images = np.array(data.train_images)  # PyTorch wants them writable
     labels = np.array(data.train_labels)
@@ -81,127 +87,109 @@ def dropout_rows(data: Any, device: torch.device, *, compile: bool) -> Iterator[
         Images(images, labels), BATCH_SIZE, shuffle=True
     )
 
-    def in_memory() -> Any:
+    def in_memory() -> Batches:
         for rows in torch.randperm(len(x), device=device).split(BATCH_SIZE):
             yield x[rows], y[rows]
 
-    def loaded() -> Any:
+    def loaded() -> Batches:
         for inputs, classes in loader:
             yield inputs.to(device), classes.to(device)
 
     def train(
-        name: str, batches: Any, *held: Any, call: Any = None, autocast: bool = False
+        name: str,
+        batches: Callable[[], Batches],
+        *,
+        autocast: bool = False,
+        compile: bool = False,
     ) -> Work:
         net = twins.perceptron(HIDDEN, RATES).to(device)
         twins.init_normal(net, STD)
-        call = call(net) if call else net
+        call = torch.compile(net) if compile else net
         sgd = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
 
-        def epoch(steps: int | None = None) -> None:
-            for inputs, classes in islice(batches(), steps):
+        def epoch() -> None:
+            for inputs, classes in batches():
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                     loss = cross_entropy(call(inputs), classes)
                 sgd.zero_grad()
                 loss.backward()
                 sgd.step()
 
-        def memory() -> float:
-            net.zero_grad()
-            return peak_mb(partial(epoch, 3), [*net.parameters(), *held], device)
+        return Work(DROPOUT, name, finished(epoch, device), len(x))
 
-        run = finished(epoch, device)
-        return Work(DROPOUT, name, run, len(x), "images", memory=memory)
-
-    packed = torch.from_numpy(images), torch.from_numpy(labels)
-    yield train("PyTorch, eager, DataLoader", loaded, *packed)
-    yield train(EAGER, in_memory, x, y)
-    yield train("PyTorch, eager, bfloat16", in_memory, x, y, autocast=True)
+    yield train("PyTorch, eager, DataLoader", loaded)
+    yield train("PyTorch, eager, in memory", in_memory)
+    yield train("PyTorch, eager, bfloat16", in_memory, autocast=True)
     if compile:
-        yield train("PyTorch, torch.compile", in_memory, x, y, call=torch.compile)
+        yield train("PyTorch, torch.compile", in_memory, compile=True)
 
 
-def sweep_rows(data: Any, device: torch.device, runs: int = 2) -> Iterator[Work]:
+def sweep_rows(problem: Problem, device: torch.device, runs: int = 2) -> Iterator[Work]:
     """Yield runs of linear regression with an L2 penalty, one after the other."""
-    x, y = (torch.tensor(np.asarray(array)).to(device) for array in data)
+    x, y = (torch.tensor(np.asarray(array)).to(device) for array in problem.train_data)
 
-    def train(make: Any, runs: int = runs, epochs: int = 100) -> None:
+    def train(make: Callable[..., torch.optim.Optimizer]) -> None:
         for _ in range(runs):
             net = nn.Linear(x.shape[1], 1, device=device)
             nn.init.normal_(net.weight)
             decayed = {"params": [net.weight], "weight_decay": 3.0}
-            optimizer = make([decayed, {"params": [net.bias], "weight_decay": 0.0}])
-            for _ in range(epochs):
+            rest = {"params": [net.bias], "weight_decay": 0.0}
+            optimizer = make([decayed, rest], lr=0.003)
+            for _ in range(100):
                 for rows in torch.randperm(len(x), device=device).split(5):
                     optimizer.zero_grad()
                     (mse_loss(net(x[rows]), y[rows]) / 2).backward()
                     optimizer.step()
 
     for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
-        run = partial(train, partial(make, lr=0.003))
-        yield Work(
-            SWEEP,
-            f"PyTorch, one by one, {name}",
-            finished(run, device),
-            runs,
-            "runs",
-            memory=partial(peak_mb, partial(run, 1, 1), [x, y], device),
-        )
+        run = finished(partial(train, make), device)
+        yield Work(SWEEP, f"PyTorch, one by one, {name}", run, runs)
 
 
-def house_rows(
-    x: Any, prices: Any, in_training: Any, device: torch.device
-) -> Iterator[Work]:
+def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
     """Yield the five folds of the book's recipe: in a loop, and stacked."""
-    inputs = torch.tensor(x, dtype=torch.float32).to(device)
-    labels = torch.tensor(prices, dtype=torch.float32).to(device)
-    rows_of = [torch.tensor(np.flatnonzero(r)).to(device) for r in in_training]
-    others_of = [torch.tensor(np.flatnonzero(~r)).to(device) for r in in_training]
+    x, prices = (torch.tensor(array).to(device) for array in houses[:2])
+    in_training = [torch.tensor(fold).to(device) for fold in houses.in_training]
+    rows_of = [fold.nonzero()[:, 0] for fold in in_training]
+    others_of = [(~fold).nonzero()[:, 0] for fold in in_training]
+    k, width = len(rows_of), x.shape[1]
 
     def shuffled(rows: torch.Tensor) -> torch.Tensor:
         return rows[torch.randperm(len(rows), device=device)]
 
-    def log_rmse(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        clamped = torch.clamp(predicted, 1, float("inf"))
-        return mse_loss(clamped.log(), true.log()).sqrt()
+    def log_rmse(predicted: torch.Tensor, true: torch.Tensor) -> float:
+        return mse_loss(predicted.clamp(min=1).log(), true.log()).sqrt().item()
 
-    def loop(epochs: int = 100) -> None:
+    def loop() -> None:
         for rows, others in zip(rows_of, others_of, strict=True):
-            net = nn.Linear(inputs.shape[1], 1, device=device)
+            net = nn.Linear(width, 1, device=device)
             adam = torch.optim.Adam(net.parameters(), lr=5.0)
-            for _ in range(epochs):
+            for _ in range(100):
                 for batch in shuffled(rows).split(64):
                     adam.zero_grad()
-                    mse_loss(net(inputs[batch])[:, 0], labels[batch]).backward()
+                    mse_loss(net(x[batch])[:, 0], prices[batch]).backward()
                     adam.step()
                 with torch.no_grad():
                     for seen in (rows, others):
-                        log_rmse(net(inputs[seen])[:, 0], labels[seen]).item()
+                        log_rmse(net(x[seen])[:, 0], prices[seen])
 
-    def stacked(epochs: int = 100) -> None:
-        count, width = len(rows_of), inputs.shape[1]
+    def stacked() -> None:
         bound = width**-0.5
-        w = torch.empty(count, width, 1, device=device).uniform_(-bound, bound)
-        b = torch.empty(count, 1, 1, device=device).uniform_(-bound, bound)
+        w = torch.empty(k, width, 1, device=device).uniform_(-bound, bound)
+        b = torch.empty(k, 1, 1, device=device).uniform_(-bound, bound)
         adam = torch.optim.Adam([w.requires_grad_(), b.requires_grad_()], lr=5.0)
-        for _ in range(epochs):
+        for _ in range(100):
             # Of one size, since five divides the 1,460 rows.
             orders = torch.stack([shuffled(rows) for rows in rows_of])
             for batch in orders.split(64, dim=1):
                 adam.zero_grad()
-                residuals = (inputs[batch] @ w + b)[..., 0] - labels[batch]
+                residuals = (x[batch] @ w + b)[..., 0] - prices[batch]
                 residuals.square().mean(dim=1).sum().backward()
                 adam.step()
             with torch.no_grad():
                 for some in (rows_of, others_of):
                     seen = torch.stack(some)
-                    log_rmse((inputs[seen] @ w + b)[..., 0], labels[seen]).item()
+                    log_rmse((x[seen] @ w + b)[..., 0], prices[seen])
 
     for name, run in (("fold by fold", loop), ("folds stacked", stacked)):
-        yield Work(
-            HOUSES,
-            f"PyTorch, {name}",
-            finished(run, device),
-            len(rows_of),
-            "models",
-            memory=partial(peak_mb, partial(run, 1), [inputs, labels], device),
-        )
+        yield Work(HOUSES, f"PyTorch, {name}", finished(run, device), k)
