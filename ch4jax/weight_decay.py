@@ -21,7 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import training
-from ch4jax.training import Data, Metrics, MetricsFn, TrainState
+from ch4jax.training import Data, Metrics
 
 Params = dict[str, Array]
 Scalar = int | float | Float[Array, ""]
@@ -130,13 +130,15 @@ def _train(
     epochs: int,
     batch_size: int,
 ) -> tuple[Params, Params]:
-    def penalised(params: Params, x: Array, y: Array, *, key: PRNGKeyArray) -> Metrics:
+    def penalised(
+        params: Params, x: Array, y: Array, *, key: PRNGKeyArray | None
+    ) -> Metrics:
         # The mean over the rows of a batch leaves the penalty as it is; the sum of
         # the losses and one penalty would weigh it by lambd / batch size.
         loss = squared_loss(linreg(params, x), y)[:, 0]
         return {"loss": loss + lambd * l2_penalty(params["kernel"])}
 
-    return descend(
+    return training.fit(
         params,
         data,
         metrics_fn=penalised,
@@ -145,40 +147,6 @@ def _train(
         batch_size=batch_size,
         key=key,
     )
-
-
-@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "epochs", "batch_size"))
-def descend(
-    params: PyTree,
-    data: Data,
-    *,
-    metrics_fn: MetricsFn,
-    optimizer: optax.GradientTransformation,
-    epochs: int = 100,
-    batch_size: int = 5,
-    key: PRNGKeyArray,
-) -> tuple[PyTree, PyTree]:
-    """Minimise the loss of a metrics function (see `training`) with any optimiser.
-
-    Otherwise as `train`, which with the same `key` sees the same batches.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-
-    def epoch(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
-        state, _ = training.train_epoch(
-            state,
-            data,
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            key=jax.random.clone(key),  # it is `state.step` that tells epochs apart
-        )
-        return state, state.params
-
-    state = training.init_state(params, optimizer)
-    state, path = jax.lax.scan(epoch, state, length=epochs)
-    return state.params, path
 
 
 _normal = nn.initializers.normal(1.0)

@@ -6,8 +6,9 @@ and the same grid for the penalty inside Adam and for AdamW.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,34 +21,18 @@ from ch4jax.weight_decay import concise_settings
 from experiments.common import cli, linear_problem, plots, timing
 from experiments.common.console import say
 from experiments.common.errors import Failed, UsageError
-from experiments.common.linear_problem import BOOK, Hyperparameters
 from experiments.common.run_folder import RunFolder
 
-MEASURES = {
-    "train_loss": "training loss",
-    "test_loss": "test loss",
-    "norm": "norm of w",
-}
+LABELS = {"train_loss": "training loss", "test_loss": "test loss", "norm": "norm of w"}
+Measures = Mapping[str, Float[np.ndarray, "..."]]  # names as in LABELS
 
 
 @dataclass(frozen=True)
-class Config(cli.DeviceFlags):
+class Config(linear_problem.Hyperparameters, cli.DeviceFlags):
     """Flags; the defaults are the book's. `--devices` share the lambdas of a grid."""
 
     lambd: float = 3.0
     """Coefficient of the penalty that is compared with none."""
-    learning_rate: float = BOOK.learning_rate
-    """Of SGD, of Adam and of AdamW."""
-    epochs: int = BOOK.epochs
-    """Passes over the training rows."""
-    batch_size: int = BOOK.batch_size
-    """Rows in a batch."""
-    inputs: int = BOOK.inputs
-    """Weights to learn."""
-    train_rows: int = BOOK.train_rows
-    """Rows to learn them from."""
-    test_rows: int = BOOK.test_rows
-    """Rows to judge them by."""
     lambdas: int = 64
     """Coefficients in the grid, from 0.001 to 100."""
     seeds: int = 32
@@ -77,18 +62,6 @@ class Config(cli.DeviceFlags):
                 f"got {self.lambdas}"
             )
 
-    @property
-    def hyperparameters(self) -> Hyperparameters:
-        """The flags that every run of every grid shares."""
-        return Hyperparameters(
-            self.learning_rate,
-            self.epochs,
-            self.batch_size,
-            self.inputs,
-            self.train_rows,
-            self.test_rows,
-        )
-
 
 def run(config: Config) -> None:
     """Train the book's runs and the grids, print, draw, and write the summary."""
@@ -100,25 +73,14 @@ def run(config: Config) -> None:
         f"{config.inputs} inputs; learning rate {config.learning_rate}, "
         f"{config.epochs} epochs, batches of {config.batch_size}\n"
     )
-    results, difference = run_book(config, folder)
-    grids = run_grids(config, folder)
-    test_losses = ", ".join(
-        f"{entry['test_loss']:.3g} (lambda {entry['lambd']:g})"
-        for entry in results
-        if entry["method"] == "scratch"
-    )
-    folder.finish(
-        {
-            "results": results,
-            "mapped_difference": difference,
-            "grids": grids,
-            "seconds": folder.seconds(),
-        },
-        headline=f"Test loss: {test_losses}.",
-    )
+    summary = run_book(config, folder)
+    summary |= {"grids": run_grids(config, folder), "seconds": folder.seconds()}
+    scratch = [entry for entry in summary["results"] if entry["method"] == "scratch"]
+    losses = [f"{run['test_loss']:.3g} (lambda {run['lambd']:g})" for run in scratch]
+    folder.finish(summary, headline=f"Test loss: {', '.join(losses)}.")
 
 
-def run_book(config: Config, folder: RunFolder) -> tuple[list[dict[str, Any]], float]:
+def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
     """Train without and with the penalty, from scratch and concisely.
 
     Returns:
@@ -128,142 +90,105 @@ def run_book(config: Config, folder: RunFolder) -> tuple[list[dict[str, Any]], f
     Raises:
       Failed: if a run diverges.
     """
-    hyperparameters = config.hyperparameters
-    key = jax.random.key(config.seed)
-    problem = linear_problem.draw_problem(hyperparameters, key=key)
+    problem = linear_problem.draw_problem(config, key=jax.random.key(config.seed))
+    train = jax.jit(linear_problem.train, static_argnames=("method", "config"))
     measure_path = jax.jit(jax.vmap(linear_problem.measure, in_axes=(0, None)))
     results, histories, kernels = [], {}, {}
     for lambd in dict.fromkeys((0.0, config.lambd)):
         for method in ("scratch", "concise", "mapped"):
-            last, path = linear_problem.train(problem, method, lambd, hyperparameters)
+            last, path = train(problem, method, lambd, config)
             history = jax.device_get(measure_path(path, problem))
-            histories[method, lambd] = history
-            for epoch in range(config.epochs):
-                row = {name: history[name][epoch] for name in MEASURES}
-                folder.metrics(run=method, lambd=lambd, epoch=epoch + 1, **row)
-            final = {name: history[name][-1] for name in MEASURES}
-            if not np.isfinite(final["train_loss"]):
+            epochs = [
+                {name: history[name][i] for name in LABELS}
+                for i in range(config.epochs)
+            ]
+            for number, measures in enumerate(epochs, start=1):
+                folder.metrics(run=method, lambd=lambd, epoch=number, **measures)
+            if not np.isfinite(loss := epochs[-1]["train_loss"]):
                 raise Failed(
-                    f"{method}, lambda {lambd:g}: the training loss ends as "
-                    f"{final['train_loss']}; try a lower --learning-rate"
+                    f"{method}, lambda {lambd:g}: the training loss ends as {loss}; "
+                    "try a lower --learning-rate"
                 )
-            results.append({"method": method, "lambd": lambd, **final})
-            kernels[method] = last["kernel"]
-    show_book(results, folder)
-    draw_curves(config, histories, folder)
-    difference = float(
-        np.linalg.norm(kernels["mapped"] - kernels["scratch"])
-        / np.linalg.norm(kernels["scratch"])
-    )
-    rate, decay = concise_settings(config.learning_rate, config.lambd)
-    say(
-        "losses are halved squared errors without the penalty; concise minimises the "
-        "error without the half,\nand takes the steps of scratch when it is mapped: "
-        f"learning rate {rate:g}, weight decay {decay:g} (the weights\ndiffer by "
-        f"{difference:.1g} of their norm)\n"
-    )
-    return results, difference
-
-
-def show_book(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
-    """Print a line for each of the book's runs."""
+            results.append({"method": method, "lambd": lambd, **epochs[-1]})
+            histories[lambd, method], kernels[method] = history, last["kernel"]
     folder.table(
-        ["", *MEASURES.values(), "test / training"],
+        ["", *LABELS.values(), "test / training"],
         [
             [
                 f"{entry['method']}, lambda {entry['lambd']:g}",
-                *(f"{entry[name]:.3g}" for name in MEASURES),
+                *(f"{entry[name]:.3g}" for name in LABELS),
                 f"{entry['test_loss'] / entry['train_loss']:.2g}",
             ]
             for entry in results
         ],
     )
+    draw_curves(histories, config, folder)
+    difference = np.linalg.norm(kernels["mapped"] - kernels["scratch"])
+    difference = float(difference / np.linalg.norm(kernels["scratch"]))
+    rate, decay = concise_settings(config.learning_rate, config.lambd)
+    say(
+        "Losses are halved squared errors without the penalty. concise minimises the "
+        "error without the half,\nand takes the steps of scratch when it is mapped: "
+        f"learning rate {rate:g}, weight decay {decay:g} (the weights\ndiffer by "
+        f"{difference:.1g} of their norm).\n"
+    )
+    return {"results": results, "mapped_difference": difference}
 
 
 def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """Train and show the grids; returns their times and medians over the seeds."""
+    """Train a grid by each method, in one program; show them.
+
+    Each device trains its own lambdas; nothing passes between them.
+
+    Returns:
+      The seconds of each grid, and its medians over the seeds.
+    """
+    mesh = config.mesh()
     lambdas = linear_problem.grid_lambdas(config.lambdas)
+    problems = linear_problem.grid_problems(config.seed, config.seeds, config)
+    placed = (
+        sharding.place(problems, sharding.whole(mesh)),
+        sharding.place(jnp.asarray(lambdas), sharding.along(mesh, 0)),
+    )
     grids, summaries, rows = {}, {}, []
     for method in ("scratch", "L2 in Adam", "AdamW"):
-        grids[method], seconds = train_grid(config, method)
-        medians = {name: np.median(v, axis=1) for name, v in grids[method].items()}
+        program = linear_problem.grid_program(method, config)
+        compiled, compile_seconds = timing.compile(program, *placed)
+        measures, run_seconds = timing.timed(partial(compiled, *placed))
+        grids[method] = grid = jax.device_get(measures)
+        medians = {name: np.median(values, axis=1) for name, values in grid.items()}
+        seconds = {"compile": compile_seconds, "run": run_seconds}
         summaries[method] = {"seconds": seconds, "lambdas": lambdas, **medians}
-        best = int(medians["test_loss"].argmin())
-        norms = grids[method]["norm"]
-        rows.append(
-            [
-                method,
-                f"{lambdas[best]:.3g}",
-                f"{medians['test_loss'][best]:.3g}",
-                f"{medians['norm'][-1]:.3g}",
-                f"{(~np.isfinite(norms)).sum()} of {norms.size:,}",
-                f"{seconds['compile']:.1f} s",
-                f"{seconds['run']:.2f} s",
-            ]
-        )
+        best = np.nan_to_num(medians["test_loss"], nan=np.inf).argmin()
+        numbers = lambdas[best], medians["test_loss"][best], medians["norm"][-1]
+        cells = [f"{number:.3g}" for number in (*numbers, *seconds.values())]
+        diverged = (~np.isfinite(grid["norm"])).sum()
+        rows.append([method, *cells, f"{diverged} of {grid['norm'].size:,}"])
     norm = f"norm at {lambdas[-1]:g}"
     folder.table(
-        ["", "best lambda", "its test loss", norm, "diverged", "compile", "run"],
+        ["", "best lambda", "test loss", norm, "compile (s)", "run (s)", "diverged"],
         rows,
-        title=f"grids of {config.lambdas} lambdas; medians of {config.seeds} seeds",
+        title=f"{config.lambdas} lambdas, medians of {config.seeds} seeds",
     )
     say(
-        "w = 0 has an expected test loss of "
-        f"{linear_problem.zero_loss(config.hyperparameters):.3g}\n"
+        f"w = 0 has an expected test loss of {linear_problem.zero_loss(config):.3g}.\n"
         "Adam divides the gradient by its own root mean square, and the gradient of an "
         "L2 penalty with it: no\nweight moves by much more than the learning rate in a "
-        "step, however large lambda is. AdamW takes\nlearning rate x lambda of each "
-        "weight away beside Adam's step.\n"
+        "step, however large lambda is. AdamW subtracts\nlearning rate x lambda of "
+        "each weight beside Adam's step.\n"
     )
-    draw_grids(
-        "sweep.png",
-        {"SGD": grids.pop("scratch")},
-        config,
-        folder,
-        caption="The larger lambda is, the smaller the weights; the dotted line is "
-        "what weights of zero would give.",
-    )
-    draw_grids(
-        "adam.png",
-        grids,
-        config,
-        folder,
-        caption="Adam rescales the gradient of an L2 penalty; it does not rescale "
-        "the decay of AdamW.",
-    )
+    small = "The larger lambda, the smaller the weights; dotted: weights of zero."
+    draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
+    rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay."
+    draw_grids(config, grids, folder, "adam.png", rescaled)
     return summaries
 
 
-def train_grid(
-    config: Config, method: str
-) -> tuple[dict[str, Float[np.ndarray, "lambdas seeds"]], dict[str, float]]:
-    """Train on every problem with every lambda, in one compiled program.
-
-    Each device takes lambdas of its own; nothing passes between them.
-
-    Returns:
-      The measures of the finished runs, and the seconds that it took to `compile` and
-      to `run`.
-    """
-    mesh, hyperparameters = config.mesh(), config.hyperparameters
-    lambdas = jnp.asarray(linear_problem.grid_lambdas(config.lambdas))
-    lambdas = sharding.place(lambdas, sharding.along(mesh, 0))
-    problems = linear_problem.grid_problems(config.seed, config.seeds, hyperparameters)
-    problems = sharding.place(problems, sharding.whole(mesh))
-    program = linear_problem.grid_program(method, hyperparameters)
-    compiled, compile_seconds = timing.compile(program, problems, lambdas)
-    measures, run_seconds = timing.timed(lambda: compiled(problems, lambdas))
-    return jax.device_get(measures), {"compile": compile_seconds, "run": run_seconds}
-
-
 def draw_curves(
-    config: Config,
-    histories: Mapping[tuple[str, float], Mapping[str, Float[np.ndarray, " epochs"]]],
-    folder: RunFolder,
+    histories: Mapping[tuple[float, str], Measures], config: Config, folder: RunFolder
 ) -> None:
     """Draw both losses against the epoch, without and with the penalty."""
-    lambdas = tuple(dict.fromkeys(lambd for _, lambd in histories))
-    epochs = np.arange(1, config.epochs + 1)
+    lambdas = dict.fromkeys(lambd for lambd, _ in histories)
     with folder.figure(
         "curves.png",
         1,
@@ -274,29 +199,30 @@ def draw_curves(
         alt="Line charts of the halved squared error against the epoch on a "
         "logarithmic scale, one chart for each lambda: training and test loss, from "
         "scratch solid and concise dashed.",
+        squeeze=False,
     ) as panels:
-        for axes, lambd in zip(np.atleast_1d(panels), lambdas, strict=True):
+        epochs = np.arange(1, config.epochs + 1)
+        for axes, lambd in zip(panels[0], lambdas, strict=True):
             for method, dashes in (("scratch", "-"), ("concise", "--")):
-                for split, colour in zip(("train", "test"), plots.COLOURS, strict=False):
-                    losses = histories[method, lambd][f"{split}_loss"]
-                    label = f"{method}, {split}"
-                    axes.plot(epochs, losses, dashes, color=colour, label=label)
+                for i, split in enumerate(("train", "test")):
+                    losses = histories[lambd, method][f"{split}_loss"]
+                    line = {"color": plots.COLOURS[i], "label": f"{method}, {split}"}
+                    axes.plot(epochs, losses, dashes, **line)
             axes.set(xlabel="epoch", ylabel="halved squared error", yscale="log")
             axes.set_title(f"lambda {lambd:g}", fontsize=10)
             axes.legend()
 
 
 def draw_grids(
-    file: str,
-    grids: Mapping[str, Mapping[str, Float[np.ndarray, "lambdas seeds"]]],
     config: Config,
+    grids: Mapping[str, Measures],
     folder: RunFolder,
-    *,
+    file: str,
     caption: str,
 ) -> None:
     """Draw each measure against lambda: the median, and the middle 80% of the seeds."""
     lambdas = linear_problem.grid_lambdas(config.lambdas)
-    zero = linear_problem.zero_loss(config.hyperparameters)
+    zero = linear_problem.zero_loss(config)
     with folder.figure(
         file,
         1,
@@ -306,16 +232,14 @@ def draw_grids(
         f"and middle 80% of {config.seeds} seeds",
         caption=caption,
         alt="Three line charts against lambda on logarithmic axes: training loss, test "
-        f"loss and norm of the weights, one colour for each of {', '.join(grids)}: the "
+        f"loss and norm of the weights, a line for each of {', '.join(grids)}: the "
         "median over the seeds, with a band for the middle 80%.",
     ) as panels:
-        for axes, (name, words) in zip(panels, MEASURES.items(), strict=True):
-            for colour, (label, grid) in zip(
-                plots.COLOURS, grids.items(), strict=False
-            ):
+        for axes, (name, words) in zip(panels, LABELS.items(), strict=True):
+            for label, grid in grids.items():
                 low, median, high = np.quantile(grid[name], (0.1, 0.5, 0.9), axis=1)
-                axes.plot(lambdas, median, color=colour, label=label)
-                axes.fill_between(lambdas, low, high, color=colour, alpha=0.2, lw=0)
+                axes.plot(lambdas, median, label=label)
+                axes.fill_between(lambdas, low, high, alpha=0.2, lw=0)
             axes.set(xlabel="lambda", ylabel=words, xscale="log", yscale="log")
         _, test, norm = panels
         test.axhline(zero, color="0.3", ls=":")

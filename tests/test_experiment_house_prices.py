@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ch4jax import house_prices
 from ch4jax.errors import DataError
-from ch4jax.house_prices.models import Model
+from ch4jax.house_prices.models import Architecture
 from ch4jax.training import folds
 from experiments import house_prices as experiment
 from experiments.common import cli
@@ -37,9 +37,9 @@ def few():
 def small(monkeypatch, few):
     """Few sales; two models of one architecture, which compiles quickly, and once."""
     monkeypatch.setattr(house_prices, "read", lambda source, **_: few)
-    tiny = Model(hidden=(4,), waves=2, frequencies=1, epochs=2, batch_size=32)
-    models = {"linear": tiny, "mlp": tiny}
-    monkeypatch.setattr(house_members, "models", lambda config: models)
+    tiny = Architecture(hidden=(4,), waves=2, frequencies=1)
+    architectures = {"linear": tiny, "mlp": tiny}
+    monkeypatch.setattr(house_members, "ARCHITECTURES", architectures)
 
 
 def run(config):

@@ -127,8 +127,8 @@ RIGHT = {
 }
 
 WRONG = {
-    "empty": (b"", "is empty, expected a table of 81 columns"),
-    "blank": (b"\n\n", "is empty"),
+    "empty": (b"", "lacks the column 'Id' and 80 more"),
+    "blank": (b"\n\n", "lacks the column 'Id'"),
     "a header alone": (LINES[0], "has a header and no rows"),
     "a column missing": (columns(lambda r: r[:-2]), "lacks the column .SaleCondition"),
     "no Id": (columns(lambda r: r[1:]), "lacks the column 'Id'$"),
@@ -142,9 +142,9 @@ WRONG = {
     "no header": (joined(cells()[1:]), "lacks the column 'Id' and 80 more"),
     "the test table": (SMALL_TEST, "lacks the column 'SalePrice'"),
     "latin-1": (with_column(b"Caf\xe9", b"Street"), r"is not UTF-8: .* in line 4"),
-    "UTF-16": (SMALL.decode().encode("utf-16"), "holds a NUL byte in line 1"),
-    "NUL": (with_column(b"84\x0050"), "holds a NUL byte in line 4"),
-    "packed": (lzma.compress(SMALL), "holds a NUL byte|is not UTF-8"),
+    "UTF-16": (SMALL.decode().encode("utf-16"), "is not UTF-8: .* in line 1"),
+    "NUL": (with_column(b"84\x0050"), r"has .84\\x0050. for LotArea in row 3"),
+    "packed": (lzma.compress(SMALL), "is not UTF-8"),
     "a row too short": (SMALL + b"9,20,RL\n", "has 3 cells in row 6, expected 81"),
     "a row too long": (SMALL + LINES[1] + b",1\n", "has 82 cells in row 6, expected"),
     "all rows too long": (SMALL.replace(b"500\n", b"500,\n"), "has 82 cells in row 1"),
@@ -264,10 +264,6 @@ PLACES = {
     ),
     "a zip without tables": (lambda p: archive(p, other=SMALL), "is not there"),
     "a zip of a folder": (lambda p: archive(p, **{"a/train": SMALL}), "is not there"),
-    "a huge table in a zip": (
-        lambda path: archive(path, train=bytes(40_000_000), test=SMALL_TEST),
-        r"has more than 33,554,432 bytes",
-    ),
 }
 
 
@@ -283,7 +279,7 @@ def test_a_place_without_the_tables_is_named(case, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", SMALL])
 def test_a_file_that_is_no_zip_is_named(content, tmp_path):
     (tmp_path / "house.zip").write_bytes(content)
-    with pytest.raises(DataError, match=r"house\.zip.*cannot be read: "):
+    with pytest.raises(DataError, match=r"house\.zip.* expected a folder or zip with"):
         house_prices.read(str(tmp_path / "house.zip"))
 
 
@@ -389,7 +385,7 @@ def test_a_submission_holds_an_id_and_a_price_in_each_row(tmp_path, tables):
     ("ids", "prices", "message"),
     [
         ([1, 2], [1.0], "2 Ids need as many prices, got 1"),
-        ([1, 1], [1.0, 2.0], "an Id is doubled"),
+        ([1, 1], [1.0, 2.0], "an Id occurs twice"),
         ([1, 2], [1.0, np.nan], "the price of Id 2 must be positive, got nan"),
         ([1, 2], [np.inf, 1.0], "the price of Id 1 must be positive, got inf"),
         ([1, 2], [1.0, 0.0], "the price of Id 2 must be positive, got 0.0"),

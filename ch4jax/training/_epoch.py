@@ -1,6 +1,6 @@
-"""One model, one compiled epoch: the state, the step, the scan, the evaluation.
+"""One model: its state, a step, an epoch, a whole training run, an evaluation.
 
-Everything here is driven by one function of the caller's, the *metrics function*
+Everything here is driven by one function of yours, the *metrics function*
 
     metrics_fn(params, inputs, labels, *, key) -> {"loss": rows, ...}
 
@@ -8,9 +8,8 @@ which returns one value a row for each metric. Training minimises the mean of
 `"loss"`; evaluation passes `key=None`, which means that nothing is random.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +17,36 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 Metrics = dict[str, Array]
-MetricsFn = Callable[..., Metrics]
 Data = tuple[Array, Array]
+
+
+@runtime_checkable
+class MetricsFn(Protocol):
+    """A metrics function; partials and closures are metrics functions too."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        inputs: Array,
+        labels: Array,
+        /,
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Metrics:
+        """Return one value a row for each metric."""
+        ...
 
 
 class TrainState(NamedTuple):
     """All that changes during training, and all that a checkpoint holds."""
 
     params: PyTree
-    opt_state: Any
+    opt_state: optax.OptState
     step: Int[Array, "*members"]
 
 
 class Batch(NamedTuple):
-    """A batch of constant size; the rows where `real` is false are padding."""
+    """A batch of constant size; where `real` is false, rows are padding."""
 
     inputs: Array
     labels: Array
@@ -71,9 +86,14 @@ def batch_rows(
       key: shuffles the rows; None keeps their order.
 
     Returns:
-      The row numbers, each of which stands exactly once where the second
-      result is true. Padding repeats row 0.
+      Row numbers, and which of them are real: each row is real exactly once. Padding
+      repeats row 0.
+
+    Raises:
+      ValueError: if `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     steps = -(-num_rows // batch_size)
     rows = jnp.arange(num_rows)
     if key is not None:
@@ -112,8 +132,7 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1), sums
 
 
-@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "batch_size"))
-def train_epoch(
+def _train_epoch(
     state: TrainState,
     data: Data,
     *,
@@ -124,14 +143,15 @@ def train_epoch(
 ) -> tuple[TrainState, Metrics]:
     """Train on every row of `data` once, in an order that `key` shuffles.
 
-    The mean loss of the last, shorter batch is that of PyTorch's DataLoader
-    without `drop_last`: over the rows that there are.
+    The loss of the last, shorter batch is the mean over its rows, as with PyTorch's
+    DataLoader without `drop_last`. Jitted, with `metrics_fn`, `optimizer` and
+    `batch_size` static.
 
     Args:
       state: where to start.
       data: inputs and labels, one row an example.
       metrics_fn: see the head of this module.
-      optimizer: what made `state.opt_state`.
+      optimizer: what made `state.opt_state`; its hyperparameters are Python numbers.
       batch_size: rows in a batch.
       key: the key of the *run*, the same in each epoch: the order of epoch and
         step is drawn from it and `state.step`.
@@ -159,6 +179,70 @@ def train_epoch(
 
     state, sums = jax.lax.scan(step, state, (rows, real))
     return state, jax.tree.map(lambda s: s.sum() / num_rows, sums)
+
+
+train_epoch = jax.jit(
+    _train_epoch, static_argnames=("metrics_fn", "optimizer", "batch_size")
+)
+
+
+def fit(
+    params: PyTree,
+    data: Data,
+    *,
+    metrics_fn: MetricsFn,
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    key: PRNGKeyArray,
+) -> tuple[PyTree, PyTree]:
+    """Train from first epoch to last; made to be jitted, and mapped, by its caller.
+
+    Hyperparameters may be arguments of what you jit, and one program serves them all:
+
+    >>> @jax.jit
+    ... def slope(learning_rate, key):
+    ...     x = jnp.arange(4.0)
+    ...     last, _ = fit(
+    ...         jnp.zeros(()),
+    ...         (x, 3 * x),
+    ...         metrics_fn=lambda w, x, y, *, key: {"loss": (w * x - y) ** 2},
+    ...         optimizer=optax.sgd(learning_rate),
+    ...         epochs=20,
+    ...         batch_size=2,
+    ...         key=key,
+    ...     )
+    ...     return last
+    >>> [round(float(slope(rate, jax.random.key(0))), 3) for rate in (0.0, 0.1)]
+    [0.0, 3.0]
+
+    Args:
+      params: before training.
+      data: inputs and labels, one row an example.
+      metrics_fn: see the head of this module.
+      optimizer: any; it may close over traced numbers.
+      epochs: passes over the rows.
+      batch_size: rows in a batch.
+      key: shuffles as in `train_epoch`, which sees the same batches.
+
+    Returns:
+      The parameters after the last epoch; and those after each epoch, with a leading
+      axis of epochs.
+    """
+
+    def epoch(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
+        state = _train_epoch(
+            state,
+            data,
+            metrics_fn=metrics_fn,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            key=jax.random.clone(key),  # `state.step` makes epochs differ
+        )[0]
+        return state, state.params
+
+    state, path = jax.lax.scan(epoch, init_state(params, optimizer), length=epochs)
+    return state.params, path
 
 
 @partial(jax.jit, static_argnames=("metrics_fn", "batch_size"))

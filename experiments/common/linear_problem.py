@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax import weight_decay
+from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.training import Data, population
 from ch4jax.weight_decay import Params, Scalar
@@ -21,24 +22,22 @@ TRUE_WEIGHT, TRUE_BIAS, NOISE = 0.01, 0.05, 0.01
 Measures = dict[str, Array]
 
 
-class Hyperparameters(NamedTuple):
-    """Sizes of a problem, and how to train on it; the defaults are the book's.
-
-    Attributes:
-      learning_rate: of SGD, of Adam and of AdamW.
-      epochs: passes over the training rows.
-      batch_size: rows in a batch.
-      inputs: weights to learn.
-      train_rows: rows to learn them from.
-      test_rows: rows to judge them by.
-    """
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Sizes of a problem, and how to train on it; the defaults are the book's."""
 
     learning_rate: float = 0.003
+    """Of SGD, of Adam and of AdamW."""
     epochs: int = 100
+    """Passes over the training rows."""
     batch_size: int = 5
+    """Rows in a batch."""
     inputs: int = 200
+    """Weights to learn."""
     train_rows: int = 20
+    """Rows to learn them from."""
     test_rows: int = 100
+    """Rows to judge them by."""
 
 
 BOOK = Hyperparameters()
@@ -60,31 +59,25 @@ class Problem(NamedTuple):
     key: PRNGKeyArray
 
 
-def draw_problem(
-    hyperparameters: Hyperparameters = BOOK, *, key: PRNGKeyArray
-) -> Problem:
+def draw_problem(config: Hyperparameters = BOOK, *, key: PRNGKeyArray) -> Problem:
     """Draw data and initial weights, each from a key of its own."""
     train_key, test_key, init_key, key = jax.random.split(key, 4)
-    _, _, _, inputs, train_rows, test_rows = hyperparameters
-    w = jnp.full((inputs, 1), TRUE_WEIGHT)
+    w = jnp.full((config.inputs, 1), TRUE_WEIGHT)
     return Problem(
-        linear_regression(w, TRUE_BIAS, train_rows, noise=NOISE, key=train_key),
-        linear_regression(w, TRUE_BIAS, test_rows, noise=NOISE, key=test_key),
-        weight_decay.init_params(inputs, key=init_key),
+        linear_regression(w, TRUE_BIAS, config.train_rows, noise=NOISE, key=train_key),
+        linear_regression(w, TRUE_BIAS, config.test_rows, noise=NOISE, key=test_key),
+        weight_decay.init_params(config.inputs, key=init_key),
         key,
     )
 
 
-def zero_loss(hyperparameters: Hyperparameters = BOOK) -> float:
+def zero_loss(config: Hyperparameters = BOOK) -> float:
     """Return the expected loss of weights of zero with the true bias."""
-    return (hyperparameters.inputs * TRUE_WEIGHT**2 + NOISE**2) / 2
+    return (config.inputs * TRUE_WEIGHT**2 + NOISE**2) / 2
 
 
 def train(
-    problem: Problem,
-    method: str,
-    lambd: Scalar,
-    hyperparameters: Hyperparameters = BOOK,
+    problem: Problem, method: str, lambd: Scalar, config: Hyperparameters = BOOK
 ) -> tuple[Params, Params]:
     """Return the parameters after the last epoch, and after each epoch.
 
@@ -93,18 +86,13 @@ def train(
       method: `scratch`; `concise` with the same numbers, or `mapped` to the same
         steps; `L2 in Adam`; or `AdamW`.
       lambd: coefficient of the penalty.
-      hyperparameters: how to train.
+      config: how to train.
     """
-    rate, epochs, batch_size, *_ = hyperparameters
+    rate, data, key = config.learning_rate, problem.train_data, problem.key
+    sizes = {"epochs": config.epochs, "batch_size": config.batch_size}
     if method == "scratch":
         return weight_decay.train(
-            problem.params,
-            problem.train_data,
-            lambd,
-            learning_rate=rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            key=problem.key,
+            problem.params, data, lambd, learning_rate=rate, key=key, **sizes
         )
     optimizers = {
         "concise": weight_decay.l2_sgd(rate, lambd),
@@ -112,14 +100,13 @@ def train(
         "L2 in Adam": weight_decay.l2_adam(rate, lambd),
         "AdamW": optax.adamw(rate, weight_decay=lambd, mask=weight_decay.kernel_mask),
     }
-    last, path = weight_decay.descend(
+    last, path = training.fit(
         {"params": problem.params},
-        problem.train_data,
+        data,
         metrics_fn=weight_decay.mse,
         optimizer=optimizers[method],
-        epochs=epochs,
-        batch_size=batch_size,
-        key=problem.key,
+        key=key,
+        **sizes,
     )
     return last["params"], path["params"]
 
@@ -139,24 +126,20 @@ def grid_lambdas(num_lambdas: int = 64) -> Float[np.ndarray, " lambdas"]:
 
 
 def grid_problems(
-    seed: int = 0, num_seeds: int = 32, hyperparameters: Hyperparameters = BOOK
+    seed: int = 0, num_seeds: int = 32, config: Hyperparameters = BOOK
 ) -> Problem:
-    """Draw a problem from each of the seeds `seed`, `seed + 1`, ...
-
-    Returns:
-      The problems, as arrays with a leading axis of seeds.
-    """
+    """Return the problems of the seeds `seed`, `seed + 1`, ... as stacked arrays."""
     keys = population.seed_keys(seed, num_seeds)
-    return jax.vmap(lambda key: draw_problem(hyperparameters, key=key))(keys)
+    return jax.vmap(lambda key: draw_problem(config, key=key))(keys)
 
 
 def grid_program(
-    method: str, hyperparameters: Hyperparameters = BOOK
+    method: str, config: Hyperparameters = BOOK
 ) -> Callable[[Problem, Float[Array, " lambdas"]], Measures]:
     """Return a jitted function: problems and lambdas to measures (lambdas, seeds)."""
 
     def cell(problem: Problem, lambd: Scalar) -> Measures:
-        last, _ = train(problem, method, lambd, hyperparameters)
+        last, _ = train(problem, method, lambd, config)
         return measure(last, problem)
 
     return jax.jit(jax.vmap(jax.vmap(cell, in_axes=(0, None)), in_axes=(None, 0)))

@@ -9,7 +9,7 @@ import optax
 import torch
 from jax import numpy as jnp
 
-from ch4jax import initialization, interop, parameters, training, weight_decay
+from ch4jax import initialization, interop, parameters, training
 from experiments.pytorch import twins
 
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], Any]]
@@ -69,9 +69,14 @@ def start(system: "System", key: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), drawn)
 
 
-def descend(system: "System", data: Any, key: Any, optimizer: Any, epochs: int) -> Any:
+_fit = jax.jit(
+    training.fit, static_argnames=("metrics_fn", "optimizer", "epochs", "batch_size")
+)
+
+
+def fit(system: "System", data: Any, key: Any, optimizer: Any, epochs: int) -> Any:
     """Train from start to end in one scan."""
-    return weight_decay.descend(
+    return _fit(
         start(system, key),
         data,
         metrics_fn=system.metrics_fn,
@@ -141,7 +146,7 @@ class System(NamedTuple):
     rates: tuple[float, ...] = ()
     in_training: np.ndarray | None = None
     batches: Callable[..., Iterator[Any]] = epoch_batches
-    run: Callable[..., Any] = descend
+    run: Callable[..., Any] = fit
     outcome: Outcome | None = None
 
     @property

@@ -13,7 +13,6 @@ from ch4jax import training
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.interop import from_torch
 from ch4jax.weight_decay import (
-    descend,
     init_params,
     kernel_mask,
     l2_adam,
@@ -25,6 +24,9 @@ from ch4jax.weight_decay import (
     train,
 )
 
+fit = jax.jit(
+    training.fit, static_argnames=("metrics_fn", "optimizer", "epochs", "batch_size")
+)
 ROWS, INPUTS, LAMBD, LEARNING_RATE = 20, 200, 3.0, 0.003
 BATCH_SIZE, EPOCHS = 6, 125  # four steps an epoch, two rows in the last: 500 steps
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4}
@@ -162,7 +164,7 @@ def test_500_steps_from_scratch_equal_pytorch(x64):
 @OPTIMIZERS
 def test_500_concise_steps_equal_pytorch(ours, theirs, x64):
     data, params, key = problem()
-    last, _ = descend(
+    last, _ = fit(
         {"params": params},
         data,
         metrics_fn=mse,
@@ -178,7 +180,7 @@ def test_500_concise_steps_equal_pytorch(ours, theirs, x64):
 
 def test_an_epoch_of_adam_in_float32_equals_pytorch():
     data, params, key = problem()
-    last, _ = descend(
+    last, _ = fit(
         {"params": params},
         data,
         metrics_fn=mse,
