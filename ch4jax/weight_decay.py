@@ -1,10 +1,10 @@
 """Weight decay (D2L 3.7): linear regression with an L2 penalty, from scratch and Flax.
 
-From scratch, the halved squared loss and the penalty are minimised together:
+From scratch, we minimise the halved squared loss together with the penalty:
 `mean(squared_loss) + lambd * l2_penalty`. The concise version minimises the mean
 squared error, without the half, and leaves the penalty to the optimiser, which adds
 `weight_decay * kernel` to the gradient as PyTorch's optimisers do. Its gradient of
-the data is twice as large, so SGD takes the same steps in both if
+the loss is twice as large, so SGD takes the same steps in both if
 
     concise learning rate = scratch learning rate / 2
     concise weight decay  = 2 * lambd
@@ -95,20 +95,20 @@ def train(
 ) -> tuple[Params, Params]:
     """Minimise `mean_loss + lambd * l2_penalty(kernel)` by plain minibatch SGD.
 
-    One program serves every `lambd` and `learning_rate`; `jax.vmap` may map over them.
+    One program serves every `lambd` and `learning_rate`; you can `jax.vmap` over them.
 
     Args:
-      params: as `init_params` makes them.
+      params: see `init_params`.
       data: features, shape (rows, inputs), and labels, shape (rows, 1).
-      lambd: coefficient of the penalty, which the bias does not have.
+      lambd: coefficient of the penalty, on the kernel alone.
       learning_rate: of SGD.
       epochs: passes over the data.
       batch_size: rows in a batch.
       key: shuffles the rows of each epoch.
 
     Returns:
-      The parameters after the last epoch; and those after each epoch, with a
-      leading axis of epochs.
+      The parameters after the last epoch; and those after each epoch, with a leading
+      axis of epochs.
 
     Raises:
       ValueError: if `lambd` is a Python number and negative or not finite, if
@@ -133,8 +133,8 @@ def _train(
     def penalised(
         params: Params, x: Array, y: Array, *, key: PRNGKeyArray | None
     ) -> Metrics:
-        # The mean over the rows of a batch leaves the penalty as it is; the sum of
-        # the losses and one penalty would weigh it by lambd / batch size.
+        # The mean over the rows of a batch leaves the penalty as it is. A sum of the
+        # losses plus one penalty would weigh it by lambd / batch size.
         loss = squared_loss(linreg(params, x), y)[:, 0]
         return {"loss": loss + lambd * l2_penalty(params["kernel"])}
 
@@ -151,7 +151,7 @@ def _train(
 
 _normal = nn.initializers.normal(1.0)
 model = nn.Dense(1, kernel_init=_normal, bias_init=_normal)
-"""Linear regression in Flax; as in the book, here the bias starts as N(0, 1) too."""
+"""Linear regression in Flax; as in the book, its bias too starts from N(0, 1)."""
 
 
 def mse(variables: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> Metrics:
@@ -161,7 +161,7 @@ def mse(variables: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> M
 
 
 def concise_settings(learning_rate: Scalar, lambd: Scalar) -> tuple[Scalar, Scalar]:
-    """Return the arguments with which `l2_sgd` on `mse` takes the steps of `train`.
+    """Return the arguments for `l2_sgd` to take, on `mse`, the steps of `train`.
 
     >>> concise_settings(0.003, 3.0)
     (0.0015, 6.0)
@@ -176,7 +176,7 @@ def kernel_mask(params: PyTree) -> PyTree:
     {'bias': False, 'kernel': True}
 
     Raises:
-      ValueError: if there is none: such a mask would decay nothing, in silence.
+      ValueError: if there is none: such a mask would silently decay nothing.
     """
 
     def is_kernel(path: jax.tree_util.KeyPath, _: Array) -> bool:
@@ -213,9 +213,9 @@ def l2_adam(
 ) -> optax.GradientTransformation:
     """Return `torch.optim.Adam` with its `weight_decay`, on the kernels alone.
 
-    Adam rescales the gradient of the penalty together with that of the data. AdamW
-    (Loshchilov and Hutter, ICLR 2019) is another algorithm: it takes `learning_rate *
-    weight_decay` of each weight away beside the step of Adam. It is
+    Adam rescales the gradient of the penalty together with that of the loss. AdamW
+    (Loshchilov and Hutter, ICLR 2019) is another algorithm: besides the step of Adam,
+    it subtracts `learning_rate * weight_decay` times each weight. It is
     `optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernel_mask)`.
 
     Raises:

@@ -103,6 +103,14 @@ def batch_rows(
     return rows.reshape(steps, batch_size), real.reshape(steps, batch_size)
 
 
+def take_rows(
+    data: Data, rows: Int[Array, " batch"], real: Bool[Array, " batch"]
+) -> Batch:
+    """Return the batch with these rows of `data`."""
+    inputs, labels = data
+    return Batch(inputs[rows], labels[rows], real)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -165,19 +173,10 @@ def _train_epoch(
     rows, real = batch_rows(
         num_rows, batch_size, key=jax.random.fold_in(shuffle_key, state.step)
     )
-
-    def step(
-        state: TrainState, batch: tuple[Array, Array]
-    ) -> tuple[TrainState, Metrics]:
-        return train_step(
-            state,
-            _take(data, *batch),
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            key=step_key,
-        )
-
-    state, sums = jax.lax.scan(step, state, (rows, real))
+    step = partial(train_step, metrics_fn=metrics_fn, optimizer=optimizer, key=step_key)
+    state, sums = jax.lax.scan(
+        lambda state, batch: step(state, take_rows(data, *batch)), state, (rows, real)
+    )
     return state, jax.tree.map(lambda s: s.sum() / num_rows, sums)
 
 
@@ -198,50 +197,32 @@ def fit(
 ) -> tuple[PyTree, PyTree]:
     """Train from first epoch to last; made to be jitted, and mapped, by its caller.
 
-    Hyperparameters may be arguments of what you jit, and one program serves them all:
-
-    >>> @jax.jit
-    ... def slope(learning_rate, key):
-    ...     x = jnp.arange(4.0)
-    ...     last, _ = fit(
-    ...         jnp.zeros(()),
-    ...         (x, 3 * x),
-    ...         metrics_fn=lambda w, x, y, *, key: {"loss": (w * x - y) ** 2},
-    ...         optimizer=optax.sgd(learning_rate),
-    ...         epochs=20,
-    ...         batch_size=2,
-    ...         key=key,
-    ...     )
-    ...     return last
-    >>> [round(float(slope(rate, jax.random.key(0))), 3) for rate in (0.0, 0.1)]
-    [0.0, 3.0]
+    `optimizer` and `metrics_fn` may close over arguments of what you jit, so that one
+    program serves every learning rate. The batches are those of `train_epoch`.
 
     Args:
       params: before training.
       data: inputs and labels, one row an example.
       metrics_fn: see the head of this module.
-      optimizer: any; it may close over traced numbers.
+      optimizer: any.
       epochs: passes over the rows.
       batch_size: rows in a batch.
-      key: shuffles as in `train_epoch`, which sees the same batches.
+      key: the key of the run.
 
     Returns:
       The parameters after the last epoch; and those after each epoch, with a leading
       axis of epochs.
     """
+    epoch = partial(
+        _train_epoch, metrics_fn=metrics_fn, optimizer=optimizer, batch_size=batch_size
+    )
 
-    def epoch(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
-        state = _train_epoch(
-            state,
-            data,
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            key=jax.random.clone(key),  # `state.step` makes epochs differ
-        )[0]
+    def step(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
+        # Epochs draw from one key: `state.step` makes them differ.
+        state, _metrics = epoch(state, data, key=jax.random.clone(key))
         return state, state.params
 
-    state, path = jax.lax.scan(epoch, init_state(params, optimizer), length=epochs)
+    state, path = jax.lax.scan(step, init_state(params, optimizer), length=epochs)
     return state.params, path
 
 
@@ -254,15 +235,10 @@ def evaluate(
     batches = batch_rows(num_rows, min(batch_size, num_rows), key=None)
 
     def sums(batch: tuple[Array, Array]) -> Metrics:
-        inputs, labels, real = _take(data, *batch)
+        inputs, labels, real = take_rows(data, *batch)
         return _sum_real_rows(metrics_fn(params, inputs, labels, key=None), real)
 
     return jax.tree.map(lambda s: s.sum() / num_rows, jax.lax.map(sums, batches))
-
-
-def _take(data: Data, rows: Array, real: Array) -> Batch:
-    inputs, labels = data
-    return Batch(inputs[rows], labels[rows], real)
 
 
 def _sum_real_rows(metrics: Metrics, real: Array) -> Metrics:

@@ -1,4 +1,4 @@
-"""Seconds of compiling, of the first call, and of warm rounds on a quiet machine."""
+"""Times of compiling, of the first call and of warm rounds, and whether to quote them."""
 
 import statistics
 import time
@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax.stages import Compiled, Wrapped
 from jaxtyping import PyTree
 
 Name = TypeVar("Name", bound=Hashable)
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 MAX_SPREAD = 1.5
 NOT_QUIET = "not quiet: do not quote"
@@ -20,9 +21,9 @@ class Timing(NamedTuple):
 
     Attributes:
       first: the first call; includes tracing and compiling if there is any.
-      median: of the counted rounds.
-      fastest: of the counted rounds.
-      slowest: of the counted rounds.
+      median: of the rounds after the first.
+      fastest: of the rounds after the first.
+      slowest: of the rounds after the first.
     """
 
     first: float
@@ -31,9 +32,7 @@ class Timing(NamedTuple):
     slowest: float
 
 
-def compile(
-    jitted: jax.stages.Wrapped, *args: Any, **kwargs: Any
-) -> tuple[jax.stages.Compiled, float]:
+def compile(jitted: Wrapped, *args: Any, **kwargs: Any) -> tuple[Compiled, float]:
     """Compile a jitted function for these arguments.
 
     Returns:
@@ -45,7 +44,7 @@ def compile(
     return compiled, time.perf_counter() - start
 
 
-def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+def timed(work: Callable[[], T]) -> tuple[T, float]:
     """Run `work`, wait for its arrays, and return them with the seconds it took."""
     start = time.perf_counter()
     result = jax.block_until_ready(work())
@@ -55,11 +54,10 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def interleave(
     works: Mapping[Name, Callable[[], PyTree]], *, rounds: int
 ) -> dict[Name, Timing]:
-    """Time several pieces of work in turn, so that a drift slows all of them alike.
+    """Time several pieces of work in turn, so that a drift of the machine hits all.
 
     Args:
-      works: what to run, by name; each runs once, and then `rounds` times more, which
-        are counted.
+      works: what to run, by name; each is run once, then `rounds` times more.
       rounds: at least 1.
 
     Raises:
@@ -76,18 +74,18 @@ def interleave(
 
 
 def summarise(first: float, rounds: Sequence[float]) -> Timing:
-    """Return the timing of a first call and of the rounds that count."""
+    """Return the timing of a first call and of the rounds after it."""
     return Timing(first, statistics.median(rounds), min(rounds), max(rounds))
 
 
 def disturbances(
     timings: Mapping[str, Timing], floors: Mapping[str, float]
 ) -> dict[str, str]:
-    """Return which timings other work disturbed, and how that shows.
+    """Return which timings other work on the machine disturbed, and how that shows.
 
     Args:
       timings: of every piece of work, by name.
-      floors: for some of them, seconds that they cannot beat on a quiet machine.
+      floors: for some of them, the seconds that they cannot beat on a quiet machine.
 
     Returns:
       A reason for each whose slowest round took more than `MAX_SPREAD` times its
