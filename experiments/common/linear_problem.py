@@ -3,7 +3,6 @@
 `experiments.weight_decay` compares the runs, `experiments.benchmark` times the grid.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.stages import Wrapped
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax import training, weight_decay
@@ -133,9 +133,7 @@ def grid_problems(
     return jax.vmap(lambda key: draw_problem(config, key=key))(keys)
 
 
-def grid_program(
-    method: str, config: Hyperparameters = BOOK
-) -> Callable[[Problem, Float[Array, " lambdas"]], Measures]:
+def grid_program(method: str, config: Hyperparameters = BOOK) -> Wrapped:
     """Return a jitted function: problems and lambdas to measures (lambdas, seeds)."""
 
     def cell(problem: Problem, lambd: Scalar) -> Measures:

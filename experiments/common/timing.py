@@ -1,4 +1,4 @@
-"""Times of compiling, of the first call and of warm rounds, and whether to quote them."""
+"""Seconds of compiling, of first calls and of warm rounds; are they fit to quote?"""
 
 import statistics
 import time
