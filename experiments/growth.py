@@ -7,6 +7,7 @@ takes for its arguments, results and scratch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -83,33 +84,30 @@ def run(config: Config) -> None:
     for point in points:
         folder.metrics(**point._asdict())
     warning = f" ({timing.NOT_QUIET})" if disturbed else ""
-    folder.table(
-        ["axis", "size", "epoch (s)", "fastest", "products (s)", "x floor", "MB"],
+    ratios = [p.seconds / p.floor_seconds for p in points]
+    columns = ["", "size", "epoch (s)", "fastest", "products (s)", "x floor", "MB"]
+    cells = [
         [
-            [
-                p.axis,
-                f"{p.size:,}",
-                f"{p.seconds:.4f}",
-                f"{p.fastest:.4f}",
-                f"{p.floor_seconds:.4f}",
-                f"{p.seconds / p.floor_seconds:.2f}",
-                "-" if p.memory_mb is None else f"{p.memory_mb:,.1f}",
-            ]
-            for p in points
-        ],
-        f"an epoch of the dropout MLP{warning}",
-    )
+            p.axis,
+            f"{p.size:,}",
+            *(f"{seconds:.4f}" for seconds in (p.seconds, p.fastest, p.floor_seconds)),
+            f"{ratio:.2f}",
+            "-" if p.memory_mb is None else f"{p.memory_mb:,.1f}",
+        ]
+        for p, ratio in zip(points, ratios, strict=True)
+    ]
+    folder.table(columns, cells, f"an epoch of the dropout MLP{warning}")
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
     draw(points, warning, folder)
-    ratios = [p.seconds / p.floor_seconds for p in points]
+    summary = {
+        "base": {axis: getattr(BASE, axis.replace(" ", "_")) for axis in AXES},
+        "points": [p._asdict() for p in points],
+        "quiet": not disturbed,
+        "seconds": folder.seconds(),
+    }
     folder.finish(
-        {
-            "base": {k.replace("_", " "): size for k, size in BASE._asdict().items()},
-            "points": [p._asdict() for p in points],
-            "quiet": not disturbed,
-            "seconds": folder.seconds(),
-        },
+        summary,
         headline=f"An epoch takes {min(ratios):.2f} to {max(ratios):.2f} times as long "
         f"as its matrix products alone{warning}.",
     )
@@ -125,14 +123,9 @@ def epoch(setting: Setting) -> tuple[Callable[[], PyTree], float | None, float]:
     params = jax.vmap(network.init)(jax.random.split(init_key, setting.population))
     arguments = (population.init_states(params, optimizer), (images, labels))
     keys = jax.random.split(key, setting.population)
-    program, seconds = timing.compile(
-        population.train_epoch,
-        *arguments,
-        metrics_fn=metrics_fn(network),
-        optimizer=optimizer,
-        batch_size=setting.batch_size,
-        keys=keys,
-    )
+    given = {"metrics_fn": metrics_fn(network), "optimizer": optimizer}
+    train = partial(population.train_epoch, **given, batch_size=setting.batch_size)
+    program, seconds = timing.compile(jax.jit(train), *arguments, keys=keys)
     memory = roofline.program_mb(program)
     return lambda: program(*arguments, keys=keys), memory, seconds
 
@@ -195,10 +188,10 @@ def draw(points: Sequence[Point], warning: str, folder: RunFolder) -> None:
     ) as grid:
         for (axis, line), above, below in zip(lines.items(), *grid, strict=True):
             x = [p.size for p in line]
-            floor, dashed = [p.floor_seconds for p in line], {"linestyle": "--"}
+            floor = [p.floor_seconds for p in line]
             memory = [p.memory_mb or float("nan") for p in line]
             above.plot(x, [p.seconds for p in line], marker="o", label="epoch")
-            above.plot(x, floor, color="grey", label="its products", **dashed)
+            above.plot(x, floor, color="grey", ls="--", label="its products")
             below.plot(x, memory, marker="o", color=plots.COLOURS[2])
             for axes in (above, below):
                 axes.set(xscale="log", yscale="log")

@@ -55,44 +55,36 @@ def run(config: Config) -> None:
         f"{floors['dispatch_microseconds']:.0f} microseconds\n"
     )
     todo, not_run = works(config, data)
-    timings = timing.interleave(
-        {f"{work.system}: {work.name}": work.run for work in todo}, rounds=rounds
-    )
+    timings = timing.interleave({w.label: w.run for w in todo}, rounds=rounds)
     measured = tables.relate(todo, list(timings.values()))
     num_rows, products = len(data.train_images), measured[0]["median"]
     operations = roofline.floating_point_operations(num_rows)
     floors["products_seconds"] = products
     floors["products_gflops"] = operations / products / 1e9
-    disturbed = timing.disturbances(
-        timings,
-        {f"{work.system}: {work.name}": products for work in todo if work.has_floor},
-    )
+    bounded = {w.label: products for w in todo if w.has_floor}
+    disturbed = timing.disturbances(timings, bounded)
     warning = f" ({timing.NOT_QUIET})" if disturbed else ""
     tables.show(measured, warning, folder)
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
+    if rounds == 1:
+        say("one round shows no spread: do not quote it")
     say(f"products alone: {floors['products_gflops']:.0f} GFLOP/s")
     for entry in not_run:
         say(f"not run: {entry['name']}: {entry['reason']}")
-    figures.draw(
-        measured,
-        f"speed, PyTorch eager = 1, on {found['processor']}, {found['threads']} "
-        f"threads{warning}",
-        folder,
-    )
-    folder.finish(
-        {
-            "data": data.name,
-            "images": num_rows,
-            "machine": found,
-            "floors": floors,
-            "rows": measured,
-            "not_run": not_run,
-            "quiet": not disturbed,
-            "seconds": folder.seconds(),
-        },
-        headline=tables.headline(measured) + warning,
-    )
+    where = f"on {found['processor']}, {found['threads']} threads{warning}"
+    figures.draw(measured, f"speed, PyTorch eager = 1, {where}", folder)
+    summary = {
+        "data": data.name,
+        "images": num_rows,
+        "machine": found,
+        "floors": floors,
+        "rows": measured,
+        "not_run": not_run,
+        "quiet": not disturbed,
+        "seconds": folder.seconds(),
+    }
+    folder.finish(summary, headline=tables.headline(measured, warning))
 
 
 def machine() -> dict[str, Any]:
@@ -171,7 +163,3 @@ def torch_works(
 def main() -> None:
     """Run from the command line."""
     cli.main(Config, run)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,18 @@
 """The work that `experiments.benchmark` times: what each row does, and JAX's rows."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ch4jax import house_prices, training
 from ch4jax.data.fashion_mnist import FashionMNIST
-from ch4jax.training import folds, population
+from ch4jax.training import Batch, Metrics, TrainState, folds, population
 from experiments.common import linear_problem, roofline, timing
 from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.roofline import BATCH_SIZE
@@ -48,6 +49,11 @@ class Work(NamedTuple):
     memory_mb: float | None = None
     has_floor: bool = False
 
+    @property
+    def label(self) -> str:
+        """Its system and its name."""
+        return f"{self.system}: {self.name}"
+
 
 class Houses(NamedTuple):
     """Features and prices of the book, and the rows that each fold trains on."""
@@ -58,7 +64,7 @@ class Houses(NamedTuple):
 
 
 def read_houses() -> Houses:
-    """Read the shipped tables."""
+    """Read the shipped tables, and divide them into five folds."""
     tables = house_prices.read("shipped")
     x = house_prices.encode(tables.train, tables.test).train.astype(np.float32)
     prices = tables.train["SalePrice"].to_numpy(np.float32)
@@ -69,13 +75,12 @@ def compiled(
     system: str,
     name: str,
     amount: int,
-    jitted: jax.stages.Wrapped,
-    *args: Any,
-    **kwargs: Any,
+    work: Callable[..., PyTree],
+    *args: PyTree,
+    **keys: PyTree,
 ) -> Work:
-    """Compile a jitted function, whose keywords but `key` and `keys` are static."""
-    program, seconds = timing.compile(jitted, *args, **kwargs)
-    keys = {word: value for word, value in kwargs.items() if word in ("key", "keys")}
+    """Return a row that calls a function, compiled here, on these arguments."""
+    program, seconds = timing.compile(jax.jit(work), *args, **keys)
     memory = roofline.program_mb(program)
     return Work(system, name, lambda: program(*args, **keys), amount, seconds, memory)
 
@@ -84,106 +89,68 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
     """Yield an epoch of the dropout MLP: step by step, scanned, and populations."""
     images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     num_rows = len(images)
-    optimizer = optax.sgd(LEARNING_RATE)
     network = flax_network(HIDDEN, RATES, STD)
     plain = flax_network(HIDDEN, (0.0,) * len(RATES), STD)
-    metrics = metrics_fn(network)
+    optimizer = optax.sgd(LEARNING_RATE)
+    given = {"metrics_fn": metrics_fn(network), "optimizer": optimizer}
     start = training.init_state(network.init(jax.random.key(0)), optimizer)
-    step = jax.jit(training.train_step, static_argnames=("metrics_fn", "optimizer"))
+    step = jax.jit(partial(training.train_step, **given))
 
-    def step_by_step() -> training.TrainState:
+    def step_by_step() -> TrainState:
         state = start
         order, real = training.batch_rows(num_rows, BATCH_SIZE, key=jax.random.key(1))
         for rows, mask in zip(np.asarray(order), np.asarray(real), strict=True):
-            state, _ = step(
-                state,
-                training.Batch(images[rows], labels[rows], mask),
-                metrics_fn=metrics,
-                optimizer=optimizer,
-                key=jax.random.key(2),
-            )
+            batch = Batch(images[rows], labels[rows], mask)
+            state, _ = step(state, batch, key=jax.random.key(2))
         return state
 
-    name = "JAX, step by step"
-    yield Work(DROPOUT, name, step_by_step, num_rows, has_floor=True)
+    yield Work(DROPOUT, "JAX, step by step", step_by_step, num_rows, has_floor=True)
 
-    def in_bfloat16(
-        params: PyTree,
-        x: UInt8[Array, "batch *image"],
-        y: Array,
-        *,
-        key: PRNGKeyArray | None,
-    ) -> training.Metrics:
-        low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
-        pixels = x.astype(jnp.bfloat16) / 255
-        logits = network.logits(low, pixels, key=key).astype(jnp.float32)
-        return training.classification_metrics(logits, y)
+    def low(params: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> Metrics:
+        params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+        logits = network.logits(params, x.astype(jnp.bfloat16) / 255, key=key)
+        return training.classification_metrics(logits.astype(jnp.float32), y)
 
-    for name, fn in (
-        ("JAX, scanned epoch", metrics),
-        ("JAX, scanned epoch, no dropout", metrics_fn(plain)),
-        ("JAX, scanned epoch, bfloat16", in_bfloat16),
+    given |= {"batch_size": BATCH_SIZE}
+    for name, changed in (
+        ("JAX, scanned epoch", {}),
+        ("JAX, scanned epoch, no dropout", {"metrics_fn": metrics_fn(plain)}),
+        ("JAX, scanned epoch, bfloat16", {"metrics_fn": low}),
     ):
-        work = compiled(
-            DROPOUT,
-            name,
-            num_rows,
-            training.train_epoch,
-            start,
-            (images, labels),
-            metrics_fn=fn,
-            optimizer=optimizer,
-            batch_size=BATCH_SIZE,
-            key=jax.random.key(1),
-        )
-        yield work._replace(has_floor=fn is not in_bfloat16)
+        epoch = partial(training.train_epoch, **(given | changed))
+        rows, key = (images, labels), jax.random.key(1)
+        work = compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
+        yield work._replace(has_floor="bfloat16" not in name)
     # A tenth of the rows, so that 64 members do not take a minute.
     few = (images[: num_rows // 10], labels[: num_rows // 10])
+    epoch = partial(population.train_epoch, **given)
     for members in POPULATIONS:
         init_keys, keys = jax.random.split(jax.random.key(0), (2, members))
-        yield compiled(
-            DROPOUT,
-            f"JAX, population of {members}",
-            members * len(few[0]),
-            population.train_epoch,
-            population.init_states(jax.vmap(network.init)(init_keys), optimizer),
-            few,
-            metrics_fn=metrics,
-            optimizer=optimizer,
-            batch_size=BATCH_SIZE,
-            keys=keys,
-        )
+        states = population.init_states(jax.vmap(network.init)(init_keys), optimizer)
+        name, amount = f"JAX, population of {members}", members * len(few[0])
+        yield compiled(DROPOUT, name, amount, epoch, states, few, keys=keys)
 
 
 def sweep_rows(lambdas: int = 64, seeds: int = 32) -> Iterator[Work]:
     """Yield the grid of `experiments.weight_decay`, lambdas times seeds."""
-    for method, name in (("scratch", "SGD"), ("L2 in Adam", "Adam")):
-        yield compiled(
-            SWEEP,
-            f"JAX, {lambdas * seeds:,} at once, {name}",
-            lambdas * seeds,
-            linear_problem.grid_program(method),
-            linear_problem.grid_problems(num_seeds=seeds),
-            jnp.asarray(linear_problem.grid_lambdas(lambdas)),
-        )
+    problems = linear_problem.grid_problems(num_seeds=seeds)
+    values = jnp.asarray(linear_problem.grid_lambdas(lambdas))
+    for method, optimizer in (("scratch", "SGD"), ("L2 in Adam", "Adam")):
+        name = f"JAX, {lambdas * seeds:,} at once, {optimizer}"
+        program = linear_problem.grid_program(method)
+        yield compiled(SWEEP, name, lambdas * seeds, program, problems, values)
 
 
 def house_rows(houses: Houses) -> Iterator[Work]:
     """Yield the book's recipe: five folds, and 8 settings x 5 folds x 8 seeds."""
-    k = len(houses.in_training)
+    steps, k = folds.steps_per_epoch(houses.in_training, 64), len(houses.in_training)
+    sizes = {"epochs": 100, "batch_size": 64, "steps": steps}
+    train = partial(house_prices.train_linear, **sizes)
+    arrays = [jnp.asarray(array) for array in houses]
     for settings, seeds in ((1, 1), (8, 8)):
+        decays = jnp.linspace(0.0, 1.0, settings)
+        setting = house_prices.Setting(jnp.full(settings, 5.0), decays)
+        keys = jax.random.split(jax.random.key(0), (k, seeds))
         models = settings * k * seeds
-        yield compiled(
-            HOUSES,
-            f"JAX, {models} at once",
-            models,
-            house_prices.train_linear,
-            house_prices.Setting(
-                jnp.full(settings, 5.0), jnp.linspace(0.0, 1.0, settings)
-            ),
-            *map(jnp.asarray, houses),
-            epochs=100,
-            batch_size=64,
-            steps=folds.steps_per_epoch(houses.in_training, 64),
-            keys=jax.random.split(jax.random.key(0), (k, seeds)),
-        )
+        name = f"JAX, {models} at once"
+        yield compiled(HOUSES, name, models, train, setting, *arrays, keys=keys)

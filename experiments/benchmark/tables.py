@@ -68,7 +68,7 @@ def show(rows: Sequence[Row], warning: str, folder: RunFolder) -> None:
                 "-" if row["compile"] is None else f"{row['compile']:.2f}",
                 f"{row['median']:.3f}",
                 f"{row['fastest']:.3f}",
-                f"{row['throughput']:,.0f}",
+                short(row["throughput"]),
                 "-" if row["to_floor"] is None else f"{row['to_floor']:.2f}",
                 short(row["to_pytorch"]),
                 short(row["peak_memory_mb"]),
@@ -83,7 +83,7 @@ def show(rows: Sequence[Row], warning: str, folder: RunFolder) -> None:
     )
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(rows: Sequence[Row], warning: str) -> str:
     """Return the range of JAX's speed over PyTorch's, for each system."""
     ranges = []
     for system, group in by_system(rows).items():
@@ -92,4 +92,4 @@ def headline(rows: Sequence[Row]) -> str:
             ranges.append(f"{short(min(speeds))} to {short(max(speeds))} ({system})")
     if not ranges:
         return "PyTorch was not timed."
-    return f"Speed of JAX over that of eager PyTorch: {', '.join(ranges)}."
+    return f"Speed of JAX over that of eager PyTorch: {', '.join(ranges)}{warning}."

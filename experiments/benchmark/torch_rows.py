@@ -13,32 +13,23 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+import experiments.benchmark.rows as shared
 from ch4jax.data.fashion_mnist import FashionMNIST
-from experiments.benchmark.rows import (
-    DROPOUT,
-    HIDDEN,
-    HOUSES,
-    LEARNING_RATE,
-    RATES,
-    STD,
-    SWEEP,
-    Houses,
-    Work,
-)
+from experiments.benchmark.rows import Houses, Work
 from experiments.common import roofline
 from experiments.common.linear_problem import Problem
 from experiments.common.roofline import BATCH_SIZE
 from experiments.pytorch import twins
 
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Pairs = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Batches = Callable[[], Pairs]
+UInt8s = UInt8[np.ndarray, "..."]
 
 
 class Images(torch.utils.data.Dataset):
     """Images converted one by one through Pillow, as torchvision does."""
 
-    def __init__(
-        self, images: UInt8[np.ndarray, "n 28 28"], labels: UInt8[np.ndarray, " n"]
-    ) -> None:
+    def __init__(self, images: UInt8s, labels: UInt8s) -> None:
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:
@@ -83,29 +74,24 @@ def dropout_rows(
     labels = np.array(data.train_labels)
     x = (torch.tensor(images).float() / 255).to(device)
     y = torch.tensor(labels).long().to(device)
-    loader = torch.utils.data.DataLoader(
-        Images(images, labels), BATCH_SIZE, shuffle=True
-    )
+    dataset = Images(images, labels)
+    loader = torch.utils.data.DataLoader(dataset, BATCH_SIZE, shuffle=True)
 
-    def in_memory() -> Batches:
+    def in_memory() -> Pairs:
         for rows in torch.randperm(len(x), device=device).split(BATCH_SIZE):
             yield x[rows], y[rows]
 
-    def loaded() -> Batches:
+    def loaded() -> Pairs:
         for inputs, classes in loader:
             yield inputs.to(device), classes.to(device)
 
     def train(
-        name: str,
-        batches: Callable[[], Batches],
-        *,
-        autocast: bool = False,
-        compile: bool = False,
+        name: str, batches: Batches, *, autocast: bool = False, compile: bool = False
     ) -> Work:
-        net = twins.perceptron(HIDDEN, RATES).to(device)
-        twins.init_normal(net, STD)
+        net = twins.perceptron(shared.HIDDEN, shared.RATES).to(device)
+        twins.init_normal(net, shared.STD)
         call = torch.compile(net) if compile else net
-        sgd = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
+        sgd = torch.optim.SGD(net.parameters(), lr=shared.LEARNING_RATE)
 
         def epoch() -> None:
             for inputs, classes in batches():
@@ -115,7 +101,7 @@ def dropout_rows(
                 loss.backward()
                 sgd.step()
 
-        return Work(DROPOUT, name, finished(epoch, device), len(x))
+        return Work(shared.DROPOUT, name, finished(epoch, device), len(x))
 
     yield train("PyTorch, eager, DataLoader", loaded)
     yield train("PyTorch, eager, in memory", in_memory)
@@ -143,7 +129,7 @@ def sweep_rows(problem: Problem, device: torch.device, runs: int = 2) -> Iterato
 
     for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
         run = finished(partial(train, make), device)
-        yield Work(SWEEP, f"PyTorch, one by one, {name}", run, runs)
+        yield Work(shared.SWEEP, f"PyTorch, one by one, {name}", run, runs)
 
 
 def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
@@ -192,4 +178,4 @@ def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
                     log_rmse((x[seen] @ w + b)[..., 0], prices[seen])
 
     for name, run in (("fold by fold", loop), ("folds stacked", stacked)):
-        yield Work(HOUSES, f"PyTorch, {name}", finished(run, device), k)
+        yield Work(shared.HOUSES, f"PyTorch, {name}", finished(run, device), k)
