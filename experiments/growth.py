@@ -198,6 +198,7 @@ def draw(points: Sequence[Point], warning: str, folder: RunFolder) -> None:
                 axes.tick_params(labelsize=7, which="both")
                 plots.plain_numbers(axes.yaxis)
                 axes.set_xticks(x, [f"{size:,}" for size in x])
+                axes.set_xticks([], minor=True)
             below.set_xlabel(axis)
         grid[0][0].set_ylabel("seconds")
         grid[1][0].set_ylabel("MB")
