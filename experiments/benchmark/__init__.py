@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 
 import jax
 
+import experiments.benchmark.figures as figures
+import experiments.benchmark.rows as rows
+import experiments.benchmark.tables as tables
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import FashionMNIST
-from experiments.benchmark import figures, rows, tables
 from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
 from experiments.common import cli, linear_problem, roofline, timing
 from experiments.common.console import say
