@@ -1,7 +1,7 @@
 """The weight decay experiment from the flags to the summary."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import jax
@@ -16,6 +16,7 @@ from experiments.common.errors import Failed, UsageError
 SMALL = weight_decay.Config(
     inputs=8, train_rows=6, test_rows=10, epochs=3, batch_size=4, lambdas=3, seeds=2
 )
+SIZES = [field.name for field in fields(SMALL) if field.type is int][1:]  # no seed
 
 
 def run(config):
@@ -81,6 +82,9 @@ def test_data_weights_and_noise_are_drawn_apart():
     noise = y - x @ jnp.full((8, 1), 0.01) - 0.05
     drawn = [*x.T, *test_x.T, 100 * noise[:, 0]]
     assert np.unique(np.round(np.asarray(drawn), 4), axis=0).shape == (17, 10)
+    other = linear_problem.draw_problem(config, key=jax.random.key(1))
+    assert (other.train_data[0] != x).all()
+    assert (other.test_data[0] != test_x).all()
 
 
 def test_lambda_zero_is_run_once(tmp_path, monkeypatch):
@@ -102,15 +106,8 @@ def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):
         ({"lambd": float("nan")}, "--lambd must be finite and at least 0, got nan"),
         ({"lambd": float("inf")}, "--lambd must be finite and at least 0, got inf"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive and finite, got 0"),
-        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
-        ({"batch_size": 7}, "--batch-size must be at most the 6 training rows, got 7"),
-        ({"inputs": 0}, "--inputs must be at least 1, got 0"),
-        ({"train_rows": 0}, "--train-rows must be at least 1, got 0"),
-        ({"test_rows": 0}, "--test-rows must be at least 1, got 0"),
-        ({"lambdas": 0}, "--lambdas must be at least 1, got 0"),
-        ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"devices": 0}, "--devices must be at least 1, got 0"),
+        ({"batch_size": 7}, "--batch-size must be at most the 6 training rows, got 7"),
         ({"lambdas": 4, "devices": 3}, "--lambdas must be a multiple of the 3 --dev"),
     ],
 )
@@ -118,3 +115,10 @@ def test_bad_values_are_refused_in_one_line(flags, message):
     with pytest.raises(UsageError, match=message) as error:
         replace(SMALL, **flags)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_below_1_are_refused(name):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(UsageError, match=f"^{flag} must be at least 1, got 0$"):
+        replace(SMALL, **{name: 0})

@@ -1,13 +1,11 @@
 """Fashion-MNIST: where `load` finds it, and that it never uses a wrong file."""
 
-import functools
 import gzip
-import http.server
 import socket
-import threading
 
 import numpy as np
 import pytest
+from served import FileServer
 
 from ch4jax.data import fashion_mnist, idx
 from ch4jax.errors import DataError, NetworkError
@@ -42,22 +40,13 @@ def fill(folder, **changes):
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    """Serve a folder on this machine as the one mirror."""
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setattr(fashion_mnist, "MIRRORS", (url,))
-        yield folder
-        server.shutdown()
+def mirror(monkeypatch):
+    """The one mirror: a server on this machine that has the shipped files."""
+    with FileServer() as server:
+        for file in fashion_mnist.SHIPPED_FOLDER.iterdir():
+            server.files[file.name] = file.read_bytes()
+        monkeypatch.setattr(fashion_mnist, "MIRRORS", (server.url,))
+        yield server
 
 
 def test_the_shipped_tenth_is_balanced_and_sound():
@@ -102,34 +91,28 @@ def test_the_whole_set_is_found_where_it_may_be(place, tmp_path, small):
 def test_full_downloads_into_the_cache_from_the_first_mirror_that_has_it(
     mirror, tmp_path, small, monkeypatch
 ):
-    (url,) = fashion_mnist.MIRRORS
-    monkeypatch.setattr(fashion_mnist, "MIRRORS", (f"{url}nothing/", url))
-    for file in fashion_mnist.SHIPPED_FOLDER.iterdir():
-        (mirror / file.name).write_bytes(file.read_bytes())
+    nothing = f"{mirror.url}nothing/"
+    monkeypatch.setattr(fashion_mnist, "MIRRORS", (nothing, mirror.url))
     cache = tmp_path / "data" / "fashion-mnist"
-    with pytest.warns(UserWarning, match="mirror .*/nothing/ failed: 404"):
+    with pytest.warns(UserWarning, match=f"mirror {nothing} failed: 404"):
         assert fashion_mnist.load("full").folder == cache
-    for file in mirror.iterdir():
-        file.unlink()
+    mirror.files.clear()
     for source in ("full", "auto"):
         assert fashion_mnist.load(source).folder == cache
 
 
 @pytest.mark.parametrize("fault", ["truncated", "foreign"])
 def test_a_bad_mirror_leaves_nothing_behind(fault, mirror, tmp_path, small):
-    for file in fashion_mnist.SHIPPED_FOLDER.iterdir():
-        content = file.read_bytes()
-        if file.name.startswith("train-labels"):
-            foreign = gzip.compress(b"something else")
-            content = content[:500] if fault == "truncated" else foreign
-        (mirror / file.name).write_bytes(content)
+    name = "train-labels-idx1-ubyte.gz"
+    foreign, truncated = gzip.compress(b"something else"), mirror.files[name][:500]
+    mirror.files[name] = truncated if fault == "truncated" else foreign
     with (
         pytest.warns(UserWarning, match="mirror .* failed"),
         pytest.raises(NetworkError),
     ):
         fashion_mnist.load("full")
-    left = {path.name for path in (tmp_path / "data" / "fashion-mnist").iterdir()}
-    assert left <= {"train-images-idx3-ubyte.gz"}  # which was sound
+    left = [path.name for path in (tmp_path / "data" / "fashion-mnist").iterdir()]
+    assert left == ["train-images-idx3-ubyte.gz"]  # which was sound
 
 
 def test_download_does_not_wait_for_a_silent_mirror(monkeypatch, tmp_path):

@@ -1,15 +1,13 @@
 """The data hub: no wrong file is kept, and nothing half-written is left."""
 
 import hashlib
-import http.server
 import io
 import socket
 import tarfile
-import threading
 import zipfile
-from functools import partial
 
 import pytest
+from served import FileServer
 
 from ch4jax.data import hub
 from ch4jax.errors import DataError, NetworkError
@@ -24,45 +22,10 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "outer" / "cache"
 
 
-class Server:
-    """A server on this machine whose answers a test sets by path.
-
-    An answer is a status, the bytes sent, and how many bytes were promised.
-    """
-
-    def __init__(self):
-        self.answers = {}
-        self.asked = []
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                server.asked.append(self.path)
-                status, body, promised = server.answers[self.path]
-                self.send_response(status)
-                self.send_header("Content-Length", str(promised))
-                self.end_headers()
-                self.wfile.write(body)
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        serve = partial(self.http.serve_forever, poll_interval=0.01)
-        threading.Thread(target=serve, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-    def answer(self, path, body, *, status=200, promised=None):
-        size = len(body) if promised is None else promised
-        self.answers[path] = status, body, size
-
-
 @pytest.fixture
 def server():
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+    with FileServer() as server:
+        yield server
 
 
 @pytest.fixture
@@ -70,9 +33,9 @@ def offer(server, monkeypatch):
     """Put a file on the server and into `DATA_HUB`."""
 
     def offer(path, content):
-        entry = hub.HubFile(f"{server.url}/{path}", hashlib.sha1(content).hexdigest())
+        entry = hub.HubFile(server.url + path, hashlib.sha1(content).hexdigest())
         monkeypatch.setitem(hub.DATA_HUB, "thing", entry)
-        server.answer(f"/{path}", content)
+        server.files[path] = content
 
     return offer
 
@@ -99,7 +62,7 @@ def test_a_file_is_downloaded_once_and_then_comes_from_the_cache(offer, server, 
     assert path == cache / "table.csv"
     assert path.read_bytes() == CONTENT
     assert hub.download("thing") == path
-    assert server.asked == ["/table.csv"]
+    assert server.asked == ["table.csv"]
     assert left_in(cache.parent.parent) == ["outer/cache/table.csv"]
 
 
@@ -136,9 +99,13 @@ def test_an_unknown_name_is_refused():
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ({"status": 404}, NetworkError, r"404.*SHA-1 \w{40} at .*table\.csv by hand"),
-        ({"promised": 10**6}, NetworkError, r"by hand"),
-        ({"body": b"other"}, DataError, r"expected sha1:\w+ but got \w+.*by hand"),
+        ({"files": {}}, NetworkError, r"404.*SHA-1 \w{40} at .*table\.csv by hand"),
+        ({"withheld": 10}, NetworkError, r"by hand"),
+        (
+            {"files": {"table.csv": b"other"}},
+            DataError,
+            r"expected sha1:\w+ but got \w+.*by hand",
+        ),
     ],
     ids=["missing", "short", "wrong"],
 )
@@ -146,12 +113,12 @@ def test_a_failed_download_leaves_nothing_and_the_next_is_whole(
     answer, error, message, offer, server, cache
 ):
     offer("table.csv", CONTENT)
-    server.answer("/table.csv", **({"body": CONTENT} | answer))
+    vars(server).update(answer)
     with pytest.raises(error, match=message) as raised:
         hub.download("thing")
     assert "\n" not in str(raised.value)
     assert left_in(cache.parent.parent) == []
-    server.answer("/table.csv", CONTENT)
+    vars(server).update(files={"table.csv": CONTENT}, withheld=0)
     assert hub.download("thing").read_bytes() == CONTENT
 
 
@@ -168,11 +135,11 @@ def test_a_damaged_file_in_the_cache_is_replaced_or_kept_offline(offer, server, 
     offer("table.csv", CONTENT)
     cache.mkdir(parents=True)
     (cache / "table.csv").write_bytes(CONTENT[:-1])
-    server.answer("/table.csv", b"", status=500)
-    with pytest.raises(NetworkError, match=r"500.*put the file with SHA-1 .* by hand"):
+    server.files.clear()
+    with pytest.raises(NetworkError, match=r"404.*put the file with SHA-1 .* by hand"):
         hub.download("thing")
     assert (cache / "table.csv").read_bytes() == CONTENT[:-1]
-    server.answer("/table.csv", CONTENT)
+    server.files["table.csv"] = CONTENT
     assert hub.download("thing").read_bytes() == CONTENT
 
 

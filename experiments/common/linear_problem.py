@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.stages import Wrapped
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax import training, weight_decay
@@ -133,7 +132,7 @@ def grid_problems(
     return jax.vmap(lambda key: draw_problem(config, key=key))(keys)
 
 
-def grid_program(method: str, config: Hyperparameters = BOOK) -> Wrapped:
+def grid_program(method: str, config: Hyperparameters = BOOK) -> jax.stages.Wrapped:
     """Return a jitted function: problems and lambdas to measures (lambdas, seeds)."""
 
     def cell(problem: Problem, lambd: Scalar) -> Measures:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ch4jax import house_prices
+from ch4jax.errors import DataError
 from experiments.common import cli
 from experiments.common.console import console, say
 from experiments.common.errors import UsageError
@@ -66,15 +67,20 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
 
     Raises:
       UsageError: if a flag does not fit the rows with prices, or the devices.
-      DataError: if there are too few rows for the best recipe.
+      DataError: if an outer fold has too few rows for the inner folds of the best
+        recipe.
     """
     for flag, value in (("--folds", config.folds), ("--batch-size", config.batch_size)):
         if value is not None and value > rows:
             raise UsageError(
                 f"{flag} must be at most the {rows:,} rows with prices, got {value}"
             )
-    if config.recipe == "best":
-        best.check_rows(rows, config.folds)
+    smallest = rows - -(-rows // config.folds)
+    if config.recipe == "best" and smallest < best.INNER_FOLDS:
+        raise DataError(
+            f"{rows} rows with prices in {config.folds} folds leave {smallest} to "
+            f"train on; the best recipe needs at least {best.INNER_FOLDS}"
+        )
     seeds, epochs = (10, 100) if config.recipe == "seed" else (2, 40)
     seeds, epochs = config.seeds or seeds, config.epochs or epochs
     if seeds % (config.devices or 1):

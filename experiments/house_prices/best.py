@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ch4jax.errors import DataError
 from ch4jax.house_prices import HousePrices
 from ch4jax.house_prices.models import Setting, blend_weights
 from ch4jax.training import folds
@@ -22,16 +21,6 @@ CHOSEN = {
     "mlp": [Setting(learning_rate=0.01, weight_decay=1.5, dropout=0.4)],
 }
 INNER_FOLDS = 6
-
-
-def check_rows(rows: int, num_folds: int) -> None:
-    """Raise DataError if an outer fold would be too small to be cut again."""
-    smallest = rows - -(-rows // num_folds)
-    if smallest < INNER_FOLDS:
-        raise DataError(
-            f"{rows} rows with prices in {num_folds} folds leave {smallest} to train "
-            f"on; the best recipe needs at least {INNER_FOLDS}"
-        )
 
 
 class Ensembles(NamedTuple):

@@ -59,7 +59,20 @@ def run(
         chosen[name] = entries[first]
         out_of_fold[name] = members.held_out(predicted[first], in_training)
         results += entries
-        show_settings(name, entries, folder)
+        folder.table(
+            [name, "decay", "dropout", "log RMSE", "standard error", "over seeds"],
+            [
+                [
+                    f"learning rate {entry['learning_rate']:g}",
+                    f"{entry['weight_decay']:g}",
+                    f"{entry['dropout']:g}",
+                    f"{entry['log_rmse']:.4f}",
+                    f"±{entry['standard_error']:.4f}",
+                    outcome.plus_minus(entry["spread_over_seeds"]),
+                ]
+                for entry in sorted(entries, key=lambda entry: entry["log_rmse"])
+            ],
+        )
     draw_settings(results, folder)
     winner = min(chosen, key=lambda name: chosen[name]["log_rmse"])
     entry = chosen[winner]
@@ -70,26 +83,6 @@ def run(
     )
     summary = outcome.show(data, out_of_fold[winner], "search", folder)
     return {"chosen": chosen, "winner": winner, "results": results, **summary}
-
-
-def show_settings(
-    name: str, entries: Sequence[Mapping[str, Any]], folder: RunFolder
-) -> None:
-    """Print the settings of an architecture, best first."""
-    folder.table(
-        [name, "decay", "dropout", "log RMSE", "standard error", "over seeds"],
-        [
-            [
-                f"learning rate {entry['learning_rate']:g}",
-                f"{entry['weight_decay']:g}",
-                f"{entry['dropout']:g}",
-                f"{entry['log_rmse']:.4f}",
-                f"±{entry['standard_error']:.4f}",
-                outcome.plus_minus(entry["spread_over_seeds"]),
-            ]
-            for entry in sorted(entries, key=lambda entry: entry["log_rmse"])
-        ],
-    )
 
 
 def draw_settings(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
@@ -105,15 +98,13 @@ def draw_settings(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> No
         alt="Two line charts, linear model and perceptron, of the cross-validated log "
         "RMSE against the peak learning rate, a line for each pair of weight decay and "
         "dropout rate.",
+        sharey=True,
     ) as panels:
         for axes, (name, (rates, *others)) in zip(panels, GRIDS.items(), strict=True):
-            for line, (decay, drop) in enumerate(itertools.product(*others)):
-                entries = [
-                    entry
-                    for entry in results
-                    if (entry["model"], entry["weight_decay"], entry["dropout"])
-                    == (name, decay, drop)
-                ]
+            pairs = list(itertools.product(*others))
+            of_model = [entry for entry in results if entry["model"] == name]
+            for line, (decay, drop) in enumerate(pairs):
+                entries = of_model[line :: len(pairs)]  # one for each rate
                 axes.errorbar(
                     [rate * 1.04 ** (line - 2.5) for rate in rates],  # side by side
                     [entry["log_rmse"] for entry in entries],
@@ -129,4 +120,3 @@ def draw_settings(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> No
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
             axes.set_xticks([], minor=True)
         panels[0].set_ylabel("log RMSE")
-        panels[0].sharey(panels[1])
