@@ -14,7 +14,7 @@ import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Refused
 from ch4jax.storage._leaves import NATIVE, digest
 from ch4jax.storage._manifest import Manifest, Node, encode
-from ch4jax.storage._trees import read_sealed, seal
+from ch4jax.storage._trees import read, seal
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 DTYPES = {*NATIVE, "bfloat16"} - {"complex64", "complex128"}
@@ -75,7 +75,7 @@ def load_exported(
       Mismatch: if the parameters are not like `like`; names the leaves.
     """
     path = Path(directory).resolve()
-    params, manifest = read_sealed(path, CONFIG, like, _tensors)
+    params, manifest = read(path, like, CONFIG, _tensors)
     return params, manifest["config"]
 
 

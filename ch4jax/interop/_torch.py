@@ -57,7 +57,7 @@ def from_torch(
     for name, slot in pair(_shapes(tensors), slots, names or {}).items():
         array = _to_numpy(tensors[name], name)
         first, kept = arrays.setdefault(slot, (name, array))
-        if kept is not array and _bits(kept) != _bits(array):
+        if kept.dtype != array.dtype or kept.tobytes() != array.tobytes():
             raise Mismatch(f"{first} and {name} are one {slot.path}, but not equal")
     layers: dict[int, list[np.ndarray]] = defaultdict(list)
     for slot in slots.values():
@@ -220,7 +220,3 @@ def _shared_dtype(dtype: str, name: str) -> np.dtype:
     if dtype not in _DTYPES:
         raise Mismatch(f"{name} is {dtype}: expected a dtype of NumPy's, or bfloat16")
     return _DTYPES[dtype]
-
-
-def _bits(array: np.ndarray) -> tuple[np.dtype, bytes]:
-    return array.dtype, array.tobytes()

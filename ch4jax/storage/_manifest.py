@@ -136,20 +136,15 @@ def decode(
             return None
         nodes = dict(zip(node["keys"], node["children"], strict=True))
         examples = example.children if example else dict.fromkeys(nodes, ...)
-        for keys, others, problem in (
-            (nodes, examples, "was saved, but is not expected"),
-            (examples, nodes, "is expected, but was not saved"),
-        ):
-            problems.extend(
-                f"{path}{step(saved, key)}: {problem}"
-                for key in keys
-                if key not in others
-            )
-        children = {
-            key: walk(child, examples[key], path + step(saved, key))
-            for key, child in nodes.items()
-            if key in examples
-        }
+        children = {}
+        for key in {**nodes, **examples}:
+            here = path + step(saved, key)
+            if key not in examples:
+                problems.append(f"{here}: was saved, but is not expected")
+            elif key not in nodes:
+                problems.append(f"{here}: is expected, but was not saved")
+            else:
+                children[key] = walk(nodes[key], examples[key], here)
         if problems:
             return None
         if saved in PLAIN:

@@ -22,6 +22,20 @@ MANIFEST = "manifest.json"
 ARRAYS = "arrays"
 
 
+@cache
+def _orbax() -> Any:
+    import orbax.checkpoint
+
+    # A Checkpointer would rename the folder by itself, before the manifest is in it.
+    return orbax.checkpoint.StandardCheckpointHandler()
+
+
+def _arrays_of(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    # Orbax does not notice damage: it may read a changed file as other numbers. Every
+    # hash was right, so whatever it raises here is not the fault of the files.
+    return _orbax().restore(folder / ARRAYS) if manifest["files"] else {}
+
+
 def save(path: str | Path, tree: PyTree) -> None:
     """Save a tree as the folder `path`, and replace a tree that was saved there before.
 
@@ -78,11 +92,6 @@ def write(path: Path, tree: PyTree) -> None:
         (part / MANIFEST).write_text(seal(manifest))
 
 
-def read(path: Path, like: PyTree) -> tuple[PyTree, Manifest]:
-    """Return a saved tree and its manifest; see `load`."""
-    return read_sealed(path, MANIFEST, like, _read_arrays)
-
-
 def seal(manifest: Manifest) -> str:
     """Return JSON that holds `manifest` and its SHA-256.
 
@@ -96,16 +105,15 @@ def seal(manifest: Manifest) -> str:
     return json.dumps(manifest | {"sha256": _seal_of(manifest)}, indent=1) + "\n"
 
 
-def read_sealed(
+def read(
     path: Path,
-    name: str,
     like: PyTree,
-    read_arrays: Callable[[Path, Manifest], Mapping[str, np.ndarray]],
+    name: str = MANIFEST,
+    arrays_of: Callable[[Path, Manifest], Mapping[str, np.ndarray]] = _arrays_of,
 ) -> tuple[PyTree, Manifest]:
-    """Return a tree and its manifest, which is the file `name` in the folder `path`.
+    """Return the tree in the folder `path`, and its manifest, the file `name`.
 
-    `read_arrays` is called after every file in the folder had the right hash; it
-    returns the arrays by the number of the leaf.
+    `arrays_of` reads the arrays once every file has the right hash.
 
     Raises:
       Damaged: if a file has changed; names it.
@@ -117,7 +125,7 @@ def read_sealed(
         for file, expected in manifest["files"].items():
             if digest(_bytes_of(folder / file)) != expected:
                 raise Damaged(f"{file} has the wrong SHA-256")
-        arrays = read_arrays(folder, manifest)
+        arrays = arrays_of(folder, manifest)
         return decode(manifest, arrays, ... if like is None else like), manifest
     except (Damaged, Mismatch) as error:
         raise type(error)(f"{path}: {error}") from error
@@ -128,9 +136,10 @@ def _unseal(path: Path) -> Manifest:
         manifest = json.loads(_bytes_of(path))
     except ValueError as error:
         raise Damaged(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise Damaged(f"{path.name} holds a {type(manifest).__name__}: expected a dict")
-    if manifest.pop("sha256", None) != _seal_of(manifest):
+    intact = isinstance(manifest, dict) and (
+        manifest.pop("sha256", None) == _seal_of(manifest)
+    )
+    if not intact:
         raise Damaged(f"{path.name} has the wrong SHA-256")
     if manifest["schema"] != SCHEMA:
         found = manifest["schema"]
@@ -147,20 +156,6 @@ def _bytes_of(path: Path) -> bytes:
 
 def _seal_of(manifest: Manifest) -> str:
     return digest(json.dumps(manifest, sort_keys=True).encode())
-
-
-@cache
-def _orbax() -> Any:
-    import orbax.checkpoint
-
-    # A Checkpointer would rename the folder by itself, before the manifest is in it.
-    return orbax.checkpoint.StandardCheckpointHandler()
-
-
-def _read_arrays(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    # Orbax does not notice damage: it may read a changed file as other numbers. Every
-    # hash was right, so whatever it raises here is not the fault of the files.
-    return _orbax().restore(folder / ARRAYS) if manifest["files"] else {}
 
 
 def _native(array: np.ndarray) -> np.ndarray:
