@@ -1,11 +1,11 @@
-"""Save and rotate in a process that is killed in the middle of it.
+"""Save and rotate in a process that is killed while it writes.
 
     python killed_writer.py FOLDER events N ...   is killed at the N-th file event
     python killed_writer.py FOLDER seconds T ...  is killed after T seconds
     python killed_writer.py FOLDER count          prints the events, and the seconds
 
-Each N or T has a process of its own, which writes to FOLDER/N. File events are those
-that Python tells of (opening, renaming, making and removing), and each fsync.
+Each N or T has its own process, which writes to FOLDER/N. File events are those that
+Python audits (opening, renaming, creating and removing), and each fsync.
 """
 
 import os
@@ -21,7 +21,7 @@ from ch4jax import storage
 
 STEPS = range(1, 4)
 NAMED = {"open", "os.mkdir", "os.rename"}
-UNNAMED = {"os.remove", "os.rmdir", "fsync"}  # the first two tell no whole path
+UNNAMED = {"os.remove", "os.rmdir", "fsync"}  # the first two give no whole path
 
 
 def state(step):
@@ -40,7 +40,7 @@ def write(folder, returned):
 
 
 def child(folder, kind, when):
-    """Write, and be killed; the file `returned` tells which saves came to an end."""
+    """Write until killed; the file `returned` lists the saves that returned."""
     folder.mkdir(parents=True)
     log = os.open(folder / "returned", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     events = 0
@@ -67,7 +67,7 @@ def child(folder, kind, when):
 
 
 def main():
-    """Fork a writer for each moment; nothing has started a thread yet."""
+    """Fork a writer for each moment, before anything has started a thread."""
     folder, kind, *moments = sys.argv[1:]
     for moment in moments or ["0"]:
         process = os.fork()

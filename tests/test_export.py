@@ -1,4 +1,4 @@
-"""An export: others can read it, it comes back whole, and no bit may change."""
+"""An export: other programs can read it, and no changed bit is loaded."""
 
 import json
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ch4jax import interop as export
 from ch4jax import training
 from ch4jax.blocks import MLP
 from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.interop import export, load_exported
 
 CONFIG = {"hidden": 256, "rates": (0.2, 0.5), "name": "é", "seed": None}
 
@@ -21,25 +21,28 @@ def params():
 
 
 def test_parameters_and_configuration_come_back(tmp_path):
-    export.export(tmp_path / "model", params(), CONFIG)
-    loaded, config = export.load_exported(tmp_path / "model")
+    export(tmp_path / "model", params(), CONFIG)
+    loaded, config = load_exported(tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, loaded, params())
     assert config == {**CONFIG, "rates": [0.2, 0.5]}
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         *("model.safetensors", "config.json", "README.md")
     }
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    for fact in ("7,946 parameters", "`params.hidden.kernel` | float32 | (20, 256)"):
+    for fact in (
+        *("7,946 parameters", "`params.hidden.kernel` | float32 | (20, 256)"),
+        *("from ch4jax.interop import load_exported", '"rates": ['),
+    ):
         assert fact in card
 
 
 def test_any_reader_of_safetensors_finds_tensors_by_dotted_names(tmp_path):
     tree = {"layers": [{"kernel": jnp.ones((2, 3), jnp.bfloat16)}, None, np.zeros(0)]}
-    export.export(tmp_path / "model", tree, {})
+    export(tmp_path / "model", tree, {})
     tensors = safetensors.numpy.load_file(tmp_path / "model" / "model.safetensors")
     assert set(tensors) == {"layers.0.kernel", "layers.2"}
     assert tensors["layers.0.kernel"].dtype == jnp.bfloat16
-    loaded, _ = export.load_exported(tmp_path / "model")
+    loaded, _ = load_exported(tmp_path / "model")
     assert jax.tree.structure(loaded) == jax.tree.structure(tree)
     assert isinstance(loaded["layers"][0]["kernel"], jax.Array)
     assert loaded["layers"][2].dtype == np.float64
@@ -47,31 +50,31 @@ def test_any_reader_of_safetensors_finds_tensors_by_dotted_names(tmp_path):
 
 def test_named_tuples_come_back_into_their_like(tmp_path):
     state = training.TrainState(params(), (), jnp.zeros((), jnp.int32))
-    export.export(tmp_path / "model", state, {})
-    loaded, _ = export.load_exported(tmp_path / "model", like=state)
+    export(tmp_path / "model", state, {})
+    loaded, _ = load_exported(tmp_path / "model", like=state)
     assert type(loaded) is training.TrainState
-    with pytest.raises(Mismatch, match="which `like` has to show"):
-        export.load_exported(tmp_path / "model")
+    with pytest.raises(Mismatch, match="which needs an example"):
+        load_exported(tmp_path / "model")
 
 
 def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
-    export.export(tmp_path / "model", params(), CONFIG)
+    export(tmp_path / "model", params(), CONFIG)
     rng = np.random.default_rng(0)
     for name in ("model.safetensors", "config.json") * 20:
         file = tmp_path / "model" / name
         content = file.read_bytes()
         flipped = bytearray(content)
-        # Letters and digits: a blank of the JSON may turn into another blank.
+        # Letters and digits: a space of the JSON may turn into another space.
         where = [i for i, byte in enumerate(content) if chr(byte) not in " \n"]
         flipped[rng.choice(where)] ^= 1 << int(rng.integers(7))
         file.write_bytes(flipped)
         with pytest.raises(Damaged, match=rf"model: {name} ") as error:
-            export.load_exported(tmp_path / "model")
+            load_exported(tmp_path / "model")
         assert "\n" not in str(error.value)
         file.write_bytes(content)
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(Damaged, match=r"model.safetensors cannot be read: No such"):
-        export.load_exported(tmp_path / "model")
+        load_exported(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -86,17 +89,17 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
 )
 def test_what_could_not_come_back_is_refused(tree, config, reason, tmp_path):
     with pytest.raises(Refused, match=reason):
-        export.export(tmp_path / "model", tree, config)
+        export(tmp_path / "model", tree, config)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_replaces_an_export_and_nothing_else(tmp_path):
     for value in (1.0, 2.0):
-        export.export(tmp_path / "model", jnp.full(2, value), {"value": value})
-    loaded, config = export.load_exported(tmp_path / "model")
+        export(tmp_path / "model", jnp.full(2, value), {"value": value})
+    loaded, config = load_exported(tmp_path / "model")
     assert float(loaded[0]) == config["value"] == 2.0
     (tmp_path / "other").mkdir()
-    with pytest.raises(Refused, match="is there already, and is not an export"):
-        export.export(tmp_path / "other", jnp.ones(1), {})
+    with pytest.raises(Refused, match="exists, and is not an export"):
+        export(tmp_path / "other", jnp.ones(1), {})
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["files"].keys() == {"model.safetensors"}

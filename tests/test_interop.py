@@ -1,4 +1,4 @@
-"""Linen to NNX and back, and the room without PyTorch."""
+"""Linen to NNX and back, and what happens without PyTorch."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from ch4jax.blocks import MLP, FixedHiddenMLP
 
 
 @every_module
-def test_every_module_computes_the_same_in_nnx_and_comes_back_to_the_bit(example):
+def test_every_module_computes_the_same_in_nnx_and_comes_back_exactly(example):
     drawn, x = variables(example), inputs(example)
     net = interop.linen_to_nnx(example.module, drawn)
     mode = {"train": False} if has_dropout(example.module) else {}
@@ -27,7 +27,7 @@ def test_every_module_computes_the_same_in_nnx_and_comes_back_to_the_bit(example
         assert np.asarray(leaf).tobytes() == np.asarray(old).tobytes()
 
 
-def test_nnx_finds_parameters_to_train_and_leaves_constants_alone():
+def test_nnx_trains_the_parameters_and_leaves_constants_alone():
     example = EXAMPLES[FixedHiddenMLP]
     net = interop.linen_to_nnx(example.module, variables(example))
     trained = nnx.to_flat_state(nnx.state(net, nnx.Param))
@@ -49,14 +49,13 @@ class NativeMLP(nnx.Module):
         return self.out(nnx.relu(self.hidden(x)))
 
 
-def test_a_module_written_in_nnx_takes_linens_parameters_by_their_names():
+def test_a_native_nnx_module_takes_the_parameters_of_linen_by_name():
     example = EXAMPLES[MLP]
     drawn, x = variables(example), inputs(example)
     net = nnx.eval_shape(lambda: NativeMLP(rngs=nnx.Rngs(0)))
     nnx.update(net, drawn["params"])
     assert relative_difference(net(x), apply(example.module, drawn, x)) <= 1e-6
-    back = interop.nnx_to_linen(net)
-    jax.tree.map(np.testing.assert_array_equal, back, drawn)
+    jax.tree.map(np.testing.assert_array_equal, interop.nnx_to_linen(net), drawn)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +67,12 @@ def test_a_module_written_in_nnx_takes_linens_parameters_by_their_names():
         lambda: interop.save_torch("net.pt", {}),
     ],
 )
-def test_without_pytorch_a_line_says_what_to_install(call, monkeypatch):
+def test_without_pytorch_the_error_says_what_to_install(call, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r'pip install "ch4jax\[torch\]"'):
         call()
 
 
-def test_the_room_itself_does_not_import_pytorch():
+def test_importing_interop_does_not_import_pytorch():
     code = "import ch4jax.interop, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

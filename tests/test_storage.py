@@ -4,9 +4,9 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import re
 import shutil
-import struct
 from collections import OrderedDict
 from contextlib import suppress
 from typing import NamedTuple
@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from ch4jax import storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.storage import _manifest, _trees, atomic
 from ch4jax.storage._leaves import DTYPES
-from ch4jax.storage._manifest import open_container
 
 
 class Pair(NamedTuple):
@@ -34,14 +34,11 @@ def same(a, b):
     """Return whether types, dtypes and every bit of two trees are the same."""
     if type(a) is not type(b):
         return False
-    if isinstance(a, float | complex) and not isinstance(a, np.generic):
-        a, b = complex(a), complex(b)
-        return struct.pack("<dd", a.real, a.imag) == struct.pack("<dd", b.real, b.imag)
-    container, other = open_container(a), open_container(b)
-    if container is not None:
-        assert other is not None
-        alike = map(same, container.children, other.children)
-        return container.keys == other.keys and all(alike)
+    container, other = _manifest.open_container(a), _manifest.open_container(b)
+    if container is not None and other is not None:
+        ours, theirs = container.children, other.children
+        alike = map(same, ours.values(), theirs.values())
+        return list(ours) == list(theirs) and all(alike)
     if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         if jax.random.key_impl(a) != jax.random.key_impl(b):
             return False
@@ -49,7 +46,7 @@ def same(a, b):
     if hasattr(a, "dtype"):
         a, b = np.asarray(a), np.asarray(b)
         return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-    return a == b
+    return pickle.dumps(a) == pickle.dumps(b)
 
 
 def some_tree():
@@ -72,41 +69,32 @@ def some_tree():
     }
 
 
-@pytest.mark.parametrize(
-    "tree",
-    [
-        jnp.arange(4),
-        [jnp.arange(4), jnp.zeros(4)],
-        {"x": jnp.arange(4), "y": jnp.zeros(4)},
-        some_tree(),
-        None,
-        3,
-        {},
-    ],
-    ids=["array", "list", "dictionary", "everything", "None", "number", "empty"],
-)
+TREES = {"all": some_tree(), "array": jnp.arange(4), "None": None, "empty": {}}
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=list(TREES))
 def test_what_is_loaded_is_what_was_saved(tree, tmp_path):
     storage.save(tmp_path / "x", tree)
     assert same(storage.load(tmp_path / "x"), tree)
     assert same(storage.load(str(tmp_path / "x"), like=tree), tree)
 
 
-def test_a_state_with_an_optimiser_comes_back_into_its_named_tuples(tmp_path):
+def test_an_optimizer_state_comes_back_with_its_named_tuples(tmp_path):
     params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
     state = training.init_state(params, optax.chain(optax.clip(1.0), optax.adam(0.1)))
     storage.save(tmp_path / "state", state)
     assert same(storage.load(tmp_path / "state", like=state), state)
-    with pytest.raises(Mismatch, match="<TrainState> was saved, which `like` has to"):
+    with pytest.raises(Mismatch, match="<TrainState> was saved, which needs an exam"):
         storage.load(tmp_path / "state")
 
 
-def test_the_form_to_fill_may_be_abstract_numpy_or_left_open(tmp_path):
+def test_like_may_be_abstract_or_numpy_or_leave_parts_open(tmp_path):
     tree = {"x": jnp.arange(3.0), "key": jax.random.key(0), "more": [1, "two"]}
     storage.save(tmp_path / "x", tree)
     abstract = jax.eval_shape(lambda: {"x": jnp.zeros(3), "key": jax.random.key(1)})
     assert same(storage.load(tmp_path / "x", like={**abstract, "more": ...}), tree)
-    filled = storage.load(tmp_path / "x", like={**tree, "x": np.zeros(3, np.float32)})
-    assert same(filled["x"], np.arange(3, dtype=np.float32))
+    loaded = storage.load(tmp_path / "x", like={**tree, "x": np.zeros(3, np.float32)})
+    assert same(loaded["x"], np.arange(3, dtype=np.float32))
 
 
 def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
@@ -114,13 +102,6 @@ def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
     storage.save(tmp_path / "key", key)
     drawn = jax.random.normal(storage.load(tmp_path / "key"), (3,))
     assert same(drawn, jax.random.normal(key, (3,)))
-
-
-def test_a_second_save_takes_the_place_of_the_first(tmp_path):
-    for value in (1, 2):
-        storage.save(tmp_path / "x", {"value": value, "array": jnp.full(3, value)})
-    assert storage.load(tmp_path / "x")["value"] == 2
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
 # Refused before anything is written
@@ -148,7 +129,7 @@ def test_what_could_not_come_back_is_refused_by_name(tree, reason, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_deleted_traced_and_bottomless_trees_are_refused(tmp_path):
+def test_deleted_traced_and_very_deep_trees_are_refused(tmp_path):
     array = jnp.ones(3)
     array.delete()
     with pytest.raises(Refused, match=r"\['x'\] was deleted"):
@@ -158,7 +139,7 @@ def test_deleted_traced_and_bottomless_trees_are_refused(tmp_path):
     tree = []
     for _ in range(200):
         tree = [tree]
-    with pytest.raises(Refused, match="containers stand more than 100 deep"):
+    with pytest.raises(Refused, match="containers are nested more than 100 deep"):
         storage.save(tmp_path / "x", tree)
     assert not list(tmp_path.iterdir())
 
@@ -168,26 +149,41 @@ def test_what_was_not_saved_here_is_never_overwritten(tmp_path):
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     (tmp_path / "file").write_text("")
     for name in ("thesis", "file"):
-        with pytest.raises(Refused, match="is there already, and is not a tree"):
+        with pytest.raises(Refused, match="exists, and is not a saved tree"):
             storage.save(tmp_path / name, jnp.ones(1))
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
-def test_a_failed_save_leaves_the_old_tree_and_nothing_else(tmp_path, monkeypatch):
+# Writers that fail, or died
+
+
+def fill_disk(*_, **__):
+    raise ValueError("No space left on device\nand a page of details")
+
+
+def assert_only(value, folder):
+    assert same(storage.load(folder / "x"), value)
+    assert [entry.name for entry in folder.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("step", ["save", "finalize"])
+def test_a_failed_save_leaves_the_old_tree_and_nothing_else(
+    step, tmp_path, monkeypatch
+):
     storage.save(tmp_path / "x", jnp.arange(3))
-
-    def full(*_, **__):
-        raise ValueError("No space left on device\nand a page of details")
-
-    handler, _ = storage._orbax()
-    monkeypatch.setattr(handler, "finalize", full)
+    monkeypatch.setattr(_trees._orbax(), step, fill_disk)
     with pytest.raises(OSError, match=r"x cannot be written: No space left on device$"):
         storage.save(tmp_path / "x", jnp.arange(9))
-    assert same(storage.load(tmp_path / "x"), jnp.arange(3))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert_only(jnp.arange(3), tmp_path)
 
 
-@pytest.mark.parametrize("part", [False, True], ids=["before it", "with its heir"])
+def test_an_error_of_ours_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(_trees._orbax(), "save", None)
+    with pytest.raises(TypeError, match="not callable"):
+        storage.save(tmp_path / "x", jnp.arange(3))
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["alone", "beside the new one"])
 def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
     part, tmp_path, monkeypatch
 ):
@@ -197,14 +193,13 @@ def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
         (tmp_path / "y").rename(tmp_path / ".x.part")
     (tmp_path / "x").rename(tmp_path / ".x.old")
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
-    monkeypatch.setattr(storage._orbax()[0], "save", None)
-    with pytest.raises(OSError, match="cannot be written"):
-        storage.save(tmp_path / "x", jnp.arange(4))
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(_trees._orbax(), "save", fill_disk)
+        with pytest.raises(OSError, match="cannot be written"):
+            storage.save(tmp_path / "x", jnp.arange(4))
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
     storage.save(tmp_path / "x", jnp.arange(4))
-    assert same(storage.load(tmp_path / "x"), jnp.arange(4))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    assert_only(jnp.arange(4), tmp_path)
 
 
 def test_an_error_between_the_two_renames_puts_the_old_tree_back(tmp_path, monkeypatch):
@@ -220,20 +215,29 @@ def test_an_error_between_the_two_renames_puts_the_old_tree_back(tmp_path, monke
     monkeypatch.setattr(os, "rename", fail_once)
     with pytest.raises(OSError, match="the disk is gone"):
         storage.save(tmp_path / "x", jnp.arange(4))
+    assert_only(jnp.arange(3), tmp_path)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_file_that_cannot_be_written_leaves_the_old_one(step, tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("old")
+
+    monkeypatch.setattr(os, step, fill_disk)
+    replaced = atomic.writing(tmp_path / "x")
+    with pytest.raises(ValueError, match="No space"), replaced as part:
+        part.write_text("new")
+    assert (tmp_path / "x").read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
-    assert same(storage.load(tmp_path / "x"), jnp.arange(3))
 
 
 # Mismatches
 
 
-def saved_tree():
-    return {"layer": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}, "n": [1]}
-
-
 FAULTS = {
-    "shape": (lambda k, b: {"kernel": k((4, 3)), "bias": b}, "['layer']['kernel']"),
-    "rank": (lambda k, b: {"kernel": k((3, 4, 1)), "bias": b}, "['layer']['kernel']"),
+    "shape": (
+        lambda k, b: {"kernel": k((4, 3)), "bias": b},
+        "['layer']['kernel']: float32[3,4] was saved, expected float32[4,3]",
+    ),
     "dtype": (
         lambda k, b: {"kernel": k((3, 4), "float16"), "bias": b},
         "['layer']['kernel']: float32[3,4] was saved, expected float16[3,4]",
@@ -254,19 +258,19 @@ FAULTS = {
     "list": (lambda k, b: [k((3, 4)), b], "['layer']: dict was saved, expected list"),
     "leaf": (lambda k, b: b, "['layer']: dict was saved, expected float32[4]"),
 }
-KINDS = {
-    "jax": lambda shape, dtype="float32": jnp.zeros(shape, dtype),
-    "numpy": lambda shape, dtype="float32": np.zeros(shape, dtype),
-    "abstract": lambda shape, dtype="float32": jax.ShapeDtypeStruct(shape, dtype),
-}
+KINDS = {"jax": jnp.zeros, "numpy": np.zeros, "abstract": jax.ShapeDtypeStruct}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_another_form_is_an_error_that_names_the_leaf(fault, kind, tmp_path):
+    def array(shape, dtype="float32"):
+        return KINDS[kind](shape, dtype)
+
+    saved = {"layer": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}, "n": [1]}
+    storage.save(tmp_path / "x", saved)
     make, message = FAULTS[fault]
-    storage.save(tmp_path / "x", saved_tree())
-    like = {"layer": make(KINDS[kind], KINDS[kind]((4,))), "n": [1]}
+    like = {"layer": make(array, array((4,))), "n": [1]}
     with pytest.raises(Mismatch) as error:
         storage.load(tmp_path / "x", like=like)
     assert message in str(error.value)
@@ -285,26 +289,21 @@ def test_another_form_is_an_error_that_names_the_leaf(fault, kind, tmp_path):
         (1, 1.0, "[0]: int was saved, expected float"),
         (1.0, jnp.ones(()), "[0]: float was saved, expected float32[]"),
         ([], (), "[0]: list was saved, expected tuple"),
+        (jax.random.key(0), jax.random.key(0, impl="rbg"), "[0]: key<fry>[] was saved"),
+        (jax.random.key(0), np.zeros(2, np.uint32), "[0]: key<fry>[] was saved"),
     ],
 )
-def test_what_looks_alike_is_told_apart(saved, like, message, tmp_path):
+def test_what_looks_alike_is_not_confused(saved, like, message, tmp_path):
     storage.save(tmp_path / "x", [saved])
     with pytest.raises(Mismatch, match=re.escape(message)):
         storage.load(tmp_path / "x", like=[like])
-
-
-def test_keys_of_another_kind_and_keys_for_numbers_are_errors(tmp_path):
-    storage.save(tmp_path / "key", [jax.random.key(0)])
-    for like in (jax.random.key(0, impl="rbg"), np.zeros(2, np.uint32)):
-        with pytest.raises(Mismatch, match=r"\[0\]: key<fry>\[\] was saved, expected"):
-            storage.load(tmp_path / "key", like=[like])
 
 
 def test_float64_arrays_do_not_turn_into_float32(tmp_path):
     with jax.enable_x64(True):
         storage.save(tmp_path / "x", {"x": jnp.ones(2, jnp.float64)})
         assert storage.load(tmp_path / "x")["x"].dtype == jnp.float64
-    with pytest.raises(Mismatch, match=r"\['x'\]: float64\[2\] takes jax_enable_x64"):
+    with pytest.raises(Mismatch, match=r"\['x'\]: float64\[2\] needs jax_enable_x64"):
         storage.load(tmp_path / "x")
     loaded = storage.load(tmp_path / "x", like={"x": np.ones(2)})
     assert same(loaded, {"x": np.ones(2)})
@@ -333,66 +332,54 @@ def test_no_flipped_bit_is_loaded_as_wrong_numbers(tmp_path):
             assert same(storage.load(tmp_path / "x"), tree)
             caught -= 1
         file.write_bytes(content)
-    assert caught >= 490  # blanks of the manifest's JSON may change into other blanks
+    assert caught >= 490  # a space of the manifest's JSON may become another space
     assert same(storage.load(tmp_path / "x"), tree)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "zeroed", "emptied", "deleted"])
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: bytes(len(content)),
+    "emptied": lambda content: b"",
+    "another value": lambda content: b"[]",
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "deleted"])
 def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
-    storage.save(tmp_path / "whole", some_tree())
-    for i, file in enumerate(files_of(tmp_path / "whole")):
-        copy = tmp_path / str(i)
-        shutil.copytree(tmp_path / "whole", copy)
-        broken = copy / file.relative_to(tmp_path / "whole")
-        content = broken.read_bytes()
-        if damage == "truncated":
-            broken.write_bytes(content[: len(content) // 2])
-        elif damage == "zeroed":
-            broken.write_bytes(bytes(len(content)))
-        elif damage == "emptied":
-            broken.write_bytes(b"")
-        else:
-            broken.unlink()
-        with pytest.raises(Damaged, match=broken.name) as error:
-            storage.load(copy)
+    storage.save(tmp_path / "x", some_tree())
+    for file in files_of(tmp_path / "x"):
+        content = file.read_bytes()
+        file.unlink()
+        if damage != "deleted":
+            file.write_bytes(DAMAGES[damage](content))
+        with pytest.raises(Damaged, match=file.name) as error:
+            storage.load(tmp_path / "x")
         assert "\n" not in str(error.value)
+        file.write_bytes(content)
 
 
-def test_each_leaf_is_held_against_its_own_hash_as_well(tmp_path, monkeypatch):
+def test_each_leaf_is_compared_with_its_own_hash_as_well(tmp_path, monkeypatch):
     storage.save(tmp_path / "x", {"a": jnp.arange(4), "b": jnp.ones(2)})
-    read = storage._restore
-
-    def wrong(folder):
-        arrays = read(folder)
-        return arrays | {"1": -arrays["1"]}
-
-    monkeypatch.setattr(storage, "_restore", wrong)
+    wrong = {"0": np.arange(4, dtype=np.int32), "1": -np.ones(2, np.float32)}
+    monkeypatch.setattr(_trees._orbax(), "restore", lambda folder: wrong)
     with pytest.raises(Damaged, match=r"the leaf \['b'\] has the wrong SHA-256"):
         storage.load(tmp_path / "x")
 
 
-def test_a_tree_of_another_schema_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("ch4jax.manifest.SCHEMA", 2)
+def test_another_schema_is_an_error_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(_manifest, "SCHEMA", 2)
     storage.save(tmp_path / "x", 1)
-    monkeypatch.undo()
     with pytest.raises(Mismatch, match=r"manifest.json has schema 2, expected 1"):
         storage.load(tmp_path / "x")
 
 
-def test_where_there_is_nothing_the_error_is_one_line(tmp_path):
-    with pytest.raises(
-        Damaged, match=r"nowhere: manifest.json cannot be read: No such"
-    ):
-        storage.load(tmp_path / "nowhere")
-
-
-def test_the_manifest_tells_path_shape_dtype_hash_versions_and_devices(tmp_path):
-    storage.save(tmp_path / "x", saved_tree())
+def test_the_manifest_holds_path_shape_dtype_hash_versions_and_devices(tmp_path):
+    storage.save(tmp_path / "x", {"layer": {"kernel": jnp.ones((3, 4))}})
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
     assert manifest["schema"] == 1
     assert manifest["devices"] == 1
     assert {"jax", "orbax-checkpoint", "numpy"} <= set(manifest["versions"])
-    kernel = manifest["leaves"][0]
+    (kernel,) = manifest["leaves"]
     assert kernel["path"] == "['layer']['kernel']"
     assert (kernel["dtype"], kernel["shape"]) == ("float32", [3, 4])
     assert kernel["sha256"] == hashlib.sha256(np.ones(12, "f4").tobytes()).hexdigest()
@@ -418,8 +405,16 @@ def arrays(draw):
     return array.astype(">i4") if kind == "big-endian" and dtype == "int32" else array
 
 
-KEYS = st.builds(
-    lambda seed, impl, shape: jax.random.split(jax.random.key(seed, impl=impl), shape),
+class Seed(NamedTuple):
+    """Stands for keys: Hypothesis refuses a strategy that makes them itself."""
+
+    seed: int
+    impl: str
+    shape: tuple
+
+
+SEEDS = st.builds(
+    Seed,
     st.integers(0, 9),
     st.sampled_from(["threefry2x32", "rbg"]),
     st.lists(st.integers(0, 2), max_size=2).map(tuple),
@@ -427,10 +422,10 @@ KEYS = st.builds(
 NAMES = st.text(st.characters(), max_size=3) | st.sampled_from(["a", "a.b", "a/b", ""])
 LEAVES = (
     *(st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers()),
-    *(NAMES, arrays(), arrays(), arrays(), KEYS),
+    *(NAMES, arrays(), arrays(), arrays(), SEEDS),
     st.sampled_from([b"", object(), np.datetime64(0, "s")]),
 )
-TREES = st.recursive(
+RANDOM_TREES = st.recursive(
     st.one_of(*LEAVES),
     lambda trees: st.one_of(
         st.lists(trees, max_size=3),
@@ -443,16 +438,32 @@ TREES = st.recursive(
 )
 
 
-def custom_types(node):
-    container = open_container(node)
+def with_keys(tree):
+    """Return the tree with keys in place of seeds."""
+    match tree:
+        case Seed(seed, impl, shape):
+            return jax.random.split(jax.random.key(seed, impl=impl), shape)
+        case Pair():
+            return Pair(*map(with_keys, tree))
+        case dict():
+            return type(tree)((key, with_keys(child)) for key, child in tree.items())
+        case list() | tuple():
+            return type(tree)(map(with_keys, tree))
+    return tree
+
+
+def has_custom_types(node):
+    container = _manifest.open_container(node)
     if container is None:
         return False
-    return container.type[0] == "<" or any(map(custom_types, container.children))
+    children = container.children.values()
+    return container.type[0] == "<" or any(map(has_custom_types, children))
 
 
 def comes_back_or_is_refused(tree, folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    tree = with_keys(tree)
     try:
         storage.save(folder / "x", tree)
     except Refused:
@@ -460,8 +471,8 @@ def comes_back_or_is_refused(tree, folder):
         return
     like = ... if tree is None else tree
     assert same(storage.load(folder / "x", like=like), tree)
-    if custom_types(tree):
-        with pytest.raises(Mismatch, match="which `like` has to show"):
+    if has_custom_types(tree):
+        with pytest.raises(Mismatch, match="which needs an example"):
             storage.load(folder / "x")
     else:
         assert same(storage.load(folder / "x"), tree)
@@ -476,13 +487,13 @@ SETTINGS = {
 
 
 @settings(max_examples=30, **SETTINGS)
-@given(tree=TREES)
+@given(tree=RANDOM_TREES)
 def test_random_trees_come_back_exactly_or_are_refused(tree, tmp_path_factory):
     comes_back_or_is_refused(tree, tmp_path_factory.getbasetemp() / "trees")
 
 
 @pytest.mark.long
 @settings(max_examples=500, **SETTINGS)
-@given(tree=TREES)
+@given(tree=RANDOM_TREES)
 def test_500_random_trees_come_back_exactly_or_are_refused(tree, tmp_path_factory):
     comes_back_or_is_refused(tree, tmp_path_factory.getbasetemp() / "trees")

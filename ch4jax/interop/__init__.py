@@ -1,14 +1,8 @@
 """Parameters to and from PyTorch, NNX and safetensors."""
 
 from ch4jax.interop._export import export, load_exported
-from ch4jax.interop._torch import (
-    from_torch,
-    linen_to_nnx,
-    load_torch,
-    nnx_to_linen,
-    save_torch,
-    to_torch,
-)
+from ch4jax.interop._nnx import linen_to_nnx, nnx_to_linen
+from ch4jax.interop._torch import from_torch, load_torch, save_torch, to_torch
 
 __all__ = [
     "export",

@@ -1,7 +1,8 @@
-"""Parameters for others to read: safetensors, a configuration and a model card."""
+"""Parameters for other programs: safetensors, a configuration and a model card."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,14 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import PyTree
 
-from ch4jax.errors import Damaged, Mismatch, Refused
-from ch4jax.storage import _manifest as manifest
-from ch4jax.storage import atomic
+import ch4jax.storage.atomic as atomic
+from ch4jax.errors import Refused
+from ch4jax.storage._leaves import NATIVE, digest
+from ch4jax.storage._manifest import Manifest, Node, encode
+from ch4jax.storage._trees import read, seal
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-DTYPES = {
-    *("bool", "bfloat16", "float16", "float32", "float64"),
-    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-}
+DTYPES = {*NATIVE, "bfloat16"} - {"complex64", "complex128"}
 
 
 def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> None:
@@ -25,111 +25,107 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
 
     Args:
       directory: an earlier export there is replaced.
-      params: as `storage.save` takes it. The tensor of a leaf is called after its
-        keys, joined by dots.
-      config: what JSON can hold; tuples come back as lists.
+      params: any tree that `storage.save` takes. The keys of a leaf, joined by dots,
+        are the name of its tensor.
+      config: anything that JSON can hold; tuples come back as lists.
 
     Raises:
-      Refused: if the parameters or `config` could not be brought back, or if there is
-        something else at `directory`; nothing was written.
+      Refused: if the parameters or `config` could not be restored, or if `directory`
+        exists and is not an export; nothing was written.
     """
     directory = Path(directory).resolve()
     if directory.exists() and not (directory / CONFIG).is_file():
-        raise Refused(f"{directory} is there already, and is not an export")
-    content, arrays = manifest.describe(params)
-    names = _names(content)
-    for n in arrays:
-        record = content["leaves"][int(n)]
-        record["tensor"] = names[int(n)]
+        raise Refused(f"{directory} exists, and is not an export")
+    manifest, arrays = encode(params)
+    records = manifest["leaves"]
+    tensors: dict[str, np.ndarray] = {}
+    names: dict[str, int] = {}
+    for n, name in _names(manifest["tree"]):
+        record = records[n]
+        if (first := names.setdefault(name, n)) != n:
+            both = f"{records[first]['path']} and {record['path']}"
+            raise Refused(f"{both} would both be called {name}")
+        if str(n) not in arrays:
+            continue
         if record["kind"] != "key" and record["dtype"] not in DTYPES:
-            raise Refused(
-                f"{record['path']} is {record['dtype']}, which safetensors has not"
-            )
-    tensors = {names[int(n)]: np.ascontiguousarray(a) for n, a in arrays.items()}
+            dtype = record["dtype"]
+            raise Refused(f"{record['path']} is {dtype}, which safetensors lacks")
+        record["tensor"] = name
+        tensors[name] = np.ascontiguousarray(arrays[str(n)])
     model = safetensors.numpy.save(tensors)
-    content |= {"config": dict(config), "files": {MODEL: atomic.digest(model)}}
-    sealed, card = manifest.seal(content), _card(directory.name, content)
+    manifest |= {"config": dict(config), "files": {MODEL: digest(model)}}
+    config_text = seal(manifest)
     with atomic.replacing(directory) as part:
         (part / MODEL).write_bytes(model)
-        (part / CONFIG).write_text(sealed)
-        (part / CARD).write_text(card, encoding="utf-8")
+        (part / CONFIG).write_text(config_text)
+        (part / CARD).write_text(_card(directory.name, manifest), encoding="utf-8")
 
 
 def load_exported(
     directory: str | Path, like: PyTree = None
 ) -> tuple[PyTree, dict[str, Any]]:
-    """Return the parameters and the configuration that `export` was given.
+    """Return the parameters and the configuration that were exported.
 
     Args:
-      directory: as `export` took it.
-      like: as `storage.load` takes it.
+      directory: the same as for `export`.
+      like: see `storage.load`.
 
     Raises:
       Damaged: if a bit of either has changed.
       Mismatch: if the parameters are not like `like`; names the leaves.
     """
     path = Path(directory).resolve()
-    folder = atomic.find(path)
-    like = ... if like is None else like
-    try:
-        content = manifest.unseal(folder / CONFIG)
-        manifest.check_like(content, like)
-        if atomic.digest(atomic.read(folder / MODEL)) != content["files"][MODEL]:
-            raise Damaged(f"{MODEL} has the wrong SHA-256")
-        tensors = safetensors.numpy.load_file(folder / MODEL)
-        arrays = {
-            str(n): tensors[record["tensor"]]
-            for n, record in enumerate(content["leaves"])
-            if "tensor" in record
-        }
-        return manifest.rebuild(content, arrays, like), content["config"]
-    except (Damaged, Mismatch) as error:
-        raise type(error)(f"{path}: {error}") from None
+    params, manifest = read(path, like, CONFIG, _tensors)
+    return params, manifest["config"]
 
 
-def _names(content: dict[str, Any]) -> dict[int, str]:
-    names: dict[int, str] = {}
-
-    def walk(node: Any, name: str) -> None:
-        if isinstance(node, int):
-            names[node] = name.lstrip(".") or "params"
-            return
-        for key, child in zip(node["keys"], node["children"], strict=True):
-            walk(child, f"{name}.{str(key).lstrip('.')}")
-
-    walk(content["tree"], "")
-    by_name = {name: n for n, name in names.items()}
-    for n, name in names.items():
-        if (other := by_name[name]) != n:
-            paths = [content["leaves"][i]["path"] for i in (n, other)]
-            raise Refused(f"{paths[0]} and {paths[1]} would both be called {name}")
-    return names
+def _tensors(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    tensors = safetensors.numpy.load_file(folder / MODEL)
+    return {
+        str(n): tensors[record["tensor"]]
+        for n, record in enumerate(manifest["leaves"])
+        if "tensor" in record
+    }
 
 
-def _card(title: str, content: dict[str, Any]) -> str:
-    records = [record for record in content["leaves"] if "tensor" in record]
-    count = sum(int(np.prod(record["shape"])) for record in records)
-    rows = [
+def _names(node: Node, name: str = "") -> Iterator[tuple[int, str]]:
+    """Yield the number and the dotted name of each leaf."""
+    if isinstance(node, int):
+        yield node, name.lstrip(".") or "params"
+        return
+    for key, child in zip(node["keys"], node["children"], strict=True):
+        yield from _names(child, f"{name}.{str(key).lstrip('.')}")
+
+
+def _card(title: str, manifest: Manifest) -> str:
+    records = [record for record in manifest["leaves"] if "tensor" in record]
+    count = sum(math.prod(record["shape"]) for record in records)
+    rows = "\n".join(
         f"| `{record['tensor']}` | {record['dtype']} | {tuple(record['shape'])} |"
         for record in records
-    ]
-    versions = ", ".join(f"{name} {v}" for name, v in content["versions"].items())
-    return "\n".join(
-        [
-            f"# {title}\n",
-            f"{count:,} parameters in `{MODEL}`; `{CONFIG}` holds the configuration,",
-            "the form of the tree, and the SHA-256 of the model and of each tensor.\n",
-            "```python",
-            "from ch4jax.export import load_exported",
-            f'params, config = load_exported("{title}")',
-            "```\n",
-            "| tensor | dtype | shape |",
-            "| --- | --- | --- |",
-            *rows,
-            "\nConfiguration:\n",
-            "```json",
-            json.dumps(content["config"], indent=2),
-            "```\n",
-            f"Written with {versions}.\n",
-        ]
     )
+    versions = ", ".join(f"{name} {v}" for name, v in manifest["versions"].items())
+    return f"""\
+# {title}
+
+{count:,} parameters in `{MODEL}`; `{CONFIG}` holds the configuration,
+the structure of the tree, and the SHA-256 of the model and of each tensor.
+
+```python
+from ch4jax.interop import load_exported
+
+params, config = load_exported("{title}")
+```
+
+| tensor | dtype | shape |
+| --- | --- | --- |
+{rows}
+
+Configuration:
+
+```json
+{json.dumps(manifest["config"], indent=2)}
+```
+
+Written with {versions}.
+"""

@@ -1,62 +1,63 @@
-"""Parameters of PyTorch and of NNX to and from Linen's, and other trees of arrays.
+"""Parameters of PyTorch to and from trees of arrays.
 
-`torch_names` says which tensor is which leaf. PyTorch is imported by what needs it.
+`_torch_names` pairs tensors with leaves. PyTorch is optional: each function here that
+needs it imports it.
 """
 
 import io
+import pickle
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
-from flax.nnx.bridge import variables as bridge
+import safetensors
 from jaxtyping import PyTree
 
+import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.interop._torch_names import Shape, Slot, pair, slots_of
-from ch4jax.storage import atomic
-from ch4jax.storage._leaves import DTYPES, raw_bytes
+from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
 
-_DTYPES = {  # by a name that both have; PyTorch has others in name alone
-    name: dtype
-    for name, dtype in DTYPES.items()
-    if dtype.isbuiltin == 1 or name == "bfloat16"
-}
+if TYPE_CHECKING:
+    import torch
+
+StateDict = Mapping[str, "torch.Tensor"]
+
+_DTYPES = {name: DTYPES[name] for name in (*NATIVE, "bfloat16")}  # PyTorch has them
+_DAMAGE = (RuntimeError, EOFError, IndexError, pickle.UnpicklingError)
 _GLOBAL = r"unsupported global:?(?: global)? ([\w.]+)"
 
 
 def from_torch(
-    state_dict: Mapping[str, Any],
-    like: PyTree,
-    *,
-    names: Mapping[str, str] | None = None,
+    state_dict: StateDict, like: PyTree, *, names: Mapping[str, str] | None = None
 ) -> PyTree:
-    """Return a tree of JAX arrays that holds what a `state_dict` holds.
+    """Return a tree of JAX arrays with the values of a `state_dict`.
 
     Args:
       state_dict: tensors by name; they are copied and keep their dtypes. A shared
         layer has several names for one leaf.
-      like: of the form and the shapes that are wanted, as `init` returns it, or
-        `jax.eval_shape` of that.
-      names: from the start of a name in `state_dict` to the path that stands there
-        instead, without its collection: `{"2": "shared", "4": "shared"}`.
+      like: a tree with the structure and the shapes that you want, from `init` or from
+        `jax.eval_shape` of it.
+      names: maps the start of a name in `state_dict` to the path that replaces it,
+        without its collection: `{"2": "shared", "4": "shared"}`.
 
     Raises:
-      Mismatch: a line for each entry that is missing, or more, or of another shape;
-        or a tensor that would not keep its dtype, or two values for one leaf.
+      Mismatch: if an entry is missing, unexpected or of another shape, one line for
+        each; if a tensor would not keep its dtype; if one leaf gets two values.
     """
     tensors, slots = _tensors(state_dict, "the state_dict"), slots_of(like)
     arrays: dict[Slot, tuple[str, np.ndarray]] = {}
     for name, slot in pair(_shapes(tensors), slots, names or {}).items():
         array = _to_numpy(tensors[name], name)
         first, kept = arrays.setdefault(slot, (name, array))
-        if kept is not array and _bits(kept) != _bits(array):
+        if kept.dtype != array.dtype or kept.tobytes() != array.tobytes():
             raise Mismatch(f"{first} and {name} are one {slot.path}, but not equal")
     layers: dict[int, list[np.ndarray]] = defaultdict(list)
     for slot in slots.values():
@@ -66,7 +67,7 @@ def from_torch(
         if array.dtype != (dtype := layers[slot.leaf][0].dtype):
             raise Mismatch(f"{name} is {array.dtype}, and other layers are {dtype}")
     leaves, treedef = jax.tree.flatten(like)
-    stacks = [  # copies, which do not change where PyTorch works in place
+    stacks = [  # copies, so that they do not change when PyTorch works in place
         np.stack(layers[n]).reshape(leaf.shape)
         if n in layers
         else np.zeros(leaf.shape, leaf.dtype)
@@ -76,27 +77,24 @@ def from_torch(
 
 
 def to_torch(
-    params: PyTree,
-    like: Mapping[str, Any],
-    *,
-    names: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return the `state_dict` that holds what a tree of arrays holds.
+    params: PyTree, like: StateDict, *, names: Mapping[str, str] | None = None
+) -> dict[str, "torch.Tensor"]:
+    """Return a `state_dict` with the values of a tree of arrays.
 
     Args:
       params: its leaves are copied and keep their dtypes.
-      like: the `state_dict` of the module that is to have them; its names and shapes
-        count. Names that stand for one leaf get one tensor.
-      names: as `from_torch` takes it.
+      like: the `state_dict` of the module that you want to load them into; only its
+        names and shapes matter. Names that share one leaf get one tensor.
+      names: see `from_torch`.
 
     Raises:
-      Mismatch: as `from_torch` does.
+      Mismatch: see `from_torch`.
     """
     leaves = jax.tree.leaves(params)
     pairs = pair(_shapes(_tensors(like, "`like`")), slots_of(params), names or {})
 
     @cache
-    def tensor(slot: Slot) -> Any:
+    def tensor(slot: Slot) -> "torch.Tensor":
         array = np.asarray(leaves[slot.leaf])
         array = array if slot.layer is None else array[slot.layer]
         array = array.T if slot.transposed else array
@@ -105,43 +103,43 @@ def to_torch(
     return {name: tensor(slot) for name, slot in pairs.items()}
 
 
-def load_torch(path: str | Path) -> Mapping[str, Any]:
+def load_torch(path: str | Path) -> StateDict:
     """Return the tensors, by name, of a .pt, .pth or .safetensors file.
 
     Raises:
       Damaged: if the file cannot be read.
-      Mismatch: if it holds something else, such as code, which is never run.
-      ValueError: if its suffix is none of these.
+      Mismatch: if it holds anything else, such as code, which is never run.
+      ValueError: if it has another suffix.
     """
     torch, path = _torch(), Path(path)
-    safe = _is_safetensors(path)
+    is_safetensors = _is_safetensors(path)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from None
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
     try:
-        if safe:
+        if is_safetensors:
             from safetensors.torch import load
 
             loaded = load(content)
         else:
             file = io.BytesIO(content)
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are damaged raise almost anything
+    except (safetensors.SafetensorError, *_DAMAGE) as error:
         if found := re.search(_GLOBAL, str(error), re.I):
-            raise Mismatch(f"{path} holds {found[1]}: expected only tensors") from None
-        raise Damaged(f"{path} does not hold whole tensors by name") from None
+            raise Mismatch(f"{path} holds {found[1]}: expected only tensors") from error
+        raise Damaged(f"{path} does not hold whole tensors by name") from error
     return _tensors(loaded, str(path))
 
 
-def save_torch(path: str | Path, state_dict: Mapping[str, Any]) -> None:
+def save_torch(path: str | Path, state_dict: StateDict) -> None:
     """Write tensors to a .pt, .pth or .safetensors file, all or nothing.
 
     Raises:
       Mismatch: if an entry is not a tensor.
-      Refused: if entries share memory, as a shared layer's do, and the file is to be
-        .safetensors, which cannot tell.
-      ValueError: if the suffix is none of these.
+      Refused: if entries share memory, as those of a shared layer do, and the file is
+        .safetensors, which cannot express that.
+      ValueError: if it has another suffix.
     """
     torch, path = _torch(), Path(path)
     tensors = _tensors(state_dict, "the state_dict")
@@ -166,32 +164,12 @@ def save_torch(path: str | Path, state_dict: Mapping[str, Any]) -> None:
         part.write_bytes(content)
 
 
-def linen_to_nnx(module: linen.Module, variables: Mapping[str, Any]) -> nnx.Module:
-    """Return an NNX module that computes what the Linen module does.
-
-    Its `params` are `nnx.Param`; any other collection is a Variable of its own type,
-    which `nnx.grad` and optimisers leave alone. An NNX module with the same names, not
-    a wrapper, takes the values from `nnx.update(its, variables["params"])`.
-    """
-    wrapped = nnx.bridge.ToNNX(module)
-    for name, value in bridge.linen_vars_to_nnx_attrs(variables).items():
-        setattr(wrapped, name, value)
-    return wrapped
-
-
-def nnx_to_linen(module: nnx.Module) -> dict[str, Any]:
-    """Return the variables of an NNX module by collection, as Linen has them."""
-    state = nnx.state(module, nnx.Not(nnx.RngState))
-    return bridge.nnx_attrs_to_linen_vars(dict(state))
-
-
-def _torch() -> Any:
+def _torch() -> ModuleType:
     try:
         import torch
-    except ModuleNotFoundError:
-        raise ImportError(
-            'this takes PyTorch: pip install "ch4jax[torch]"', name="torch"
-        ) from None
+    except ModuleNotFoundError as error:
+        message = 'this needs PyTorch: pip install "ch4jax[torch]"'
+        raise ImportError(message, name="torch") from error
     return torch
 
 
@@ -201,7 +179,7 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _tensors(state_dict: Any, where: str) -> Mapping[str, Any]:
+def _tensors(state_dict: Any, where: str) -> StateDict:
     torch = _torch()
     if not isinstance(state_dict, Mapping):
         kind = type(state_dict).__name__
@@ -217,32 +195,28 @@ def _tensors(state_dict: Any, where: str) -> Mapping[str, Any]:
     return state_dict
 
 
-def _shapes(tensors: Mapping[str, Any]) -> dict[str, Shape]:
+def _shapes(tensors: StateDict) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _to_numpy(tensor: Any, name: str) -> np.ndarray:
+def _to_numpy(tensor: "torch.Tensor", name: str) -> np.ndarray:
     torch = _torch()
-    dtype = _exchanged(str(tensor.dtype).removeprefix("torch."), name)
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise Mismatch(f"{name} is {dtype}, which takes jax_enable_x64 to be kept")
+    dtype = _shared_dtype(str(tensor.dtype).removeprefix("torch."), name)
+    if needs_x64(dtype):
+        raise Mismatch(f"{name} is {dtype}, which needs jax_enable_x64")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().view(dtype).reshape(tensor.shape)
 
 
-def _to_tensor(array: np.ndarray, path: str) -> Any:
+def _to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":
     torch = _torch()
-    dtype = _exchanged(array.dtype.name, path)
+    dtype = _shared_dtype(array.dtype.name, path)
     tensor = torch.empty(array.shape, dtype=getattr(torch, dtype.name))
     tensor.reshape(-1).view(torch.uint8).numpy()[:] = raw_bytes(array)
     return tensor
 
 
-def _exchanged(dtype: str, name: str) -> np.dtype:
+def _shared_dtype(dtype: str, name: str) -> np.dtype:
     if dtype not in _DTYPES:
         raise Mismatch(f"{name} is {dtype}: expected a dtype of NumPy's, or bfloat16")
     return _DTYPES[dtype]
-
-
-def _bits(array: np.ndarray) -> tuple[np.dtype, bytes]:
-    return array.dtype, array.tobytes()

@@ -1,5 +1,6 @@
-"""Saving and restoring (D2L 6.5): what is loaded is what was saved, or an error."""
+"""Save and restore trees of arrays (D2L 6.5): you get what you saved, or an error."""
 
-from ch4jax.storage._folders import Checkpoints, load, save
+from ch4jax.storage._checkpoints import Checkpoints
+from ch4jax.storage._trees import load, save
 
 __all__ = ["Checkpoints", "load", "save"]

@@ -1,4 +1,4 @@
-"""One leaf of a tree told in JSON, and made again from that and its bytes."""
+"""A leaf of a tree as a JSON record and its bytes, and back."""
 
 import hashlib
 import struct
@@ -11,13 +11,17 @@ import ml_dtypes
 import numpy as np
 from jax.core import Tracer
 
-from ch4jax.errors import Damaged, Refused
+from ch4jax.errors import Damaged, Mismatch, Refused
 
-_TYPES = (
+# A record has `path` and `kind`. A Python value adds its `value` as text; an array adds
+# `dtype`, `shape` and `sha256`; random keys add `impl` and `words` (uint32s a key) too.
+Record = dict[str, Any]
+
+NATIVE = (  # NumPy's own
     *("bool", "float16", "float32", "float64", "complex64", "complex128"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
-DTYPES = {name: np.dtype(name) for name in _TYPES} | {
+DTYPES = {name: np.dtype(name) for name in NATIVE} | {
     np.dtype(scalar).name: np.dtype(scalar)
     for scalar in vars(ml_dtypes).values()
     if isinstance(scalar, type) and issubclass(scalar, np.generic)
@@ -39,85 +43,55 @@ FROM_TEXT: dict[str, Callable[[str], Any]] = {
 }
 
 
-def describe(leaf: Any, path: str) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Return what JSON is to hold of a leaf, and its array if it has one.
+def encode(leaf: Any, path: str) -> tuple[Record, np.ndarray | None]:
+    """Return the record of a leaf, and its array if it has one.
 
     Raises:
-      Refused: if it could not be brought back as it is.
+      Refused: if the leaf could not be restored exactly.
     """
     if type(leaf) in TO_TEXT:
         kind = type(leaf)
         return {"path": path, "kind": kind.__name__, "value": TO_TEXT[kind](leaf)}, None
-    if isinstance(leaf, Tracer):
-        raise Refused(f"{path} is being traced: save outside of jit, vmap and grad")
-    if isinstance(leaf, jax.Array):
-        if leaf.is_deleted():
-            raise Refused(f"{path} was deleted; was it donated to a function?")
-        if not leaf.is_fully_addressable:
-            raise Refused(f"{path} is spread over several processes: gather it first")
-        kind = "jax"
-    elif isinstance(leaf, np.generic):
-        kind = "numpy scalar"
-    elif type(leaf) is np.ndarray:
-        kind = "numpy"
-    else:
+    kind = _kind(leaf)
+    if kind is None:
         raise Refused(
             f"{path} is a {type(leaf).__name__}: expected an array, or a bool, int, "
             "float, complex, str or None"
         )
+    if isinstance(leaf, Tracer):
+        raise Refused(f"{path} is being traced: save outside of jit, vmap and grad")
+    if kind == "jax" and leaf.is_deleted():
+        raise Refused(f"{path} was deleted; was it donated to a function?")
+    if kind == "jax" and not leaf.is_fully_addressable:
+        raise Refused(f"{path} is spread over several processes: gather it first")
     record = {"path": path, "kind": kind, "dtype": str(leaf.dtype), "shape": leaf.shape}
-    if _is_key(leaf):
-        keys: Any = leaf
-        impl = jax.random.key_impl(keys)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(leaf)
         if not isinstance(impl, str):
-            raise Refused(f"{path} is a key of {impl}, which goes by no name")
-        leaf = jax.random.key_data(keys)
+            raise Refused(f"{path} is a key of {impl}, an implementation without name")
+        leaf = jax.random.key_data(leaf)
         record |= {"kind": "key", "impl": impl, "words": leaf.shape[-1]}
     elif DTYPES.get(leaf.dtype.name) != leaf.dtype:
         raise Refused(f"{path} has the dtype {leaf.dtype}, which JAX does not have")
     array = np.asarray(leaf)
-    return {**record, "sha256": digest(array)}, array
+    return {**record, "sha256": digest(raw_bytes(array).data)}, array
 
 
-def mismatch(record: dict[str, Any], like: Any) -> str | None:
-    """Return what keeps the leaf from taking the place of `like`, None if nothing."""
-    saved = spec(record)
-    if like is not ... and spec(like) != saved:
-        return f"{saved} was saved, expected {spec(like)}"
-    if _becomes_jax(record, like):
-        dtype = DTYPES[record["dtype"]]
-        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-            return f"{saved} takes jax_enable_x64 to be an array of JAX's"
-    return None
+def decode(record: Record, array: np.ndarray | None, like: Any) -> Any:
+    """Return the leaf that `encode` described, from the bytes of `array`.
 
-
-def spec(leaf: Any) -> str:
-    """Return type or dtype and shape, `float32[3,4]`, of a leaf or of its record."""
-    if isinstance(leaf, dict):
-        if "value" in leaf:
-            return leaf["kind"]
-        return f"{leaf['dtype']}[{','.join(map(str, leaf['shape']))}]"
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return type(leaf).__name__
-
-
-def make(record: dict[str, Any], array: np.ndarray | None, like: Any) -> Any:
-    """Return the leaf, of the kind and on the devices of `like`.
-
-    Args:
-      record: what `describe` returned.
-      array: what `describe` returned; its bytes count, not its dtype and shape.
-      like: a leaf that `mismatch` has nothing against, or `...` for the saved kind.
+    It has the kind and the devices of `like`, a leaf with the same `spec`, or those
+    that were saved if `like` is `...`.
 
     Raises:
       Damaged: if the bytes are not those that were saved.
+      Mismatch: if JAX, as it is configured now, would narrow the dtype.
     """
     if "value" in record:
         return FROM_TEXT[record["kind"]](record["value"])
-    if array is None:  # there are no bytes of one without entries
+    if array is None:  # an array without entries has no bytes on disk
         array = np.empty(0, np.uint8)
-    if digest(array) != record["sha256"]:
+    if digest(raw_bytes(array).data) != record["sha256"]:
         raise Damaged(f"the leaf {record['path']} has the wrong SHA-256")
     sharding = None
     if isinstance(like, jax.ShapeDtypeStruct) or getattr(like, "committed", False):
@@ -128,28 +102,43 @@ def make(record: dict[str, Any], array: np.ndarray | None, like: Any) -> Any:
         keys = jax.random.wrap_key_data(jnp.asarray(data), impl=record["impl"])
         return keys if sharding is None else jax.device_put(keys, sharding)
     array = array.view(DTYPES[record["dtype"]]).reshape(shape)
-    if _becomes_jax(record, like):
+    kind = record["kind"] if like is ... else _kind(like)
+    if kind == "jax" or isinstance(like, jax.ShapeDtypeStruct):
+        if needs_x64(array.dtype):
+            raise Mismatch(f"{record['path']}: {spec(record)} needs jax_enable_x64")
         return jax.device_put(array, sharding)
-    kind = record["kind"] if like is ... else type(like)
-    return array if kind in ("numpy", np.ndarray) else array[()]
+    return array if kind == "numpy" else array[()]
+
+
+def spec(leaf: Any) -> str:
+    """Return type or dtype and shape, `float32[3,4]`, of a leaf or of its record."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
+        leaf = {"dtype": leaf.dtype, "shape": leaf.shape}
+    if not isinstance(leaf, dict):
+        return type(leaf).__name__
+    if "value" in leaf:
+        return leaf["kind"]
+    return f"{leaf['dtype']}[{','.join(map(str, leaf['shape']))}]"
+
+
+def needs_x64(dtype: np.dtype) -> bool:
+    """Return whether JAX, as it is configured now, would narrow arrays of `dtype`."""
+    return jax.dtypes.canonicalize_dtype(dtype) != dtype
 
 
 def raw_bytes(array: np.ndarray) -> np.ndarray:
-    """Return the bytes of `array` in C order, one axis."""
+    """Return the bytes of `array` in C order, as one axis."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def digest(array: np.ndarray) -> str:
-    """Return the SHA-256 of the bytes of `array` in C order."""
-    return hashlib.sha256(raw_bytes(array).data).hexdigest()
+def digest(content: bytes | memoryview) -> str:
+    """Return the SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _becomes_jax(record: dict[str, Any], like: Any) -> bool:
-    if like is ...:
-        return record["kind"] == "jax"
-    is_jax = isinstance(like, jax.Array | jax.ShapeDtypeStruct)
-    return is_jax and not _is_key(like)
+def _kind(leaf: Any) -> str | None:
+    if isinstance(leaf, jax.Array):
+        return "jax"
+    if isinstance(leaf, np.generic):
+        return "numpy scalar"
+    return "numpy" if type(leaf) is np.ndarray else None

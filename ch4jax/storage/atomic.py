@@ -1,23 +1,20 @@
-"""Files and folders that are there as a whole or not at all, whoever is killed."""
+"""Files and folders that are replaced atomically: a killed writer leaves no half."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ch4jax.errors import Damaged
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Lend an empty folder that takes the place of `path` when the block ends well.
+    """Yield an empty folder, which replaces the folder `path` if the block succeeds.
 
-    A writer that is killed leaves the old folder or the new one, and `find` knows
-    where; one that fails leaves the old one.
+    A writer that fails leaves the old folder. One that is killed leaves the old folder
+    or the new one, and `find` knows where.
     """
-    part, old = sibling(path, "part"), sibling(path, "old")
+    part, old = _sibling(path, "part"), _sibling(path, "old")
     _put_back(old, path)
     for left in (part, old):
         if left.exists():
@@ -42,11 +39,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Lend a name for a file that takes the place of `path` when the block ends well.
+    """Yield a name for a file, which replaces the file `path` if the block succeeds.
 
-    A writer that is killed, or fails, leaves what was there.
+    A writer that fails, or is killed, leaves what was there.
     """
-    part = sibling(path, "part")
+    part = _sibling(path, "part")
     try:
         yield part
         _sync(part)
@@ -57,44 +54,26 @@ def writing(path: Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Remove the folder `path`; a killed process leaves none of it under its name."""
-    gone = sibling(path, "gone")
+    gone = _sibling(path, "gone")
     os.rename(path, gone)
     shutil.rmtree(gone)
 
 
 def clear(folder: Path) -> None:
-    """Remove from `folder` what killed writers and removers left there."""
+    """Remove from `folder` what killed processes left in the middle of their work."""
     for suffix in ("part", "gone"):
         for left in folder.glob(f".*.{suffix}"):
             shutil.rmtree(left)
 
 
 def find(path: Path) -> Path:
-    """Return where `path` is: under another name if its writer was killed just then."""
-    old = sibling(path, "old")
+    """Return the folder `path`, or its old version if the rename was interrupted."""
+    old = _sibling(path, "old")
     return old if old.exists() and not path.exists() else path
 
 
-def sibling(path: Path, suffix: str) -> Path:
-    """Return the hidden name beside `path` for what it is to be, or was."""
+def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(f".{path.name}.{suffix}")
-
-
-def read(path: Path) -> bytes:
-    """Return the bytes of a file.
-
-    Raises:
-      Damaged: if it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from None
-
-
-def digest(content: bytes) -> str:
-    """Return the SHA-256 of the bytes of a file."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def _put_back(old: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Parameters to PyTorch and back, to the bit, and all that may not fit."""
+"""Parameters to PyTorch and back, exactly, and everything that may not fit."""
 
 import os
 import pickle
@@ -10,15 +10,13 @@ import pytest
 import torch
 from parity.carry import carry
 from parity.test_modules import TWINS
-from support import relative_difference
-from test_modules import EXAMPLES, apply, inputs, variables
+from test_modules import EXAMPLES, variables
 
 from ch4jax import deep_mlp, dropout, house_prices, weight_decay
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
-from ch4jax.storage import atomic
-from ch4jax.storage._leaves import DTYPES
+from ch4jax.storage._leaves import DTYPES, NATIVE
 from experiments.pytorch import twins
 
 
@@ -33,28 +31,8 @@ def tensor_bits(state_dict):
     }
 
 
-def check_both_ways(params, twin):
-    """Assert that both go to the other's form and come back as they were."""
-    names = getattr(twin, "names", None)
-    theirs = twin.state_dict()
-    ours = from_torch(theirs, params, names=names)
-    assert jax.tree.structure(ours) == jax.tree.structure(params)
-    assert tensor_bits(to_torch(ours, theirs, names=names)) == tensor_bits(theirs)
-    carry(params, twin)
-    assert bits(from_torch(twin.state_dict(), params, names=names)) == bits(params)
-
-
-@pytest.mark.parametrize("module", TWINS, ids=lambda module: module.__name__)
-def test_every_module_goes_there_and_back_and_computes_the_same(module):
-    example, twin = EXAMPLES[module], TWINS[module]()
-    ours, x = variables(example), inputs(example)
-    check_both_ways(ours, twin)
-    y = apply(example.module, ours, x)
-    assert relative_difference(y, twin(torch.tensor(np.asarray(x))).detach()) <= 1e-6
-
-
 def drawn(init, *sizes):
-    """Return what `init` makes of the sizes, with other numbers, and uncompiled."""
+    """Return a tree with the shapes of `init`, and numbers that compile nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: init(*sizes, key=key), jax.random.key(0))
     return jax.tree.map(
@@ -67,7 +45,13 @@ def deep(depth):
     return params, twins.DeepMLP(6, 5, depth, 3, torch.relu)
 
 
-TREES = {
+PAIRS = {
+    module.__name__: lambda module=module: (
+        variables(EXAMPLES[module]),
+        TWINS[module](),
+    )
+    for module in TWINS
+} | {
     "the list of init_mlp": lambda: (
         drawn(dropout.init_mlp, (12, 16, 8, 10)),
         twins.perceptron((16, 8), num_inputs=12),
@@ -85,13 +69,26 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_trees_from_scratch_go_there_and_back(name):
-    check_both_ways(*TREES[name]())
+@pytest.mark.parametrize("name", PAIRS)
+def test_parameters_go_to_pytorch_and_back_exactly(name):
+    params, twin = PAIRS[name]()
+    names = getattr(twin, "names", None)
+    theirs = twin.state_dict()
+    ours = from_torch(theirs, params, names=names)
+    assert jax.tree.structure(ours) == jax.tree.structure(params)
+    assert tensor_bits(to_torch(ours, theirs, names=names)) == tensor_bits(theirs)
+    carry(params, twin)
+    assert bits(from_torch(twin.state_dict(), params, names=names)) == bits(params)
+
+
+def test_w_is_in_by_out_as_the_kernel_is():
+    net = torch.nn.Linear(3, 2)
+    ours = from_torch(net.state_dict(), {"w": np.zeros((3, 2)), "b": np.zeros(2)})
+    np.testing.assert_array_equal(ours["w"], net.weight.detach().T)
 
 
 @pytest.mark.parametrize("form", ["Dense_", "layers_", "list"])
-def test_the_tenth_layer_comes_after_the_ninth_in_whatever_order_they_are_told(form):
+def test_the_tenth_layer_comes_after_the_ninth_in_any_order_of_entries(form):
     net = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(12)))
     one = {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}
     like = [one] * 12 if form == "list" else {f"{form}{i}": one for i in range(12)}
@@ -102,11 +99,9 @@ def test_the_tenth_layer_comes_after_the_ninth_in_whatever_order_they_are_told(f
         np.testing.assert_array_equal(ours["kernel"], layer.weight.detach().T)
 
 
-@pytest.mark.parametrize(
-    "dtype", [*(t for t in DTYPES if np.dtype(t).isbuiltin == 1), "bfloat16"]
-)
+@pytest.mark.parametrize("dtype", [*NATIVE, "bfloat16"])
 def test_every_dtype_that_both_have_keeps_every_bit(dtype, x64):
-    """Among random bytes there are numbers that are none, of every kind."""
+    """Random bytes hold NaNs of every kind."""
     size = DTYPES[dtype].itemsize
     raw = np.random.default_rng(0).integers(0, 256, (6 * size,), np.uint8)
     raw = raw % 2 if dtype == "bool" else raw
@@ -118,45 +113,24 @@ def test_every_dtype_that_both_have_keeps_every_bit(dtype, x64):
     assert tensor_bits(to_torch(ours, {"x": tensor})) == tensor_bits({"x": tensor})
 
 
-def test_a_view_is_carried_as_what_it_shows():
-    every_other = {"x": torch.arange(6.0)[::2]}
-    np.testing.assert_array_equal(
-        from_torch(every_other, {"x": np.zeros(3)})["x"], [0, 2, 4]
-    )
-
-
-def test_w_is_in_by_out_as_the_kernel_is():
-    x, w = np.ones((1, 3)), np.arange(9.0).reshape(3, 3)
-    params = {"w": jnp.asarray(w, jnp.float32), "b": jnp.zeros(3)}
-    net = carry(params, torch.nn.Linear(3, 3))
-    theirs = net(torch.ones(1, 3)).detach().numpy()
-    np.testing.assert_array_equal(theirs, x @ w)
-
-
-def test_a_dtype_that_would_be_narrowed_is_refused():
-    state_dict = torch.nn.Linear(2, 1).double().state_dict()
-    like = {"w": np.zeros(2), "b": np.zeros(())}
-    with pytest.raises(Mismatch, match=r"^weight is float64, which takes jax_enable_x"):
-        from_torch(state_dict, like)
-
-
-def test_a_dtype_that_the_other_side_lacks_is_refused():
+def test_a_dtype_that_would_change_is_refused():
+    with pytest.raises(Mismatch, match=r"^x is float64, which needs jax_enable_x64"):
+        from_torch({"x": torch.zeros(2).double()}, {"x": np.zeros(2)})
     with pytest.raises(Mismatch, match=r"^x is int4: expected a dtype of NumPy's"):
         to_torch({"x": jnp.zeros(2, jnp.int4)}, {"x": torch.zeros(2)})
     with pytest.raises(Mismatch, match=r"^x is float8_e5m2: expected a dtype of "):
         from_torch({"x": torch.zeros(2).to(torch.float8_e5m2)}, {"x": np.zeros(2)})
 
 
-def test_layers_that_are_stacked_need_one_dtype():
+def test_stacked_layers_need_one_dtype():
     params, twin = deep(4)
     twin.hidden[1].bfloat16()
-    with pytest.raises(
-        Mismatch, match=r"hidden.1.weight is bfloat16, and other layers"
-    ):
+    message = "hidden.1.weight is bfloat16, and other layers"
+    with pytest.raises(Mismatch, match=message):
         from_torch(twin.state_dict(), params)
 
 
-def test_what_pytorch_does_in_place_is_not_seen_on_the_other_side():
+def test_values_are_copied_so_work_in_place_does_not_reach_the_other_side():
     net = torch.nn.Linear(64, 64)
     like = {"kernel": np.zeros((64, 64)), "bias": np.zeros(64)}
     ours = from_torch(dict(net.named_parameters()), like)
@@ -171,28 +145,28 @@ def test_what_pytorch_does_in_place_is_not_seen_on_the_other_side():
     assert bits(ours) == before
 
 
-SHARED = {"shared": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}}
-AS_SHARED = {"0": "shared", "2": "shared"}
+def test_a_view_is_copied_as_the_values_that_it_shows():
+    every_other = {"x": torch.arange(6.0)[::2]}
+    ours = from_torch(every_other, {"x": np.zeros(3)})
+    np.testing.assert_array_equal(ours["x"], [0, 2, 4])
 
 
-def shared_net():
+def shared_state_dict():
     layer = torch.nn.Linear(2, 2)
-    return torch.nn.Sequential(layer, torch.nn.ReLU(), layer)
+    return torch.nn.Sequential(layer, torch.nn.ReLU(), layer).state_dict()
 
 
 def test_a_shared_layer_is_one_leaf_here_and_one_tensor_there():
-    state_dict = shared_net().state_dict()
-    ours = from_torch(state_dict, SHARED, names=AS_SHARED)
-    theirs = to_torch(ours, state_dict, names=AS_SHARED)
+    like = {"shared": {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}}
+    names = {"0": "shared", "2": "shared"}
+    given = shared_state_dict()
+    ours = from_torch(given, like, names=names)
+    theirs = to_torch(ours, given, names=names)
     assert theirs["0.weight"] is theirs["2.weight"]
-    assert tensor_bits(theirs) == tensor_bits(state_dict)
-
-
-def test_two_values_for_a_shared_layer_are_refused():
-    state_dict = shared_net().state_dict()
-    state_dict["2.weight"] = state_dict["2.weight"] * (1 + 2e-7)
+    assert tensor_bits(theirs) == tensor_bits(given)
+    given["2.weight"] = given["2.weight"] * (1 + 2e-7)
     with pytest.raises(Mismatch, match=r"^0.weight and 2.weight are one shared/kernel"):
-        from_torch(state_dict, SHARED, names=AS_SHARED)
+        from_torch(given, like, names=names)
 
 
 LIKE = {
@@ -204,36 +178,27 @@ LIKE = {
 
 
 def state_dict(*, without=(), **changed):
-    """Return what fits LIKE, but for what is changed; a name has `__` for its dot."""
+    """Return what fits LIKE, except for the changes; `__` in a name is its dot."""
     good = twins.MLP(4, 8, 1).state_dict()
     good |= {name.replace("__", "."): value for name, value in changed.items()}
     return {name: value for name, value in good.items() if name not in without}
 
 
 ERRORS = {
-    "a shape": (
-        state_dict(hidden__weight=torch.zeros(8, 5)),
-        {},
-        "hidden.weight (8, 5) does not fit params/hidden/kernel (4, 8)",
-    ),
     "not transposed": (
         state_dict(hidden__weight=torch.zeros(4, 8)),
-        {},
         "hidden.weight (4, 8) does not fit params/hidden/kernel (4, 8)",
     ),
     "missing": (
         state_dict(without=["out.bias"]),
-        {},
         "params/out/bias (1,) has no counterpart",
     ),
     "more": (
         state_dict(out__scale=torch.zeros(3)),
-        {},
         "out.scale (3,) has no counterpart",
     ),
     "renamed": (
         state_dict(without=["out.weight"], exit__weight=torch.zeros(1, 8)),
-        {},
         "exit.weight (1, 8) has no counterpart; "
         "params/out/kernel (8, 1) would fit: say so by `names`\n"
         "params/out/kernel (8, 1) has no counterpart; "
@@ -241,7 +206,6 @@ ERRORS = {
     ),
     "renamed and of another shape": (
         state_dict(without=["out.weight"], exit__weight=torch.zeros(1, 9)),
-        {},
         "exit.weight (1, 9) has no counterpart; closest: params/out/kernel (8, 1)\n"
         "params/out/kernel (8, 1) has no counterpart; closest: exit.weight (1, 9)",
     ),
@@ -249,7 +213,6 @@ ERRORS = {
         state_dict(
             without=["out.bias"], a__bias=torch.zeros(1), b__bias=torch.zeros(1)
         ),
-        {},
         "a.bias (1,) has no counterpart; "
         "params/out/bias (1,) would fit: say so by `names`\n"
         "b.bias (1,) has no counterpart; "
@@ -257,19 +220,12 @@ ERRORS = {
         "params/out/bias (1,) has no counterpart; "
         "a.bias and b.bias would fit: say which by `names`",
     ),
-    "names that speak of nothing": (
-        state_dict(),
-        {"exit": "out"},
-        "no tensor's name starts with 'exit', as `names` has it",
-    ),
     "an entry that is no tensor": (
         state_dict(epoch=3),
-        {},
         "epoch in the state_dict is a int: expected a tensor",
     ),
     "a lazy module": (
         torch.nn.LazyLinear(3).state_dict(),
-        {},
         "weight in the state_dict has no shape yet: run its module once",
     ),
 }
@@ -277,12 +233,12 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_what_does_not_fit_is_named_in_a_line(name):
-    given, names, message = ERRORS[name]
+    given, message = ERRORS[name]
     with pytest.raises(Mismatch) as error:
-        from_torch(given, LIKE, names=names)
+        from_torch(given, LIKE)
     assert str(error.value) == message
     with pytest.raises(Mismatch) as error:
-        to_torch(LIKE, given, names=names)
+        to_torch(LIKE, given)
     assert str(error.value) == message.replace("the state_dict", "`like`")
 
 
@@ -293,9 +249,11 @@ def test_names_decide_what_the_rules_leave_open():
     ours = from_torch(given, LIKE, names=names)
     assert all((leaf == 1).all() for leaf in jax.tree.leaves(ours))
     assert tensor_bits(to_torch(ours, given, names=names)) == tensor_bits(given)
+    with pytest.raises(Mismatch, match="no tensor's name starts with 'exit'"):
+        from_torch(given, LIKE, names={**names, "exit": "out"})
 
 
-def test_names_stand_for_whole_parts_and_the_longest_counts():
+def test_names_match_whole_parts_and_the_longest_match_counts():
     like = {name: {"scale": np.zeros(2)} for name in ("x", "y", "10")}
     given = {
         f"{start}.scale": torch.full((2,), float(n))
@@ -327,6 +285,9 @@ def test_a_kernel_that_is_not_that_of_a_dense_layer_is_refused():
         from_torch({}, {"Conv_0": {"kernel": np.zeros((3, 3, 2, 2))}})
 
 
+# Files
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 def test_a_file_gives_back_what_was_saved(suffix, tmp_path):
     tensors = twins.MLP(4, 8, 1).state_dict()
@@ -343,7 +304,7 @@ def test_a_file_gives_back_what_was_saved(suffix, tmp_path):
 
 
 def test_sharing_comes_back_from_pt_and_is_refused_for_safetensors(tmp_path):
-    tensors = shared_net().state_dict()
+    tensors = shared_state_dict()
     save_torch(tmp_path / "net.pt", tensors)
     loaded = load_torch(tmp_path / "net.pt")
     assert loaded["0.weight"].data_ptr() == loaded["2.weight"].data_ptr()
@@ -360,40 +321,26 @@ class Code:
         return os.mkdir, ("ran",)
 
 
-def one_line(error):
-    assert "\n" not in str(error.value)
-    assert error.value.__context__ is None or error.value.__suppress_context__
-    return str(error.value)
-
-
-def test_code_in_a_file_is_named_and_not_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"weight": torch.zeros(2), "code": Code()}, "code.pt")
-    torch.save(torch.nn.Linear(2, 2), "module.pt")
-    with pytest.raises(Mismatch) as error:
-        load_torch("code.pt")
-    assert one_line(error) == "code.pt holds posix.mkdir: expected only tensors"
-    assert not os.path.exists("ran")
-    with pytest.raises(Mismatch, match=r"torch.nn.modules.linear.Linear") as error:
-        load_torch("module.pt")
-    one_line(error)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.zeros(2)], "list: expected tensors by name"),
-        ({"model": {"weight": torch.zeros(2)}}, "model in .* is a dict"),
-        ({3: torch.zeros(2)}, "has the key 3: expected a name"),
+        ({"x": torch.zeros(2), "y": Code()}, "net.pt holds posix.mkdir: expected only"),
+        (torch.nn.Linear(2, 2), "net.pt holds torch.nn.modules.linear.Linear: "),
+        ([torch.zeros(2)], "net.pt is a list: expected tensors by name"),
+        (
+            {"model": {"weight": torch.zeros(2)}},
+            "model in net.pt is a dict: expected a ",
+        ),
+        ({3: torch.zeros(2)}, "net.pt has the key 3: expected a name"),
     ],
 )
-def test_a_file_of_something_else_than_tensors_by_name_is_refused(
-    content, message, tmp_path
-):
-    torch.save(content, tmp_path / "net.pt")
-    with pytest.raises(Mismatch, match=message) as error:
-        load_torch(tmp_path / "net.pt")
-    assert one_line(error)
+def test_code_in_a_file_is_named_and_not_run(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "net.pt")
+    with pytest.raises(Mismatch, match=f"^{message}") as error:
+        load_torch("net.pt")
+    assert "\n" not in str(error.value)
+    assert not os.path.exists("ran")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -407,10 +354,10 @@ def test_no_part_of_a_file_is_taken_for_the_whole(suffix, tmp_path):
         path.write_bytes(content)
         with pytest.raises(Damaged, match="does not hold whole tensors") as error:
             load_torch(path)
-        one_line(error)
+        assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_and_a_name_that_says_nothing_are_errors(tmp_path):
+def test_a_missing_file_and_an_unknown_suffix_are_errors(tmp_path):
     with pytest.raises(Damaged, match=r"net.pt cannot be read: No such file"):
         load_torch(tmp_path / "net.pt")
     for act in (load_torch, lambda path: save_torch(path, {})):
@@ -420,18 +367,8 @@ def test_a_file_that_is_not_there_and_a_name_that_says_nothing_are_errors(tmp_pa
         save_torch(tmp_path / "net.pt", {"x": 3})
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    step, tmp_path, monkeypatch
-):
-    path = tmp_path / "net.pt"
-    save_torch(path, {"x": torch.zeros(3)})
-
-    def full(*_):
-        raise OSError("no space left on the device")
-
-    monkeypatch.setattr(atomic.os, step, full)
-    with pytest.raises(OSError, match="no space"):
-        save_torch(path, {"x": torch.ones(3)})
-    assert (load_torch(path)["x"] == 0).all()
-    assert list(tmp_path.iterdir()) == [path]
+def test_an_error_of_ours_is_not_taken_for_a_damaged_file(tmp_path, monkeypatch):
+    save_torch(tmp_path / "net.pt", {"x": torch.zeros(3)})
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(TypeError, match="not callable"):
+        load_torch(tmp_path / "net.pt")
