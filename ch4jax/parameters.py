@@ -166,7 +166,7 @@ def freeze(
     """
     _check_patterns(patterns, flatten(params))
 
-    def label(path: str, _: Array) -> str:
+    def label(path: str, _: Any) -> str:
         frozen = any(fnmatchcase(path, pattern) for pattern in patterns)
         return "frozen" if frozen else "trained"
 

@@ -18,16 +18,16 @@ def metrics_fn(params, x, labels, *, key):
     return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
 
 
-def problem():
+def start(seeds):
+    seeds = jnp.asarray(seeds, jnp.uint32)
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
+    params = jax.vmap(partial(init_mlp, (4, 16, 2), std=0.5))(key=keys[:, 0])
+    return population.init_states(params, OPTIMIZER), keys[:, 1]
+
+
+def train(states, keys, epochs=3, metrics_fn=metrics_fn):
     x = jax.random.normal(jax.random.key(0), (50, 4))
-    return x, (x[:, 0] > 0).astype(jnp.int32)
-
-
-def train(keys, epochs=3):
-    data = problem()
-    init_keys, run_keys = keys
-    params = jax.vmap(partial(init_mlp, (4, 16, 2), std=0.5))(key=init_keys)
-    states = population.init_states(params, OPTIMIZER)
+    data = x, (x[:, 0] > 0).astype(jnp.int32)
     for _ in range(epochs):
         states, metrics = population.train_epoch(
             states,
@@ -35,67 +35,37 @@ def train(keys, epochs=3):
             metrics_fn=metrics_fn,
             optimizer=OPTIMIZER,
             batch_size=16,
-            keys=jax.random.clone(run_keys),
+            keys=jax.random.clone(keys),
         )
     tested = population.evaluate(states.params, data, metrics_fn=metrics_fn)
     return states, metrics, tested
 
 
-def keys_of(seeds):
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
-        jnp.asarray(seeds, jnp.uint32)
-    )
-    return keys[:, 0], keys[:, 1]
-
-
 def test_each_member_is_the_run_it_would_have_been_alone(x64):
-    together = train(keys_of([3, 4, 5]))
+    together = train(*start([3, 4, 5]))
     for i, seed in enumerate([3, 4, 5]):
-        alone = train(keys_of([seed]))
-        for ours, theirs in zip(
-            jax.tree.leaves(together), jax.tree.leaves(alone), strict=True
-        ):
+        pairs = zip(
+            *map(jax.tree.leaves, (together, train(*start([seed])))), strict=True
+        )
+        for ours, theirs in pairs:
             np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-12, atol=1e-14)
 
 
-def test_members_differ_in_parameters_order_and_masks():
-    states, metrics, _ = train(keys_of([0, 1, 2]))
-    kernel = states.params[0]["kernel"]
-    assert kernel.shape == (3, 4, 16)
+def test_members_that_start_alike_differ_in_order_and_masks():
+    states, keys = start([0, 1, 2])
+    alike = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 3), states)
+    trained, metrics, _ = train(alike, keys, epochs=1)
     assert len(np.unique(metrics["loss"])) == 3
-    same_start = population.init_states(
-        jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 3), states.params), OPTIMIZER
-    )
-    moved, _ = population.train_epoch(
-        same_start,
-        problem(),
-        metrics_fn=metrics_fn,
-        optimizer=OPTIMIZER,
-        batch_size=16,
-        keys=keys_of([0, 1, 2])[1],
-    )
-    assert len(np.unique(moved.params[0]["kernel"][:, 0, 0])) == 3
+    assert len(np.unique(trained.params[0]["kernel"][:, 0, 0])) == 3
 
 
 def test_a_population_is_traced_once_however_many_epochs_run():
-    traces = 0
+    traces = []
 
     def counting(params, x, labels, *, key):
-        nonlocal traces
-        traces += 1
+        traces.append(key is None)
         return metrics_fn(params, x, labels, key=key)
 
-    init_keys, run_keys = keys_of([0, 1])
-    params = jax.vmap(partial(init_mlp, (4, 16, 2)))(key=init_keys)
-    states = population.init_states(params, OPTIMIZER)
-    for _ in range(4):
-        states, _ = population.train_epoch(
-            states,
-            problem(),
-            metrics_fn=counting,
-            optimizer=OPTIMIZER,
-            batch_size=16,
-            keys=jax.random.clone(run_keys),
-        )
-    assert traces == 1
+    states, _, _ = train(*start([0, 1]), epochs=4, metrics_fn=counting)
+    assert traces == [False, True]
     np.testing.assert_array_equal(states.step, [16, 16])

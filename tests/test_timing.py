@@ -16,7 +16,7 @@ def test_a_compiled_function_is_called_without_its_static_arguments():
     assert seconds > 0
 
 
-def test_works_run_in_turn_so_that_a_drift_hurts_all_alike():
+def test_works_run_in_turn_so_that_a_drift_hits_all():
     order = []
     works = {name: lambda name=name: order.append(name) for name in "ab"}
     timings = timing.interleave(works, rounds=3)

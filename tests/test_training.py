@@ -1,4 +1,4 @@
-"""The training engine: every row once, one trace, PyTorch's means, keys by step."""
+"""Training: every row once, one trace, PyTorch's means, keys by step."""
 
 from functools import partial
 
@@ -24,44 +24,47 @@ def data():
     return x, x @ jnp.array([1.0, -2.0, 0.5])
 
 
+SGD, ADAM = optax.sgd(0.01), optax.adam(0.1)
+train_epoch = partial(training.train_epoch, metrics_fn=linear, batch_size=16)
+
+
+def start(optimizer):
+    return training.init_state(jnp.zeros(3), optimizer)
+
+
 @pytest.mark.parametrize(
     ("rows", "batch_size"), [(1, 1), (1, 9), (9, 1), (9, 9), (9, 10), (10, 4), (97, 32)]
 )
-def test_every_row_stands_in_exactly_one_batch(rows, batch_size):
+def test_every_row_is_in_exactly_one_batch(rows, batch_size):
     order, real = training.batch_rows(rows, batch_size, key=jax.random.key(0))
     assert order.shape == real.shape == (-(-rows // batch_size), batch_size)
     np.testing.assert_array_equal(np.sort(order[real]), np.arange(rows))
 
 
 def test_shuffled_orders_differ_between_keys_and_unshuffled_rows_stay():
-    first, _ = training.batch_rows(1000, 10, key=jax.random.key(0))
-    second, _ = training.batch_rows(1000, 10, key=jax.random.key(1))
+    first, second, unshuffled = (
+        training.batch_rows(1000, 10, key=key)[0]
+        for key in (jax.random.key(0), jax.random.key(1), None)
+    )
     assert (first != second).mean() > 0.9
-    unshuffled, _ = training.batch_rows(1000, 10, key=None)
     np.testing.assert_array_equal(unshuffled.ravel(), np.arange(1000))
 
 
-def test_the_engine_is_traced_once_however_many_epochs_run(data):
-    traces = {"train": 0, "evaluate": 0}
+def test_training_and_evaluation_are_traced_once_however_many_epochs_run(data):
+    traces = []
 
     def counting(params, x, y, *, key):
-        traces["evaluate" if key is None else "train"] += 1
+        traces.append(key is None)
         return linear(params, x, y, key=key)
 
-    optimizer = optax.sgd(0.01)
-    state = training.init_state(jnp.zeros(3), optimizer)
+    state = start(SGD)
     for _ in range(5):
-        state, _ = training.train_epoch(
-            state,
-            data,
-            metrics_fn=counting,
-            optimizer=optimizer,
-            batch_size=16,  # the last batch holds two rows
-            key=jax.random.key(1),
+        state, _ = train_epoch(  # the last batch has two rows
+            state, data, metrics_fn=counting, optimizer=SGD, key=jax.random.key(1)
         )
         training.evaluate(state.params, data, metrics_fn=counting, batch_size=16)
     assert state.step == 20
-    assert traces == {"train": 1, "evaluate": 1}
+    assert traces == [False, True]
 
 
 def test_the_gradient_of_a_padded_batch_is_that_of_its_real_rows(data, x64):
@@ -69,14 +72,15 @@ def test_the_gradient_of_a_padded_batch_is_that_of_its_real_rows(data, x64):
     padded = training.Batch(x, y, jnp.arange(50) < 18)
     whole = training.Batch(x[:18], y[:18], jnp.ones(18, bool))
     optimizer = optax.sgd(1.0)
-    state = training.init_state(jnp.zeros(3), optimizer)
-    step = partial(
-        training.train_step,
-        metrics_fn=lambda params, x, y, *, key: linear(params, x, y, key=None),
-        optimizer=optimizer,
-    )
     (left, left_sums), (right, right_sums) = (
-        step(state, batch, key=jax.random.key(0)) for batch in (padded, whole)
+        training.train_step(
+            start(optimizer),
+            batch,
+            metrics_fn=lambda params, x, y, *, key: linear(params, x, y, key=None),
+            optimizer=optimizer,
+            key=jax.random.key(0),
+        )
+        for batch in (padded, whole)
     )
     np.testing.assert_allclose(left.params, right.params, rtol=1e-14)
     np.testing.assert_allclose(left_sums["loss"], right_sums["loss"], rtol=1e-14)
@@ -92,43 +96,42 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_batch(data, batch_siz
 
 
 def test_an_epoch_is_its_steps_one_by_one(data):
-    optimizer = optax.adam(0.1)
-    start = training.init_state(jnp.zeros(3), optimizer)
     key = jax.random.key(4)
     shuffle_key, step_key = jax.random.split(jax.random.clone(key))
     order, real = training.batch_rows(50, 16, key=jax.random.fold_in(shuffle_key, 0))
-    state = start
+    state = start(ADAM)
     for rows, here in zip(order, real, strict=True):
-        batch = training.Batch(data[0][rows], data[1][rows], here)
         state, _ = training.train_step(
             state,
-            batch,
+            training.Batch(data[0][rows], data[1][rows], here),
             metrics_fn=linear,
-            optimizer=optimizer,
+            optimizer=ADAM,
             key=jax.random.clone(step_key),
         )
-    scanned, _ = training.train_epoch(
-        start, data, metrics_fn=linear, optimizer=optimizer, batch_size=16, key=key
-    )
+    scanned, _ = train_epoch(start(ADAM), data, optimizer=ADAM, key=key)
     np.testing.assert_allclose(scanned.params, state.params, rtol=1e-6)
 
 
-def test_epochs_are_shuffled_anew_and_a_resumed_run_draws_what_it_would_have(data):
-    optimizer = optax.sgd(0.01)
-    train = partial(
-        training.train_epoch,
-        data=data,
-        metrics_fn=linear,
-        optimizer=optimizer,
-        batch_size=16,
+def test_a_fit_is_its_epochs_one_by_one(data):
+    fit = partial(
+        training.fit, metrics_fn=linear, optimizer=ADAM, epochs=3, batch_size=16
     )
-    start = training.init_state(jnp.zeros(3), optimizer)
-    after_one, _ = train(start, key=jax.random.key(5))
+    last, path = jax.jit(fit)(jnp.zeros(3), data, key=jax.random.key(4))
+    state = start(ADAM)
+    for params in path:
+        state, _ = train_epoch(state, data, optimizer=ADAM, key=jax.random.key(4))
+        np.testing.assert_allclose(params, state.params, rtol=1e-6)
+    np.testing.assert_array_equal(last, path[-1])
+
+
+def test_epochs_differ_in_order_and_a_resumed_run_draws_what_it_would_have(data):
+    train = partial(train_epoch, data=data, optimizer=SGD)
+    after_one, _ = train(start(SGD), key=jax.random.key(5))
     straight, _ = train(after_one, key=jax.random.key(5))
     restored = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), after_one)
     resumed, _ = train(restored, key=jax.random.key(5))
     np.testing.assert_array_equal(straight.params, resumed.params)
-    at_step_0 = after_one._replace(step=start.step)
+    at_step_0 = after_one._replace(step=jnp.zeros((), jnp.int32))
     replayed, _ = train(at_step_0, key=jax.random.key(5))
     assert (straight.params != replayed.params).any()
 
@@ -138,3 +141,8 @@ def test_cross_entropy_and_accuracy_are_the_closed_forms():
     metrics = training.classification_metrics(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(metrics["loss"], -np.log([0.7, 0.3]), rtol=1e-6)
     np.testing.assert_array_equal(metrics["accuracy"], [1.0, 0.0])
+
+
+def test_a_batch_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        training.batch_rows(5, 0, key=None)
