@@ -13,15 +13,10 @@ def experiments() -> dict[str, str]:
     folder = Path(__file__).parent
     lines = {}
     for module in pkgutil.iter_modules([str(folder)]):
-        if module.ispkg:
-            continue
-        tree = ast.parse((folder / f"{module.name}.py").read_text(encoding="utf-8"))
-        mains = [
-            node
-            for node in tree.body
-            if isinstance(node, ast.FunctionDef) and node.name == "main"
-        ]
-        if mains and not mains[0].args.args and module.name != "__main__":
+        file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
+        tree = ast.parse((folder / file).read_text(encoding="utf-8"))
+        has_main = any(getattr(node, "name", "") == "main" for node in tree.body)
+        if has_main and module.name != "__main__":
             lines[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return lines
 

@@ -1,32 +1,49 @@
 """An MLP on Fashion-MNIST with and without dropout (D2L 5.6).
 
 Without flags: the book's network, 784-256-256-10, in Flax, once with dropout rates
-0.2 and 0.5 and once without; on the whole set, or on the shipped tenth where the
-whole set is not to be had.
+0.2 and 0.5 and once without; on the whole set if this machine has it, otherwise on the
+shipped tenth.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import numpy as jnp
 
 from ch4jax.data import fashion_mnist
-from ch4jax.data.fashion_mnist import CLASSES, to_float
+from ch4jax.data.fashion_mnist import CLASSES, FashionMNIST, to_float
 from ch4jax.dropout import dropout_layer
 from ch4jax.training import population
-from experiments.common import cli, plots
-from experiments.common.console import Report, count
+from experiments.common import cli, loop, plots, roofline
+from experiments.common.console import count, say
 from experiments.common.errors import UsageError
-from experiments.common.loop import Fit, fit
+from experiments.common.loop import Trained
 from experiments.common.networks import NETWORKS, Network, metrics_fn
+from experiments.common.run_folder import RunFolder
+
+
+class Hyperparameters(NamedTuple):
+    """What depends on the data, worked out.
+
+    Attributes:
+      data: `full` or `mini`.
+      learning_rate: of plain SGD.
+      epochs: passes over the data.
+    """
+
+    data: str
+    learning_rate: float
+    epochs: int
+
 
 # At 0.5 the network stays at chance on 6,000 images, 200 epochs long.
-RECIPES = {
-    "full": {"learning_rate": 0.5, "epochs": 10},
-    "mini": {"learning_rate": 0.1, "epochs": 120},
+DEFAULTS = {
+    "full": Hyperparameters("full", learning_rate=0.5, epochs=10),
+    "mini": Hyperparameters("mini", learning_rate=0.1, epochs=120),
 }
 
 
@@ -74,8 +91,8 @@ class Config(cli.TrainingFlags):
         cli.check_at_least_1("--seeds", self.seeds)
 
 
-def settle(config: Config, data: Any) -> Config:
-    """Fill in what depends on the data.
+def resolve(config: Config, data: FashionMNIST) -> Hyperparameters:
+    """Return the hyperparameters: the flags, or else what suits the data.
 
     Raises:
       UsageError: if a batch would hold more rows than there are.
@@ -86,105 +103,109 @@ def settle(config: Config, data: Any) -> Config:
             f"--batch-size must be at most the {rows:,} training images, "
             f"got {config.batch_size}"
         )
-    recipe = RECIPES[data.name]
-    given = {name: getattr(config, name) or value for name, value in recipe.items()}
-    return replace(config, data=data.name, **given)
-
-
-def train(
-    config: Config, network: Network, data: Any, label: str, report: Report
-) -> Fit:
-    """Train `config.seeds` copies of `network` in one program, each with its key."""
-    assert config.epochs is not None  # `settle` has filled them in
-    assert config.learning_rate is not None
-    seed_keys = population.seed_keys(config.seed, config.seeds)
-    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
-    # One program: op by op, each op would be compiled.
-    params = jax.jit(jax.vmap(network.init))(init_keys)
-    optimizer = optax.sgd(config.learning_rate)
-    return fit(
-        report,
-        label,
-        population.init_states(params, optimizer),
-        (data.train_images, data.train_labels),
-        (data.test_images, data.test_labels),
-        epochs=config.epochs,
-        keys=keys,
-        metrics_fn=metrics_fn(network),
-        optimizer=optimizer,
-        batch_size=config.batch_size,
+    defaults = DEFAULTS[data.name]
+    return defaults._replace(
+        learning_rate=config.learning_rate or defaults.learning_rate,
+        epochs=config.epochs or defaults.epochs,
     )
 
 
-def summarise(fitted: Fit) -> dict[str, Any]:
-    """Return means, and deviations where there are several seeds, for the summary.
-
-    `train_loss` is the running mean of the last epoch, masks on, as the book draws it.
-    The accuracies, their gap, and `final_train_loss` are those of the finished network
-    with nothing dropped.
-    """
-    last = {name: values[-1] for name, values in fitted.history.items()}
-    metrics = {
-        "train_loss": last["train_loss"],
-        "final_train_loss": fitted.final["loss"],
-        "train_accuracy": fitted.final["accuracy"],
-        "test_loss": last["test_loss"],
-        "test_accuracy": last["test_accuracy"],
-        "gap": fitted.final["accuracy"] - last["test_accuracy"],
-    }
-    summary: dict[str, Any] = {}
-    for name, values in metrics.items():
-        summary[name] = values.mean()
-        summary[f"{name}_std"] = values.std(ddof=1) if values.size > 1 else None
-    summary["compile_seconds"] = fitted.compile_seconds
-    summary["epoch_seconds"] = fitted.epoch_seconds
-    return summary
-
-
-def run(config: Config, report: Report) -> None:
-    """Show the layer, train each variant, tell, draw, and write the summary."""
+def run(config: Config) -> None:
+    """Show the layer, train each variant, print, draw, and write the summary."""
     data = fashion_mnist.load(config.data)
-    config = settle(config, data)
-    report.begin(config)
-    show_layer(config, report)
-    show_setting(config, data, report)
-    data = data.on_device()
+    hyperparameters = resolve(config, data)
+    folder = RunFolder.create("dropout", config, hyperparameters._asdict())
+    show_layer(config)
+    show_setting(config, hyperparameters, data)
 
-    results, fits = [], {}
-    for impl in impls(config):
+    results, networks, trained = [], {}, {}
+    impls = tuple(NETWORKS) if config.impl == "both" else (config.impl,)
+    for impl in impls:
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
             label = f"{impl}, {describe(rates)}"
-            network = network_of(config, impl, rates)
-            fits[label] = train(config, network, data, label, report)
+            networks[label] = NETWORKS[impl](config.hidden, rates, config.std)
+            trained[label] = train(
+                label, networks[label], data, hyperparameters, config, folder
+            )
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
-            results.append(variant | summarise(fits[label]))
-    show_results(results, report)
-    memory = report.peak_memory_mb()  # before the figures
+            results.append(variant | summarise(trained[label]))
+    show_results(results, folder)
+    memory = roofline.peak_memory_mb()  # before the figures
     if config.figures:
-        draw(config, data, fits, report)
+        draw_curves(config, hyperparameters, trained, folder)
+        draw_predictions(data, networks, trained, folder)
     seconds = {
         "compile": sum(entry["compile_seconds"] for entry in results),
         "epoch": results[0]["epoch_seconds"],
-        "total": report.seconds(),
+        "total": folder.seconds(),
     }
-    report.finish(
+    accuracies = ", ".join(
+        f"{cell(entry, 'test_accuracy')} ({entry['impl']}, {describe(entry['rates'])})"
+        for entry in results
+    )
+    folder.finish(
         {
             "data": data.name,
             "seconds": seconds,
             "peak_memory_mb": memory,
             "results": results,
-        }
+        },
+        headline=f"Test accuracy: {accuracies}.",
     )
 
 
-def network_of(config: Config, impl: str, rates: tuple[float, ...]) -> Network:
-    """Return one implementation of the network of a variant."""
-    return NETWORKS[impl](config.hidden, rates, config.std)
+def train(
+    label: str,
+    network: Network,
+    data: FashionMNIST,
+    hyperparameters: Hyperparameters,
+    config: Config,
+    folder: RunFolder,
+) -> Trained:
+    """Train `config.seeds` copies of `network` in one program, each with its key."""
+    seed_keys = population.seed_keys(config.seed, config.seeds)
+    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
+    # One program: op by op, each op would be compiled.
+    params = jax.jit(jax.vmap(network.init))(init_keys)
+    optimizer = optax.sgd(hyperparameters.learning_rate)
+    return loop.train(
+        label,
+        population.init_states(params, optimizer),
+        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
+        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+        metrics_fn=metrics_fn(network),
+        optimizer=optimizer,
+        epochs=hyperparameters.epochs,
+        batch_size=config.batch_size,
+        flags=config,
+        folder=folder,
+        keys=keys,
+    )
 
 
-def impls(config: Config) -> tuple[str, ...]:
-    """Return the implementations that were asked for."""
-    return tuple(NETWORKS) if config.impl == "both" else (config.impl,)
+def summarise(trained: Trained) -> dict[str, Any]:
+    """Return means, and deviations if there are several seeds, for the summary.
+
+    `train_loss` is the running mean of the last epoch, masks on, as the book draws it.
+    The accuracies, their gap, and `final_train_loss` are those of the trained network
+    with nothing dropped.
+    """
+    last = {name: values[-1] for name, values in trained.history.items()}
+    metrics = {
+        "train_loss": last["train_loss"],
+        "final_train_loss": trained.final["loss"],
+        "train_accuracy": trained.final["accuracy"],
+        "test_loss": last["test_loss"],
+        "test_accuracy": last["test_accuracy"],
+        "gap": trained.final["accuracy"] - last["test_accuracy"],
+    }
+    summary: dict[str, Any] = {}
+    for name, values in metrics.items():
+        summary[name] = values.mean()
+        summary[f"{name}_std"] = values.std(ddof=1) if values.size > 1 else None
+    summary["compile_seconds"] = trained.compile_seconds
+    summary["epoch_seconds"] = trained.epoch_seconds
+    return summary
 
 
 def describe(rates: tuple[float, ...]) -> str:
@@ -192,45 +213,48 @@ def describe(rates: tuple[float, ...]) -> str:
     return f"dropout {' '.join(map(str, rates))}" if any(rates) else "no dropout"
 
 
-def show_layer(config: Config, report: Report) -> None:
+def show_layer(config: Config) -> None:
     """Print what the layer does to the numbers 0 to 15 at three rates."""
     x = jnp.arange(16.0).reshape(2, 8)
-    report.say(f"x =\n{x}")
+    say(f"x =\n{x}")
     for rate in (0.0, 0.5, 1.0):
         y = dropout_layer(x, rate, key=jax.random.key(config.seed))
-        report.say(f"dropout_layer(x, {rate}, key=key) =\n{y}")
+        say(f"dropout_layer(x, {rate}, key=key) =\n{y}")
 
 
-def show_setting(config: Config, data: Any, report: Report) -> None:
-    """Print the device, the data and the recipe."""
+def show_setting(
+    config: Config, hyperparameters: Hyperparameters, data: FashionMNIST
+) -> None:
+    """Print the device, the data and the hyperparameters."""
     device = jax.devices()[0]
-    report.say(f"\ndevice: {device.platform} ({device.device_kind})")
-    report.say(
+    say(f"\ndevice: {device.platform} ({device.device_kind})")
+    say(
         f"data: Fashion-MNIST, {data.name}, {len(data.train_images):,} training and "
         f"{len(data.test_images):,} test images from {data.folder}"
     )
     if data.name == "mini":
-        report.say(
+        say(
             "the shipped tenth has a recipe of its own: the book's learning rate of "
-            "0.5 keeps the network at chance on so few images; --data full says where "
-            "the whole set goes"
+            "0.5 keeps the network at chance on so few images; --data full downloads "
+            "the whole set"
         )
-    report.say(
-        f"recipe: learning rate {config.learning_rate}, {config.epochs} epochs, "
-        f"batches of {config.batch_size}, {count(config.seeds, 'seed')} from "
-        f"{config.seed}\n"
+    say(
+        f"recipe: learning rate {hyperparameters.learning_rate}, "
+        f"{hyperparameters.epochs} epochs, batches of {config.batch_size}, "
+        f"{count(config.seeds, 'seed')} from {config.seed}\n"
     )
 
 
-def show_results(results: list[dict[str, Any]], report: Report) -> None:
+def cell(entry: Mapping[str, Any], name: str) -> str:
+    """Return a mean, with its deviation if there is one."""
+    spread = entry[f"{name}_std"]
+    return f"{entry[name]:.3f}" + ("" if spread is None else f" ±{spread:.3f}")
+
+
+def show_results(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
     """Print the closing table."""
-
-    def cell(entry: dict[str, Any], name: str) -> str:
-        spread = entry[f"{name}_std"]
-        return f"{entry[name]:.3f}" + ("" if spread is None else f" ±{spread:.3f}")
-
     names = ("train_loss", "train_accuracy", "test_accuracy", "gap")
-    report.table(
+    folder.table(
         ["", "train loss", "train acc.", "test acc.", "gap", "s/epoch", "compile"],
         [
             [
@@ -242,35 +266,60 @@ def show_results(results: list[dict[str, Any]], report: Report) -> None:
             for entry in results
         ],
     )
-    report.say(
-        "train loss: mean of the last epoch, masks on; accuracies: of the finished "
+    say(
+        "train loss: mean of the last epoch, masks on; accuracies: of the trained "
         "network, nothing dropped; s/epoch: all seeds together"
     )
 
 
-def draw(config: Config, data: Any, fits: dict[str, Fit], report: Report) -> None:
-    """Draw the curves of all variants, and predictions of the first."""
-    title = (
-        f"MLP on Fashion-MNIST ({data.name}), learning rate {config.learning_rate}, "
-        f"mean of {count(config.seeds, 'seed')}"
-    )
-    histories = {label: fitted.history for label, fitted in fits.items()}
-    plots.training_curves(report.folder / "curves.png", histories, title=title)
+def draw_curves(
+    config: Config,
+    hyperparameters: Hyperparameters,
+    trained: Mapping[str, Trained],
+    folder: RunFolder,
+) -> None:
+    """Draw loss and accuracy of every variant against the epoch."""
+    with folder.figure(
+        "curves.png",
+        1,
+        2,
+        size=(8.5, 3.4),
+        title=f"MLP on Fashion-MNIST ({hyperparameters.data}), learning rate "
+        f"{hyperparameters.learning_rate}, mean of {count(config.seeds, 'seed')}",
+        caption="What dropout costs in training, and what it does to the gap between "
+        "training and test.",
+        alt="Two line charts against the epoch, one colour for the network with and "
+        "one for the network without dropout: on the left the training loss on a "
+        "logarithmic scale, on the right training accuracy, dotted, and test accuracy, "
+        "solid. If there are several seeds a band is one standard deviation.",
+    ) as panels:
+        histories = {label: result.history for label, result in trained.items()}
+        plots.training_curves(panels, histories)
 
-    label, fitted = next(iter(fits.items()))
-    network = network_of(config, impls(config)[0], config.rates)
-    first = jax.tree.map(lambda leaf: leaf[0], fitted.states.params)
+
+def draw_predictions(
+    data: FashionMNIST,
+    networks: Mapping[str, Network],
+    trained: Mapping[str, Trained],
+    folder: RunFolder,
+) -> None:
+    """Draw ten test images with their true and predicted classes."""
+    label = next(iter(networks))
+    params = jax.tree.map(lambda leaf: leaf[0], trained[label].states.params)
     images, labels = data.test_images[:10], data.test_labels[:10]
-    predicted = network.logits(first, to_float(images), key=None).argmax(axis=1)
-    with plots.figure(
-        report.folder / "predictions.png",
+    logits = networks[label].logits(params, to_float(jnp.asarray(images)), key=None)
+    with folder.figure(
+        "predictions.png",
         1,
         len(images),
         size=(8.5, 1.5),
         title=f"{label}: true class above, prediction below",
+        caption="The first ten test images; a wrong prediction is orange.",
+        alt="A row of ten grey pictures of clothes, each with its true class above "
+        "and the predicted class below.",
     ) as panels:
         for axes, image, true, guess in zip(
-            panels, np.asarray(images), labels, predicted, strict=True
+            panels, np.asarray(images), labels, logits.argmax(axis=1), strict=True
         ):
             axes.imshow(image, cmap="gray_r")
             axes.set(xticks=[], yticks=[])

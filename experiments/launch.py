@@ -1,20 +1,27 @@
-"""Start the processes of one run on this machine, and end all when one is lost.
+"""Start the processes of one run on this machine; the first failure ends the others.
 
     python -m experiments.launch --processes 2 -- experiments.dropout --save-every 1
 
 What follows `--` is what would follow `python -m`. Process 0 writes the run folder and
-what is printed; errors of the others are shown with their number. On several machines,
-start the same command on each, with --coordinator, --num-processes and --process-id, or
-with --distributed where there is a cluster that JAX knows.
+prints. On several machines, start the same command on each, with --coordinator,
+--num-processes and --process-id, or with --distributed where JAX knows the cluster.
 """
 
 import os
+import shlex
+import signal
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 
-from experiments.common import cli, ranks
+from experiments.common import cli, resume
 from experiments.common.errors import UsageError
+
+GRACE_SECONDS = 5.0  # for the others to end by themselves after the first failure
 
 
 @dataclass(frozen=True)
@@ -29,35 +36,85 @@ class Config:
         cli.check_at_least_1("--processes", self.processes)
 
 
+def run(config: Config, command: Sequence[str]) -> int:
+    """Start the processes, wait for them, and leave none behind.
+
+    Ctrl-C and SIGTERM are passed on; a second one ends all at once.
+
+    Returns:
+      The exit code: of the first process that failed, or 0.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    typed = ["python", "-m", "experiments.launch", "--processes"]
+    os.environ[resume.LAUNCHED_AS] = shlex.join(
+        [*typed, str(config.processes), "--", *command]
+    )
+    processes: list[subprocess.Popen[bytes]] = []
+    received: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number if len(received) == 1 else signal.SIGKILL)
+
+    signal.signal(signal.SIGINT, pass_on)
+    signal.signal(signal.SIGTERM, pass_on)
+    joined = ["--coordinator", address, "--num-processes", str(config.processes)]
+    try:
+        for i in range(config.processes):
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *command, *joined, "--process-id", str(i)],
+                    stdout=None if i == 0 else subprocess.DEVNULL,
+                    # Of the GPUs of this machine, one for each process.
+                    env={"JAX_LOCAL_DEVICE_IDS": str(i), **os.environ},
+                    start_new_session=True,  # so that Ctrl-C arrives here alone
+                )
+            )
+        failed = _first_failure(processes)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while failed and time.monotonic() < deadline:
+            if all(process.poll() is not None for process in processes):
+                break
+            time.sleep(0.05)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if failed and received:
+        return 128 + received[0]
+    return failed if failed >= 0 else 1  # below 0: ended by a signal
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until a process fails or all have ended; return the code that is not 0."""
+    while True:
+        codes = [process.poll() for process in processes]
+        for i, code in enumerate(codes):
+            if code:
+                print(f"process {i} ended with code {code}", file=sys.stderr)
+                return code
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.05)
+
+
 def main(args: list[str]) -> int:
-    """Run from the command line; returns the exit code.
+    """Parse the flags before `--` and run what follows it.
 
     Raises:
       UsageError: if a flag is wrong, or if nothing follows `--`.
-      LostPeer: if a process is lost.
     """
     end = args.index("--") if "--" in args else len(args)
     config = cli.parse(Config, args[:end])
     command = args[end + 1 :]
     if not command:
-        raise UsageError("expected -- and what to run, -- experiments.dropout say")
-    count = config.processes
-    os.environ[ranks.LAUNCHER] = f"experiments.launch --processes {count} --"
-    address = f"127.0.0.1:{_free_port()}"
-    os.environ.setdefault("JAX_COORDINATOR_BIND_ADDRESS", address)
-    joined = ["--coordinator", address, "--num-processes", f"{count}", "--process-id"]
-    python = [sys.executable, "-m", *command, *joined]
-    return ranks.watch(
-        [[*python, f"{i}"] for i in range(count)],
-        [f"process {i}" for i in range(count)],
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        raise UsageError("expected -- and what to run, as in -- experiments.dropout")
+    return run(config, command)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.answer(lambda: main(sys.argv[1:])))
+    sys.exit(cli.exit_code(lambda: main(sys.argv[1:])))

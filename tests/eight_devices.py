@@ -1,6 +1,5 @@
 """Facts of several devices; `test_sharding` runs them where a CPU counts as eight."""
 
-import dataclasses
 import math
 import re
 from collections import Counter
@@ -11,16 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import relative_difference
+from support import largest_difference, relative_difference
 
-from ch4jax import house_prices as tables
-from ch4jax import training
+from ch4jax import house_prices, training, weight_decay
 from ch4jax.dropout import mlp
-from ch4jax.house_prices.models import Model
 from ch4jax.training import folds, population, sharding
-from experiments import house_prices, weight_decay
-from experiments.common import weight_decay_runs
-from experiments.house_prices import members as house_members
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 SIZES = ((12, 16), (16, 3))
@@ -52,28 +46,36 @@ def start(members):
         }
         for size in SIZES
     ]
-    keys = jax.vmap(jax.random.key)(jnp.arange(members, dtype=jnp.uint32))
+    keys = population.seed_keys(0, members)
     return population.init_states(params, OPTIMIZER), keys
+
+
+def by_rows(mesh):
+    return sharding.by_rows(metrics_fn, mesh)
 
 
 @cache
 def train(members, devices):
-    """Return states and metrics after two epochs, and the program as text."""
-    placement = sharding.spread(sharding.make_mesh(devices), members)
-    states, keys = sharding.place(start(members), placement.members)
-    data = sharding.place(problem(), placement.whole)
-    program = sharding.train_epoch.lower(
-        states, data, keys=keys, placement=placement, **FIXED
-    ).compile()
+    """Return what two epochs come to, and the program as text.
+
+    Each device has members of its own, or, of one member, rows of every batch.
+    """
+    mesh = sharding.make_mesh(devices)
+    divided = members % devices == 0
+    of_members = sharding.along(mesh, 0) if divided else sharding.whole(mesh)
+    states, keys = sharding.place(start(members), of_members)
+    data = sharding.place(problem(), sharding.whole(mesh))
+    fixed = FIXED if divided else FIXED | {"metrics_fn": by_rows(mesh)}
+    program = population.train_epoch.lower(states, data, keys=keys, **fixed).compile()
     for _ in range(2):
         states, metrics = program(states, data, keys=keys)
-    return (sharding.gather(states, placement), metrics), program.as_text()
+    return sharding.gather((states, metrics), mesh), program.as_text()
 
 
 @cache
-def train_alone(members):
-    """Return states and metrics that `population` itself comes to, on one device."""
-    states, keys = start(members)
+def train_alone():
+    """Return the state and metrics of one member after two epochs, nothing placed."""
+    states, keys = start(1)
     for _ in range(2):
         states, metrics = population.train_epoch(
             states, problem(), keys=jax.random.clone(keys), **FIXED
@@ -82,92 +84,114 @@ def train_alone(members):
 
 
 def passed_on(program):
-    """Return how many floats of each kind pass between devices, as the program says."""
+    """Return how many numbers pass between devices in each kind of collective."""
     pattern = r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\("
-    floats = Counter()
+    numbers = Counter()
     for shapes, kind in re.findall(pattern, program):
-        for shape in re.findall(r"f32\[(.*?)\]", shapes):
-            floats[kind] += math.prod(map(int, shape.split(",")))
-    return floats
+        for shape in re.findall(r"\w+\[(.*?)\]", shapes):
+            numbers[kind] += math.prod(map(int, filter(None, shape.split(","))))
+    return numbers
 
 
 def leaves(*trees):
     return zip(*map(jax.tree.leaves, trees), strict=True)
 
 
-@pytest.mark.parametrize(("members", "devices"), [(1, 1), (3, 2), (1, 4), (1, 8)])
+@pytest.mark.parametrize(("members", "devices"), [(3, 2), (1, 4), (1, 8)])
 def test_a_member_comes_to_the_same_on_any_number_of_devices(members, devices):
-    for ours, theirs in leaves(train(members, devices)[0], train_alone(1)):
+    for ours, theirs in leaves(train(members, devices)[0], train_alone()):
         assert relative_difference(ours[:1], theirs) <= 1e-5
 
 
-def test_on_one_device_nothing_changes_to_the_last_bit():
-    for ours, theirs in leaves(train(1, 1)[0], train_alone(1)):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_the_members_of_a_device_are_to_the_last_bit_those_they_would_be_alone():
-    for ours, theirs in leaves(train(2, 2)[0], train_alone(1)):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_members_of_a_device_are_to_the_last_bit_those_they_would_be_alone(devices):
+    for ours, theirs in leaves(train(devices, devices)[0], train_alone()):
         np.testing.assert_array_equal(ours[:1], theirs)
 
 
-def test_members_pass_nothing_on_but_their_metrics():
-    assert passed_on(train(2, 2)[1]) == {"all-gather": 2 * METRICS}
+def test_members_pass_nothing_on():
+    assert passed_on(train(2, 2)[1]) == {}
 
 
 def test_a_step_over_rows_sums_as_many_numbers_as_there_are_parameters():
-    assert passed_on(train(1, 8)[1]) == {"all-reduce": PARAMETERS + METRICS}
+    real_rows = 1
+    passed = {"all-reduce": PARAMETERS + METRICS + real_rows}
+    assert passed_on(train(1, 8)[1]) == passed
 
 
 def test_an_evaluation_over_rows_is_that_of_one_device():
-    placement = sharding.spread(sharding.make_mesh(8), 1)
-    params = start(1)[0].params
-    ours = sharding.evaluate(
-        sharding.place(params, placement.members),
-        sharding.place(problem(), placement.whole),
-        metrics_fn=metrics_fn,
-        placement=placement,
-    )
-    theirs = population.evaluate(params, problem(), metrics_fn=metrics_fn)
-    for a, b in leaves(ours, theirs):
+    mesh = sharding.make_mesh(8)
+    params = jax.tree.map(lambda leaf: leaf[0], start(1)[0].params)
+    placed = sharding.place((params, problem()), sharding.whole(mesh))
+    program = training.evaluate.lower(*placed, metrics_fn=by_rows(mesh)).compile()
+    assert passed_on(program.as_text()) == {"all-reduce": METRICS}
+    theirs = training.evaluate(params, problem(), metrics_fn=metrics_fn)
+    for a, b in leaves(program(*placed), theirs):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_states_stay_where_they_are_placed():
+    """Otherwise a second epoch would compile again."""
+    mesh = sharding.make_mesh(8)
+    data = sharding.place(problem(), sharding.whole(mesh))
+    for members, place, fn in (
+        (8, sharding.along(mesh, 0), metrics_fn),
+        (1, sharding.whole(mesh), by_rows(mesh)),
+    ):
+        states, keys = sharding.place(start(members), place)
+        after, _ = population.train_epoch(
+            states, data, keys=keys, **FIXED | {"metrics_fn": fn}
+        )
+        for leaf in jax.tree.leaves(after):
+            assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+
+
 def test_what_is_gathered_is_whole_and_on_one_device():
-    placement = sharding.spread(sharding.make_mesh(4), 8)
+    mesh = sharding.make_mesh(4)
     numbers = np.arange(16.0).reshape(8, 2)
-    placed = sharding.place(jnp.asarray(numbers), placement.members)
+    placed = sharding.place(jnp.asarray(numbers), sharding.along(mesh, 0))
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 2)}
-    gathered = sharding.gather({"numbers": placed}, placement)["numbers"]
+    gathered = sharding.gather({"numbers": placed}, mesh)["numbers"]
     assert len(gathered.sharding.device_set) == 1
     np.testing.assert_array_equal(gathered, numbers)
 
 
-@pytest.mark.parametrize("method", ["scratch", "AdamW"])
-def test_a_grid_shared_by_eight_devices_has_the_numbers_of_one(method):
-    config = weight_decay.Config(lambdas=16, seeds=2, epochs=3, inputs=8)
-    problems = weight_decay_runs.grid_problems(config)
-    shared = dataclasses.replace(config, devices=8)
-    ours, _ = weight_decay_runs.train_grid(shared, problems, method)
-    theirs, _ = weight_decay_runs.train_grid(config, problems, method)
-    for name, values in theirs.items():
-        assert values.shape == (16, 2)
-        np.testing.assert_allclose(ours[name], values, rtol=1e-5)
+def test_a_grid_shared_by_eight_devices_has_the_numbers_of_one():
+    params = weight_decay.init_params(12, key=jax.random.key(0))
+    x = problem()[0]
+    data = x, x[:, :1]
+    lambdas = jnp.logspace(-3, 2, 16)
+
+    @jax.jit
+    @jax.vmap
+    def train_all(lambd):
+        return weight_decay.train(params, data, lambd, epochs=3, key=jax.random.key(1))
+
+    placed = sharding.place(lambdas, sharding.along(sharding.make_mesh(8), 0))
+    ours, path = train_all(placed)
+    assert len(ours["kernel"].sharding.device_set) == 8
+    assert largest_difference(leaves((ours, path), train_all(lambdas))) <= 1e-5
 
 
-def test_members_of_folds_shared_by_eight_devices_say_what_those_of_one_say():
-    config = house_prices.Config(recipe="search", folds=2, seeds=8, devices=8)
-    data = tables.read("shipped")
-    data = data._replace(train=data.train[:60], test=data.test[:10])
-    model = Model(hidden=(4,), waves=2, frequencies=1, epochs=2, batch_size=32)
-    in_training = folds.k_fold(60, 2)
-    x = house_members.encode(data, in_training)
+def test_members_of_folds_shared_by_eight_devices_have_the_numbers_of_one():
+    x, _ = problem()
+    in_training = folds.k_fold(50, 2)
+    keys = jax.random.split(jax.random.key(0), (2, 8))
 
-    def said(config):
-        keys = house_members.draw_keys(config, 2, key=jax.random.key(0))
-        settings = [(0.01, 0.1, 0.2)]
-        return house_members.train(model, settings, data, x, in_training, keys)[0]
+    def train_all(keys):
+        return house_prices.train_linear(
+            house_prices.Setting(jnp.array([0.1]), jnp.array([0.01])),
+            x,
+            jnp.exp(x[:, 0]),
+            jnp.asarray(in_training),
+            epochs=2,
+            batch_size=16,
+            steps=folds.steps_per_epoch(in_training, 16),
+            keys=keys,
+        )
 
-    ours, theirs = said(config), said(dataclasses.replace(config, devices=None))
-    assert ours.shape == (1, 2, 8, 70)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    placed = sharding.place(keys, sharding.along(sharding.make_mesh(8), 1))
+    ours = train_all(placed)
+    assert len(ours[0]["w"].sharding.device_set) == 8
+    assert ours[0]["w"].shape == (1, 2, 8, 12)
+    assert largest_difference(leaves(ours, train_all(jax.random.clone(keys)))) <= 1e-5

@@ -9,8 +9,9 @@ import pytest
 
 from ch4jax.data import fashion_mnist
 from experiments import dropout
-from experiments.common.console import Report
 from experiments.common.errors import Failed, UsageError
+from experiments.common.networks import NETWORKS
+from experiments.common.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -18,7 +19,7 @@ SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1)
 
 
 def run(config):
-    dropout.run(config, Report("dropout"))
+    dropout.run(config)
     return json.loads((config.out / "summary.json").read_text())
 
 
@@ -40,8 +41,10 @@ def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
     rows = [json.loads(line) for line in lines]
     assert [row["epoch"] for row in rows] == [1, 2] * 4
     assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.1
-    for figure in ("curves.png", "predictions.png"):
-        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [f["file"] for f in record["figures"]] == ["curves.png", "predictions.png"]
+    assert record["headline"].startswith("Test accuracy: 0.")
+    assert len(record["tables"][0]["rows"]) == 4
     out = capsys.readouterr().out
     for fact in ("dropout_layer(x, 0.5", "device: cpu", "recipe of its own", "gap"):
         assert fact in out
@@ -53,16 +56,18 @@ def test_one_seed_claims_no_spread(tmp_path):
 
 
 @pytest.mark.parametrize("impl", ["flax", "scratch"])
-def test_each_seed_of_a_population_is_the_run_with_that_seed(impl, x64):
-    data = fashion_mnist.load("mini").on_device()
+def test_each_seed_of_a_population_is_the_run_with_that_seed(impl, x64, tmp_path):
+    data = fashion_mnist.load("mini")
     config = replace(SMALL, learning_rate=0.1, impl=impl)
-    network = dropout.network_of(config, impl, config.rates)
-    report = Report("dropout")
-    report.metrics = lambda **_: None
-    together = dropout.train(
-        replace(config, seeds=3, seed=4), network, data, "", report
-    )
-    alone = dropout.train(replace(config, seeds=1, seed=6), network, data, "", report)
+    hyperparameters = dropout.resolve(config, data)
+    network = NETWORKS[impl](config.hidden, config.rates, config.std)
+
+    def train(seed, seeds):
+        own = replace(config, seed=seed, seeds=seeds)
+        folder = RunFolder("dropout", tmp_path)
+        return dropout.train("", network, data, hyperparameters, own, folder)
+
+    together, alone = train(4, 3), train(6, 1)
     for ours, theirs in zip(
         jax.tree.leaves(together.states), jax.tree.leaves(alone.states), strict=True
     ):
@@ -78,7 +83,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
     assert first != other
 
 
-def test_a_lost_loss_stops_the_run_and_keeps_the_metrics(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_metrics(tmp_path):
     with pytest.raises(Failed, match=r"training loss is (nan|inf) in epoch \d"):
         run(replace(SMALL, out=tmp_path, learning_rate=1e30, epochs=3))
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") >= 1
@@ -111,6 +116,5 @@ def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_p
     assert not out.exists()
 
 
-def test_on_the_whole_set_the_recipe_is_the_books(whole_set):
-    config = dropout.settle(dropout.Config(), whole_set)
-    assert (config.learning_rate, config.epochs, config.batch_size) == (0.5, 10, 256)
+def test_on_the_whole_set_the_hyperparameters_are_the_books(whole_set):
+    assert dropout.resolve(dropout.Config(), whole_set) == ("full", 0.5, 10)

@@ -1,11 +1,11 @@
-"""Several processes: how they are started, watched and ended, and what they compute."""
+"""Several processes: how they are started and ended, and what they compute."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,163 +13,74 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ch4jax.data import fashion_mnist
 from experiments import dropout, launch
-from experiments.common import ranks, resume
-from experiments.common.console import Report
-from experiments.common.errors import Interrupted, LostPeer, UsageError
+from experiments.common import resume
+from experiments.common.errors import UsageError
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
-SLEEP = "import time; time.sleep(60)"
-# What XLA logs in process 0 when process 2 of a run is silent, in others when process
-# 0 is gone, and in all when one never joins; each ends the process with SIGABRT.
-LOGS = {
-    "silent": "E1123 19:27:28.3 1 coordination_service.cc:1549] Use error polling: "
-    "The following tasks are unhealthy (stopped sending heartbeats):\n2\nThe tasks",
-    "gone": "E1123 19:27:41.5 9 coordination_service_agent.cc:289] Polled an error\n"
-    "Failed to send RPC to coordination service. Either the leader task was",
-    "absent": "F1123 19:34:47.8 1 client.h:80] Terminating process because the JAX "
-    "distributed service detected fatal errors.\nRPC: /xla.CoordinationService/Register"
-    "Task",
-}
-
-
-@pytest.fixture
-def short_grace(monkeypatch):
-    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.3)
-
-
-def watch(*codes):
-    """Watch processes that run these pieces of Python."""
-    names = [f"process {i}" for i in range(len(codes))]
-    return ranks.watch([[sys.executable, "-c", code] for code in codes], names)
-
-
-def abort(log):
-    return f"import os, sys; print({LOGS[log]!r}, file=sys.stderr); os.abort()"
-
-
-def children(pid=None):
-    """Return the processes that a process, this one if not given, has started."""
-    command = ["ps", "-o", "pid=,stat=,comm=", "--ppid", str(pid or os.getpid())]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    rows = [row.split() for row in found.stdout.splitlines()]
-    return [int(pid) for pid, stat, name in rows if name != "ps" and "Z" not in stat]
-
-
-def alive(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[-1]
-    except OSError:
-        return False
+EXPERIMENT = "experiments.dropout --data mini --hidden 16 8 --std 0.1 --platform cpu"
+KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 
 
 def wait_until(true, running=()):
     deadline = time.monotonic() + 120
     while not true():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "waited too long"
         assert all(process.poll() is None for process in running), "ended too soon"
         time.sleep(0.05)
 
 
-def test_processes_that_end_well_end_well(capfd):
-    assert watch("print('first')", "print('second')") == 0
+@pytest.fixture
+def run_script(monkeypatch, tmp_path):
+    """Start the launcher on a module; its process i runs the i-th piece of Python."""
+    script = "import sys\nexec(sys.argv[1 + int(sys.argv[-1])])\n"
+    (tmp_path / "script.py").write_text(script)
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setenv(resume.LAUNCHED_AS, "")
+    yield lambda *codes: launch.run(launch.Config(len(codes)), ["script", *codes])
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_processes_that_end_well_end_well_and_the_first_prints(run_script, capfd):
+    assert run_script("print('first')", "print('second')") == 0
     assert capfd.readouterr() == ("first\n", "")
 
 
-@pytest.mark.usefixtures("short_grace")
-def test_the_code_of_the_one_that_fails_is_that_of_all():
-    before = children()
-    assert watch(SLEEP, "raise SystemExit(65)", SLEEP) == 65
-    assert children() == before
-
-
-@pytest.mark.usefixtures("short_grace")
 @pytest.mark.parametrize(
-    ("number", "line"),
-    [
-        (signal.SIGKILL, "process 1 was ended by SIGKILL"),
-        (signal.SIGSEGV, "process 1 was ended by SIGSEGV"),
-        (signal.SIGSTOP, "process 1 was stopped"),
-    ],
+    ("end", "code"),
+    [("raise SystemExit(65)", 65), ("import os; os.kill(os.getpid(), 9)", 1)],
 )
-def test_one_that_is_killed_or_stopped_is_named_and_none_is_left(number, line):
-    before = children()
-    code = f"import os; os.kill(os.getpid(), {int(number)})"
-    with pytest.raises(LostPeer, match=line):
-        watch("raise SystemExit(75)", code, abort("silent"), SLEEP)
-    assert children() == before
-
-
-@pytest.mark.usefixtures("short_grace")
-@pytest.mark.parametrize(
-    ("log", "line"),
-    [
-        ("silent", "nothing is heard any more of process 2,"),
-        ("gone", "nothing is heard any more of process 0, the coordinator,"),
-        ("absent", "process 0 waited in vain for process 1 to join,"),
-    ],
-)
-def test_what_xla_logs_of_a_lost_process_becomes_one_line(log, line, capfd):
-    with pytest.raises(LostPeer, match=line):
-        watch(abort(log), SLEEP)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.usefixtures("short_grace")
-def test_an_abort_of_its_own_is_shown_as_it_is(capfd):
-    with pytest.raises(LostPeer, match="process 0 was ended by SIGABRT"):
-        watch("import os, sys; print('why', file=sys.stderr); os.abort()", SLEEP)
-    assert capfd.readouterr().err == "why\n"
-
-
-def test_errors_of_the_others_are_shown_once_and_with_their_names(capfd):
-    say = "import sys; print('error: {}', file=sys.stderr); raise SystemExit(2)".format
-    assert watch(say("flag"), say("flag"), say("disk")) == 2
-    assert capfd.readouterr().err == "error: flag\nprocess 2: error: disk\n"
+def test_the_first_failure_ends_the_others_and_gives_the_code(
+    end, code, run_script, tmp_path, capfd
+):
+    sleep = f"import os, time; open({str(tmp_path / 'pid')!r} + str(os.getpid()), 'x')"
+    sleep += "; time.sleep(60)"
+    assert run_script(sleep, end, sleep) == code
+    assert f"process 1 ended with code {code if code != 1 else -9}" in (
+        capfd.readouterr().err
+    )
+    for file in tmp_path.glob("pid*"):
+        assert not Path(f"/proc/{file.name.removeprefix('pid')}").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_process(number):
-    orderly = """
-import signal, time
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: exit(128 + number))
-time.sleep(60)
-"""
-    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
-    assert watch(orderly, orderly) == 128 + number
+def test_a_signal_reaches_every_process_and_a_second_ends_them(number, run_script):
+    deaf = f"import os, signal, time; signal.signal({int(number)}, signal.SIG_IGN); "
+    signals = f"[os.kill(os.getppid(), {int(number)}) or time.sleep(0.5) for _ in '12']"
+    orderly = f"import os, signal, time; os.kill(os.getppid(), {int(number)}); "
+    assert run_script(orderly + "time.sleep(60)", "import time; time.sleep(60)") == (
+        128 + number
+    )
+    assert run_script(f"{deaf}{signals}; time.sleep(60)", deaf + "time.sleep(60)") == (
+        128 + number
+    )
 
 
-def test_a_second_signal_ends_what_does_not_heed_the_first():
-    deaf = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEP}"
-    before = children()
-    for seconds in (1.0, 1.2):
-        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(Interrupted) as stop:
-        watch(deaf, deaf)
-    assert stop.value.code == 130
-    assert children() == before
-
-
-def test_a_watched_process_ends_when_the_watcher_does(monkeypatch, tmp_path):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    watched = "from experiments import runtime; runtime._end_with_the_watcher()"
-    watcher = f"""
-import sys
-from experiments import ranks
-ranks.watch([[sys.executable, "-c", {watched!r}]], ["process 0"])
-"""
-    process = subprocess.Popen([sys.executable, "-c", watcher])
-    wait_until(lambda: children(process.pid))
-    (child,) = children(process.pid)
-    process.kill()
-    process.wait()
-    wait_until(lambda: not alive(child))
-
-
-def test_a_watched_process_leaves_a_second_signal_to_the_watcher(monkeypatch):
-    monkeypatch.setenv(ranks.WATCHED, "1")
+def test_a_launched_process_leaves_a_second_signal_to_the_launcher(monkeypatch):
+    monkeypatch.setenv(resume.LAUNCHED_AS, "python -m experiments.launch")
     with resume.postponed() as noted:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -202,7 +113,6 @@ def test_flags_of_processes_that_make_no_sense_are_refused(flags, message):
     ("args", "message"),
     [
         (["--processes", "0", "--", "x"], "--processes must be at least 1, got 0"),
-        (["--", "experiments.dropout"], "--processes"),
         (["--processes", "2"], "expected -- and what to run"),
     ],
 )
@@ -211,36 +121,16 @@ def test_the_launcher_says_what_it_expects(args, message):
         launch.main(args)
 
 
-def test_the_command_to_go_on_is_that_of_the_launcher(monkeypatch):
-    monkeypatch.setenv(ranks.LAUNCHER, "experiments.launch --processes 2 --")
-    args = "dropout --seed 3 --coordinator here:1 --num-processes 2 --process-id 0"
-    monkeypatch.setattr(sys, "argv", args.split())
-    assert resume.command("dropout", Path("run")) == (
-        "python -m experiments.launch --processes 2 -- "
-        "experiments.dropout --seed 3 --resume run"
-    )
-
-
-EXPERIMENT = "experiments.dropout --data mini --hidden 16 8 --std 0.1 --platform cpu"
-
-
 def launched(processes, *flags):
     """Return the command that starts a run of several processes."""
-    name = ["experiments.launch", "--processes", str(processes), "--"]
-    own = [] if processes == 1 else name
+    launcher = ["experiments.launch", "--processes", str(processes), "--"]
+    own = [] if processes == 1 else launcher
     return [sys.executable, "-m", *own, *EXPERIMENT.split(), *map(str, flags)]
-
-
-def by_hand(processes, *flags):
-    """Return the commands that start a run of several processes one by one."""
-    address = f"127.0.0.1:{launch._free_port()}"
-    joined = ["--coordinator", address, "--num-processes", processes, "--process-id"]
-    return [launched(1, *flags, *joined, i) for i in range(processes)]
 
 
 @contextmanager
 def started(commands):
-    """Lend running processes, whose stderr can be read, and end them afterwards."""
+    """Yield running processes, whose stderr can be read, and end them afterwards."""
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(command, **pipes) for command in commands]
     try:
@@ -257,7 +147,7 @@ def rows(folder):
 
 
 def outcome(folder):
-    """Return what a run came to, without its times."""
+    """Return the results of a run, without its times."""
     results = json.loads((folder / "summary.json").read_text())["results"]
     return [
         {name: value for name, value in row.items() if "seconds" not in name}
@@ -265,102 +155,64 @@ def outcome(folder):
     ]
 
 
-def lose_one(commands, folder, victim, number):
-    """Send a process a signal once there is a checkpoint.
-
-    Returns:
-      Of each command, the exit code and what it said on stderr.
-    """
-    with started(commands) as running:
-        wait_until(lambda: list(folder.glob("checkpoints/*/*")), running)
-        workers = [child for process in running for child in children(process.pid)]
-        os.kill(workers[victim], number)
-        end = time.monotonic() + 20
-        ends = [
-            (process.wait(end - time.monotonic()), process.stderr.read())
-            for process in running
-        ]
-        assert not any(map(alive, workers))
-    return ends
-
-
 def without_end(folder):
     return "--epochs", 1_000_000, "--save-every", 1, "--out", folder
 
 
-def test_a_killed_process_ends_the_run_which_was_that_of_one_process(tmp_path):
-    command = launched(2, *without_end(tmp_path))
-    ends = lose_one([command], tmp_path, 1, signal.SIGKILL)
-    line = "error: process 1 was ended by SIGKILL, which ends the run\n"
-    assert ends == [(75, line)]
-
-    data = fashion_mnist.load("mini")
-    config = dropout.Config(hidden=(16, 8), std=0.1, epochs=1, data="mini")
-    config = dropout.settle(config, data)
-    report = Report("dropout")
-    report.metrics = lambda **_: None
-    network = dropout.network_of(config, config.impl, config.rates)
-    alone = dropout.train(config, network, data.on_device(), "", report).history
-    for name in ("train_loss", "test_loss"):
-        np.testing.assert_allclose(rows(tmp_path)[0][name], alone[name][0], rtol=1e-5)
+def children(pid):
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return sorted(int(child) for child in found.split())
 
 
-KILL, STOP = signal.SIGKILL, signal.SIGSTOP
-ENDS = {KILL: "was ended by SIGKILL", STOP: "was stopped"}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("processes", "victim", "number"),
-    [(2, 0, KILL), (2, 1, STOP), *((4, victim, KILL) for victim in range(4))],
-)
-def test_whichever_process_is_lost_the_launcher_names_it(
-    processes, victim, number, tmp_path
-):
-    command = launched(processes, *without_end(tmp_path))
-    line = f"error: process {victim} {ENDS[number]}, which ends the run\n"
-    assert lose_one([command], tmp_path, victim, number) == [(75, line)]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("processes", "victim", "number"),
-    [(2, 0, KILL), (2, 1, STOP), (4, 0, STOP), (4, 2, KILL)],
-)
-def test_without_a_launcher_each_process_names_the_one_that_is_lost(
-    processes, victim, number, tmp_path
-):
-    commands = by_hand(processes, *without_end(tmp_path))
-    ends = lose_one(commands, tmp_path, victim, number)
-    who = f"process {victim}" + ", the coordinator" * (victim == 0)
-    expected = [
-        (75, f"error: nothing is heard any more of {who}, which ends the run\n")
-    ]
-    expected *= processes
-    expected[victim] = (
-        75,
-        f"error: process {victim} {ENDS[number]}, which ends the run\n",
+def test_a_killed_process_ends_the_run_whose_numbers_are_those_of_one(tmp_path):
+    with started([launched(2, *without_end(tmp_path / "two"))]) as (process,):
+        wait_until(lambda: list((tmp_path / "two").glob("checkpoints/*/*")), [process])
+        workers = children(process.pid)
+        os.kill(workers[1], KILL)
+        assert process.wait(40) == 1
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    config = dropout.Config(
+        hidden=(16, 8), std=0.1, epochs=1, data="mini", out=tmp_path / "one"
     )
-    assert ends == expected
+    dropout.run(config)
+    one, two = (rows(tmp_path / name)[0] for name in ("one", "two"))
+    for name in ("train_loss", "test_loss"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("victim", "number"), [(0, KILL), (1, KILL), (0, STOP), (1, STOP)]
+)
+def test_without_a_launcher_the_others_end_within_40_seconds(victim, number, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    joined = ["--coordinator", address, "--num-processes", 2, "--process-id"]
+    commands = [launched(1, *without_end(tmp_path), *joined, i) for i in range(2)]
+    with started(commands) as running:
+        wait_until(lambda: list(tmp_path.glob("checkpoints/*/*")), running)
+        running[victim].send_signal(number)
+        assert running[1 - victim].wait(40) != 0
 
 
 @pytest.mark.long
 def test_a_process_that_never_joins_is_not_waited_for_for_ever(tmp_path):
-    first, _ = by_hand(2, *without_end(tmp_path))
+    joined = ["--coordinator", "127.0.0.1:13579", "--num-processes", 2]
+    first = launched(1, *without_end(tmp_path), *joined, "--process-id", 0)
     with started([first]) as (process,):
-        assert process.wait(90) == 75
-        assert process.stderr.read() == (
-            "error: process 0 waited in vain for one or more of the others to join, "
-            "which ends the run\n"
-        )
+        assert process.wait(90) != 0
 
 
 @pytest.mark.long
-def test_a_run_gone_on_with_after_a_loss_is_the_run_that_lost_none(tmp_path):
+def test_a_run_resumed_after_a_loss_is_the_run_that_lost_nothing(tmp_path):
     lost, straight = tmp_path / "lost", tmp_path / "straight"
     flags = ("--epochs", 12, "--save-every", 1)
     subprocess.run(launched(2, *flags, "--out", straight), check=True)
-    lose_one([launched(2, *flags, "--out", lost)], lost, 0, KILL)
+    with started([launched(2, *flags, "--out", lost)]) as (process,):
+        wait_until(lambda: list(lost.glob("checkpoints/*/*")), [process])
+        os.kill(children(process.pid)[0], KILL)
+        assert process.wait(40) == 1
     assert not (lost / "summary.json").exists()
     subprocess.run(launched(2, *flags, "--resume", lost), check=True)
     assert outcome(lost) == outcome(straight)
@@ -368,7 +220,7 @@ def test_a_run_gone_on_with_after_a_loss_is_the_run_that_lost_none(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seeds", [1, 4])
-def test_one_two_and_four_processes_come_to_the_same(seeds, tmp_path):
+def test_one_two_and_four_processes_compute_the_same(seeds, tmp_path):
     runs = []
     for processes in (1, 2, 4):
         out = tmp_path / str(processes)
@@ -382,7 +234,7 @@ def test_one_two_and_four_processes_come_to_the_same(seeds, tmp_path):
 
 
 @pytest.mark.long
-def test_ctrl_c_saves_and_the_command_that_is_shown_goes_on(tmp_path):
+def test_ctrl_c_saves_and_the_command_that_is_shown_resumes(tmp_path):
     flags = ("--epochs", 12, "--out", tmp_path / "run")
     with started([launched(2, *flags)]) as (process,):
         metrics = tmp_path / "run" / "metrics.jsonl"
@@ -390,8 +242,9 @@ def test_ctrl_c_saves_and_the_command_that_is_shown_goes_on(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         said = process.stderr.read()
-    assert said.startswith("error: interrupted and saved after epoch")
-    shown = said.rpartition("go on with: python -m ")[2].split()
+    (line,) = (line for line in said.splitlines() if "resume by" in line)
+    shown = line.rpartition("resume by: python -m ")[2].split()
+    assert shown[0] == "experiments.launch"
     subprocess.run([sys.executable, "-m", *shown], check=True)
     straight = ("--epochs", 12, "--out", tmp_path / "straight")
     subprocess.run(launched(2, *straight), check=True)

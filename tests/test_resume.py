@@ -8,14 +8,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ch4jax.data import fashion_mnist
 from experiments import dropout
 from experiments.common import resume
-from experiments.common.console import Report
 from experiments.common.errors import Interrupted, UsageError
+from experiments.common.run_folder import RunFolder
 
 SMALL = dropout.Config(
     hidden=(16, 8), rates=(0.2, 0.5), epochs=3, batch_size=64, std=0.1
@@ -24,7 +25,7 @@ SMALL = dropout.Config(
 
 def run(config):
     """Run to the end; returns metrics and results without their times."""
-    dropout.run(config, Report("dropout"))
+    dropout.run(config)
     return outcome(config.resume or config.out)
 
 
@@ -37,37 +38,43 @@ def outcome(folder):
     ]
 
 
-class InterruptedReport(Report):
-    """Sends this process a signal after some epochs."""
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Send this process a signal after some epochs, once."""
 
-    def __init__(self, after, number):
-        super().__init__("dropout")
-        self.left, self.number = after, number
+    def arrange(after, number):
+        metrics, epochs = RunFolder.metrics, iter(range(1, 1000))
 
-    def metrics(self, **row):
-        super().metrics(**row)
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
+        def interrupted(folder, **row):
+            metrics(folder, **row)
+            if next(epochs) == after:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(RunFolder, "metrics", interrupted)
+
+    return arrange
 
 
 @pytest.mark.parametrize(
     ("after", "number", "seeds"),
     [(1, signal.SIGINT, 1), (2, signal.SIGTERM, 2), (5, signal.SIGINT, 2)],
 )
-def test_an_interrupted_run_gone_on_with_is_the_run_that_never_stopped(
-    after, number, seeds, few_images, tmp_path
+def test_an_interrupted_and_resumed_run_is_the_run_that_never_stopped(
+    after, number, seeds, few_images, tmp_path, interrupt
 ):
     config = replace(SMALL, seeds=seeds, out=tmp_path / "interrupted")
-    with pytest.raises(Interrupted, match=r"saved after epoch \d; go on with: py") as e:
-        dropout.run(config, InterruptedReport(after, number))
+    interrupt(after, number)
+    with pytest.raises(
+        Interrupted, match=r"saved after epoch \d; resume by: pyth"
+    ) as e:
+        dropout.run(config)
     assert e.value.code == 128 + number
     assert not (config.out / "summary.json").exists()
     resumed = run(replace(config, out=None, resume=config.out))
     assert resumed == run(replace(config, out=tmp_path / "straight"))
 
 
-def test_a_finished_run_goes_on_to_more_epochs(few_images, tmp_path):
+def test_a_finished_run_resumes_to_more_epochs(few_images, tmp_path):
     short = replace(SMALL, epochs=2, save_every=1, out=tmp_path / "run")
     run(short)
     longer = run(replace(short, epochs=3, out=None, resume=short.out))
@@ -77,8 +84,8 @@ def test_a_finished_run_goes_on_to_more_epochs(few_images, tmp_path):
 def test_checkpoints_are_never_overwritten_by_another_run(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "metrics.jsonl").write_text("of an earlier run")
-    with pytest.raises(UsageError, match="go on with it by --resume"):
-        Report("dropout").begin(replace(SMALL, out=tmp_path))
+    with pytest.raises(UsageError, match="resume it by --resume"):
+        RunFolder.create("dropout", replace(SMALL, out=tmp_path))
     assert (tmp_path / "metrics.jsonl").read_text() == "of an earlier run"
 
 
@@ -92,9 +99,10 @@ def test_checkpoints_are_never_overwritten_by_another_run(tmp_path):
         ({"batch_size": 32}, "--batch-size was 64 and is 32"),
     ],
 )
-def test_going_on_with_other_flags_is_refused(change, line, few_images, tmp_path):
+def test_resuming_with_other_flags_is_refused(change, line, few_images, tmp_path):
     config = replace(SMALL, epochs=2, out=tmp_path)
-    Report("dropout").begin(dropout.settle(config, fashion_mnist.load("mini")))
+    resolved = dropout.resolve(config, fashion_mnist.load("mini"))
+    RunFolder.create("dropout", config, resolved._asdict())
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(UsageError) as error:
         run(replace(config, out=None, resume=tmp_path, **change))
@@ -118,12 +126,16 @@ def test_other_versions_and_devices_are_warned_of(tmp_path):
         resume.check(tmp_path, {}, {"devices": ["gpu"], "packages": {"jax": "0.11.0"}})
 
 
-def test_the_command_to_go_on_keeps_the_flags(monkeypatch, tmp_path):
+def test_the_command_that_resumes_keeps_the_flags(monkeypatch):
     args = ["dropout", "--seed", "3", "--out", "old", "--resume=older", "--seeds", "2"]
     monkeypatch.setattr(sys, "argv", args)
-    assert resume.command("dropout", tmp_path) == (
-        f"python -m experiments.dropout --seed 3 --seeds 2 --resume {tmp_path}"
-    )
+    kept = "experiments.dropout --seed 3 --seeds 2"
+    assert resume.command("dropout") == f"python -m {kept}"
+    assert resume.command("dropout", Path("run")) == f"python -m {kept} --resume run"
+    launched = "python -m experiments.launch --processes 2 -- experiments.dropout"
+    monkeypatch.setenv(resume.LAUNCHED_AS, f"{launched} --out old --seed 3")
+    again = resume.command("dropout", Path("run"))
+    assert again == f"{launched} --seed 3 --resume run"
 
 
 @pytest.mark.long

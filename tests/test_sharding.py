@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from ch4jax.training import sharding
-from experiments import dropout
-from experiments.common.console import Report
-from experiments.common.errors import UsageError
 
 
 def test_the_facts_of_eight_devices():
@@ -33,16 +30,3 @@ def test_the_facts_of_eight_devices():
 def test_devices_that_are_not_there_are_refused(devices, message):
     with pytest.raises(ValueError, match=message):
         sharding.make_mesh(devices)
-
-
-def test_a_run_on_devices_that_are_not_there_is_refused(tmp_path):
-    config = dropout.Config(devices=9, out=tmp_path / "run")
-    line = "--devices: .* at most 1, .* got 9; JAX_NUM_CPU_DEVICES=N makes"
-    with pytest.raises(UsageError, match=line):
-        Report("dropout").begin(config)
-    assert not config.out.exists()
-
-
-def test_one_process_agrees_with_itself():
-    assert sharding.agree(7) == 7
-    sharding.check_same("flags")

@@ -1,7 +1,8 @@
 """Many models in one program: `training`, mapped over a leading axis of members.
 
-Member i of a population goes through what `training` does with member i's state
-and key; only the order of the additions inside the matrix products may differ.
+Member i of a population does what `training` does with member i's state and key; only
+the order of the additions inside the matrix products may differ. Computation follows
+data: place states and keys with `sharding.place`, and each device trains its members.
 """
 
 from functools import partial

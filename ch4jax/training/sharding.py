@@ -1,72 +1,40 @@
-"""One model or a population over many devices, of one process or of several.
+"""One model or a population on many devices, of one process or of several.
 
-The program is that of `population`; only where its arrays live differs, and the
-compiler does the rest. Where the devices divide the members, each trains members of its
-own, and nothing passes between them but the metrics of an epoch: the members of a
-device are, bit for bit, the population that they would be alone. Otherwise each device
-computes its rows of every batch, and in every step the gradients, as many numbers as
-all members have parameters, are summed over the devices: that is another order of
-additions, so the last bits are others.
+Computation follows data: the functions of `training` and `population` run wherever
+you place their arrays. There are two ways to use several devices:
 
-The data set is whole on every device, and has to fit there.
+- Give each device members of its own: place states and keys `along(mesh, 0)` and the
+  data `whole(mesh)`. Nothing passes between the devices, and the members of a device
+  are, bit for bit, the population that they would be alone.
+- Give each device rows of every batch: place everything `whole(mesh)` and wrap the
+  metrics function in `by_rows`. In every step the devices sum their gradients, as many
+  numbers as the model has parameters. That is another order of additions, so the last
+  bits differ from those of one device.
+
+Either way the data set is whole on every device, and has to fit there.
 """
-
-import zlib
-from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
-import ch4jax.training.population as population
-from ch4jax.training._epoch import Data, Metrics, MetricsFn, TrainState
+from ch4jax.training._epoch import Metrics, MetricsFn
 
 AXIS = "devices"
-JOIN_SECONDS = 12
-HEARTBEAT_SECONDS = 10
-
-
-class Placement(NamedTuple):
-    """Where a population lives.
-
-    Attributes:
-      mesh: the devices.
-      by_members: each device has members of its own; otherwise, rows of each batch.
-    """
-
-    mesh: Mesh
-    by_members: bool
-
-    @property
-    def whole(self) -> NamedSharding:
-        """Of what every device has: data and metrics."""
-        return NamedSharding(self.mesh, PartitionSpec())
-
-    @property
-    def members(self) -> NamedSharding:
-        """Of what leads with `members`: states, parameters and keys."""
-        return self.split if self.by_members else self.whole
-
-    @property
-    def split(self) -> NamedSharding:
-        """Of what each device has a part of, along the first axis."""
-        return along(self.mesh, 0)
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
-    """Return a mesh of one axis; each process has as many devices in it.
+    """Return a mesh of one axis, `AXIS`, with equally many devices of each process.
 
     Args:
-      num_devices: of all processes together; None takes one, or, where there are
-        several processes, all.
+      num_devices: of all processes together. None takes one device, or all of them
+        where there are several processes.
 
     Raises:
-      ValueError: if there are fewer, or if they are not as many for each process.
+      ValueError: if `num_devices` is not a positive multiple of the number of
+        processes, or if there are fewer devices.
     """
     devices, processes = jax.devices(), jax.process_count()
     if num_devices is None:
@@ -91,160 +59,53 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(np.asarray(chosen), (AXIS,))
 
 
-def spread(mesh: Mesh, num_members: int) -> Placement:
-    """Return how a population of this size is spread over the devices of `mesh`."""
-    return Placement(mesh, by_members=num_members % mesh.size == 0)
-
-
 def along(mesh: Mesh, axis: int) -> NamedSharding:
-    """Return the place of an array of which each device has a part, along `axis`."""
+    """Return the sharding of arrays of which each device has a part, along `axis`."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
+def whole(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays that every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Put arrays, which have to be the same in every process, where they belong."""
+    """Move arrays, which must be equal in every process, to their devices."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def put(leaf: Any) -> Array:
+    def put(leaf: Array | np.ndarray) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             words = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-        whole = np.asarray(leaf)
+        all_of_it = np.asarray(leaf)
         return jax.make_array_from_callback(
-            whole.shape, sharding, lambda index: whole[index]
+            all_of_it.shape, sharding, lambda index: all_of_it[index]
         )
 
     return jax.tree.map(put, tree)
 
 
-def gather(tree: PyTree, placement: Placement) -> PyTree:
-    """Return arrays whole, on the first device of each process; all have to call it."""
-    everywhere = jax.device_put(tree, placement.whole)
+def gather(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Return arrays whole, on the first device of each process.
+
+    Every process must call it.
+    """
+    everywhere = jax.device_put(tree, whole(mesh))
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), everywhere)
 
 
-@partial(
-    jax.jit, static_argnames=("metrics_fn", "optimizer", "batch_size", "placement")
-)
-def train_epoch(
-    states: TrainState,
-    data: Data,
-    *,
-    metrics_fn: MetricsFn,
-    optimizer: optax.GradientTransformation,
-    batch_size: int,
-    keys: Key[Array, " members"],
-    placement: Placement,
-) -> tuple[TrainState, Metrics]:
-    """Do what `population.train_epoch` does, over the devices of `placement`.
+def by_rows(metrics_fn: MetricsFn, mesh: Mesh) -> MetricsFn:
+    """Return `metrics_fn` with the rows of every batch divided among the devices.
 
-    Args:
-      states: placed as `placement.members`, and so they come back.
-      data: placed as `placement.whole`, and so the metrics come back.
-      metrics_fn: see `training`.
-      optimizer: what made the states.
-      batch_size: rows in a batch, of all devices together; any number.
-      keys: placed as `placement.members`.
-      placement: what `spread` returned.
+    Like every metrics function, wrap it once for all calls: a second wrapper is
+    another function, for which `jax.jit` compiles again. Batches may have any size.
     """
-    states, metrics = population.train_epoch(
-        states,
-        data,
-        metrics_fn=_over_rows(metrics_fn, placement),
-        optimizer=optimizer,
-        batch_size=batch_size,
-        keys=keys,
-    )
-    return (
-        jax.lax.with_sharding_constraint(states, placement.members),
-        jax.lax.with_sharding_constraint(metrics, placement.whole),
-    )
 
-
-@partial(jax.jit, static_argnames=("metrics_fn", "batch_size", "placement"))
-def evaluate(
-    params: PyTree,
-    data: Data,
-    *,
-    metrics_fn: MetricsFn,
-    batch_size: int = 2048,
-    placement: Placement,
-) -> Metrics:
-    """Do what `population.evaluate` does, placed as in `train_epoch`."""
-    metrics = population.evaluate(
-        params,
-        data,
-        metrics_fn=_over_rows(metrics_fn, placement),
-        batch_size=batch_size,
-    )
-    return jax.lax.with_sharding_constraint(metrics, placement.whole)
-
-
-def _over_rows(metrics_fn: MetricsFn, placement: Placement) -> MetricsFn:
-    """Let each device compute its rows of the batch, where it has no own members."""
-    if placement.by_members:
-        return metrics_fn
-
-    def over_rows(params: PyTree, inputs: Array, labels: Array, *, key: Any) -> Metrics:
-        batch = jax.lax.with_sharding_constraint((inputs, labels), placement.split)
+    def divided(
+        params: PyTree, inputs: Array, labels: Array, *, key: PRNGKeyArray | None
+    ) -> Metrics:
+        batch = jax.lax.with_sharding_constraint((inputs, labels), along(mesh, 0))
         return metrics_fn(params, *batch, key=key)
 
-    return over_rows
-
-
-def join(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> None:
-    """Make this process one of several that run the same program.
-
-    Call it before anything touches a device. Where a process is lost later, JAX ends
-    the others with SIGABRT after `HEARTBEAT_SECONDS`, if no sum over the processes
-    fails before; where one does not join for `JOIN_SECONDS`, likewise. JAX takes over
-    SIGTERM; who wants it back sets it again.
-
-    Args:
-      coordinator: `HOST:PORT` where process 0 can be reached; None, like the others,
-        where JAX finds them: in SLURM, Open MPI, Kubernetes and Cloud TPU.
-      num_processes: in all.
-      process_id: of this one, from 0.
-
-    Raises:
-      ValueError: if JAX has to find them, and finds no cluster.
-    """
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator,
-        num_processes,
-        process_id,
-        initialization_timeout=JOIN_SECONDS,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
-
-
-def leave() -> None:
-    """Wait until every process is here; from then on each may end as it likes."""
-    jax.distributed.shutdown()
-
-
-def agree(number: int) -> int:
-    """Return the largest `number` of any process; all have to call it."""
-    return max(_of_all(number))
-
-
-def check_same(text: str) -> None:
-    """Hold what this process has against what the others have; all have to call it.
-
-    Raises:
-      ValueError: in every process, if `text` is not the same in all.
-    """
-    if len(set(_of_all(zlib.crc32(text.encode())))) > 1:
-        raise ValueError("the processes differ in what has to be the same in all")
-
-
-def _of_all(number: int) -> list[int]:
-    if jax.process_count() == 1:
-        return [number]
-    return multihost_utils.process_allgather(np.uint32(number)).tolist()
+    return divided

@@ -1,29 +1,32 @@
 """The command line of every experiment: flags in, exit code out.
 
-0 done, 1 failed, 2 wrong usage, 65 bad data, 69 no network, 75 a lost peer, 130
-interrupted, 143 terminated.
+0 done, 1 failed, 2 wrong usage, 65 bad data, 69 no network, 130 interrupted, 143
+terminated.
 """
 
-import contextlib
-import io
 import math
 import os
 import re
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from types import FrameType
+from typing import Annotated, ClassVar, NoReturn, TypeVar
 
+import jax
 import tyro
+from jax.sharding import Mesh
 
 from ch4jax.errors import DataError, NetworkError
-from experiments.common import ranks, runtime
-from experiments.common.console import Report
-from experiments.common.errors import Failed, Interrupted, LostPeer, UsageError
+from ch4jax.training import sharding
+from experiments.common import distributed, setup, threefry
+from experiments.common.console import console
+from experiments.common.errors import Failed, Interrupted, UsageError
 
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
@@ -34,6 +37,13 @@ OptionalPath = Annotated[Path | None, _later(metavar="PATH")]
 Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
+EXIT_CODES: dict[type[Exception], int] = {
+    Failed: 1,
+    UsageError: 2,
+    DataError: 65,
+    NetworkError: 69,
+}
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -41,7 +51,7 @@ class Flags:
 
     Attributes:
       keep_programs: whether compiled programs are kept from one run to the next;
-        what times compiling does without.
+        an experiment that times compiling does without.
     """
 
     keep_programs: ClassVar[bool] = True
@@ -59,15 +69,38 @@ class Flags:
 
 
 @dataclass(frozen=True)
-class TrainingFlags(Flags):
-    """The flags of experiments whose training can be interrupted and gone on with."""
+class DeviceFlags(Flags):
+    """The flags of experiments that several devices can share."""
+
+    devices: OptionalInt = None
+    """Devices to train on; if not given, one, or all that several processes have."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_1("--devices", self.devices)
+
+    def mesh(self) -> Mesh:
+        """Return the devices that were asked for.
+
+        Raises:
+          UsageError: if there are fewer.
+        """
+        try:
+            return sharding.make_mesh(self.devices)
+        except ValueError as error:
+            cpu = jax.default_backend() == "cpu"
+            hint = "; JAX_NUM_CPU_DEVICES=N makes a CPU count as N" if cpu else ""
+            raise UsageError(f"--devices: {error}{hint}") from error
+
+
+@dataclass(frozen=True)
+class TrainingFlags(DeviceFlags):
+    """The flags of experiments whose training can be interrupted and resumed."""
 
     save_every: OptionalInt = None
     """Epochs from one checkpoint to the next; none are saved if not given."""
     resume: OptionalPath = None
-    """Run folder of an interrupted run to go on with, with the flags that it had."""
-    devices: OptionalInt = None
-    """Devices to train on; if not given, one, or all that several processes have."""
+    """Run folder of an interrupted run to resume, with the flags that it had."""
     coordinator: OptionalStr = None
     """HOST:PORT of process 0, in each of several processes that train together."""
     num_processes: OptionalInt = None
@@ -85,23 +118,24 @@ class TrainingFlags(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least_1("--save-every", self.save_every)
-        check_at_least_1("--devices", self.devices)
         check_at_least_1("--num-processes", self.num_processes)
         if self.resume and self.out:
             raise UsageError(
                 f"--out must not be given with --resume {self.resume}, whose folder is "
                 f"written to, got {self.out}"
             )
-        self._check_processes()
-
-    def _check_processes(self) -> None:
-        names = ("coordinator", "num_processes", "process_id")
-        given = {name: getattr(self, name) for name in names}
-        missing = [name for name, value in given.items() if value is None]
-        if self.distributed and len(missing) < len(names):
-            raise UsageError(f"--distributed takes the place of {_flags(given)}")
-        if missing and len(missing) < len(names):
-            raise UsageError(f"{_flags(given)} go together, got no {_flags(missing)}")
+        given = {
+            "--coordinator": self.coordinator,
+            "--num-processes": self.num_processes,
+            "--process-id": self.process_id,
+        }
+        missing = [flag for flag, value in given.items() if value is None]
+        if self.distributed and len(missing) < len(given):
+            raise UsageError(f"--distributed takes the place of {', '.join(given)}")
+        if missing and len(missing) < len(given):
+            raise UsageError(
+                f"{', '.join(given)} go together, got no {', '.join(missing)}"
+            )
         if self.coordinator is None:
             return
         if not re.fullmatch(r".+:\d+", self.coordinator):
@@ -113,28 +147,26 @@ class TrainingFlags(Flags):
             )
 
 
-def _flags(names: Iterable[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
 def check_positive(flag: str, value: float | None) -> None:
-    """Raise UsageError unless `value` is not given, or finite and above zero."""
+    """Raise UsageError unless `value` is None, or finite and above zero."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise UsageError(f"{flag} must be positive and finite, got {value}")
 
 
 def check_at_least_1(flag: str, value: int | None) -> None:
-    """Raise UsageError unless `value` is not given, or 1 or more."""
+    """Raise UsageError unless `value` is None, or 1 or more."""
     if value is not None and value < 1:
         raise UsageError(f"{flag} must be at least 1, got {value}")
 
 
-def main(config_type: type, run: Callable[[Any, Report], None]) -> None:
-    """Parse the flags, run the experiment in its run folder, exit with the code."""
-    warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, _terminate)
-    code = answer(lambda: _work(config_type, run))
-    if code and ranks.watched():
+Config = TypeVar("Config", bound=Flags)
+Parsed = TypeVar("Parsed")
+
+
+def main(config_type: type[Config], run: Callable[[Config], None]) -> NoReturn:
+    """Parse the flags, run the experiment, and exit with its code."""
+    code = exit_code(lambda: _run(parse(config_type), run))
+    if code and jax.distributed.is_initialized():
         # Python's own exit would wait for the other processes.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -142,100 +174,67 @@ def main(config_type: type, run: Callable[[Any, Report], None]) -> None:
     sys.exit(code)
 
 
-def _work(config_type: type, run: Callable[[Any, Report], None]) -> int:
-    config = parse(config_type)
-    name = Path(run.__code__.co_filename).stem
-    several = isinstance(config, TrainingFlags) and config.several
-    if several and not ranks.watched():
-        command = [sys.executable, "-m", f"experiments.{name}", *sys.argv[1:]]
-        known = config.process_id is not None
-        called = f"process {config.process_id}" if known else "this process"
-        return ranks.watch([command], [called])
+def _run(config: Config, run: Callable[[Config], None]) -> int:
     if config.platform is not None:
-        os.environ["JAX_PLATFORMS"] = config.platform
-    if several:
-        runtime.join(config.coordinator, config.num_processes, config.process_id)
-    runtime.check_platform()
-    runtime.draw_quickly()
+        jax.config.update("jax_platforms", config.platform)
+    if isinstance(config, TrainingFlags) and config.several:
+        distributed.join(config.coordinator, config.num_processes, config.process_id)
+    setup.check_platform()
+    console.quiet = jax.process_index() > 0
+    threefry.unroll()
     if config.keep_programs:
-        runtime.keep_programs()
+        setup.keep_programs()
     else:
-        runtime.compile_anew()
-    run(config, Report(name, runtime.rank()))
-    if several:
-        runtime.leave()
+        setup.compile_afresh()
+    run(config)
+    distributed.leave()
     return 0
 
 
-def answer(work: Callable[[], int]) -> int:
-    """Return the exit code of some work; where it fails, one line says why."""
+def exit_code(work: Callable[[], int]) -> int:
+    """Return what `work` returns; if it fails, print one line and return its code.
+
+    SIGTERM ends it like Ctrl-C. An error that you cannot mend shows its traceback.
+    """
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
+        line, code = "interrupted", 130
     except Interrupted as stop:
-        _complain(str(stop))
-        return stop.code
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None and not ranks.watched():
+        line, code = str(stop), stop.code
+    except tuple(EXIT_CODES) as error:
+        line = str(error)
+        code = next(c for kind, c in EXIT_CODES.items() if isinstance(error, kind))
+    except Exception:
+        if not jax.distributed.is_initialized():
             raise
-        if code is None:
-            return runtime.explain(error)
-        _complain(str(error))
-        return code
+        line, code = traceback.format_exc(), 1
+    print(f"error: {line}", file=sys.stderr)
+    return code
 
 
-def parse(config_type: type, args: list[str] | None = None) -> Any:
+def parse(config_type: type[Parsed], args: list[str] | None = None) -> Parsed:
     """Return the config that the flags describe; `--help` prints and exits.
 
     Raises:
-      UsageError: with one line that says which flag is wrong and why.
+      UsageError: if a flag has a value that it cannot have.
+      SystemExit: with code 2, if there is no such flag or its value does not parse.
     """
     module = sys.modules[config_type.__module__]
-    name = Path(str(module.__file__)).stem
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            return tyro.cli(
-                config_type,
-                prog=f"python -m experiments.{name}",
-                description=module.__doc__,
-                args=args,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    # tyro draws a box of several paragraphs; the first of them says what is wrong.
-    lines = [line.strip(" │") for line in message.getvalue().splitlines()[1:]]
-    paragraph = " ".join(lines).partition("───")[0].partition("  ")[0]
-    raise UsageError(re.sub(r"\s+", " ", paragraph).strip() + "; see --help")
+    spec = module.__spec__
+    return tyro.cli(
+        config_type,
+        prog=f"python -m {spec.name if spec else module.__name__}",
+        description=module.__doc__,
+        args=args,
+    )
 
 
-def _exit_code(error: Exception) -> int | None:
-    """Return the exit code for an error that the user can mend, None for a bug."""
-    if isinstance(error, UsageError):
-        return 2
-    if isinstance(error, Failed):
-        return 1
-    if isinstance(error, LostPeer):
-        return ranks.LOST
-
-    if isinstance(error, DataError):
-        return 65
-    if isinstance(error, NetworkError):
-        return 69
-    return None
-
-
-def _terminate(number: int, _: Any) -> None:
+def _terminate(number: int, _: FrameType | None) -> None:
     raise Interrupted("terminated", number)
 
 
-def _complain(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-
-
-def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)

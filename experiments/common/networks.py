@@ -1,25 +1,35 @@
 """The dropout MLP as two pure functions, from Flax or from scratch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
-from jax import numpy as jnp
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
 
 from ch4jax.data.fashion_mnist import to_float
 from ch4jax.dropout import DropoutMLP, init_mlp, mlp
-from ch4jax.training import classification_metrics
+from ch4jax.training import Metrics, MetricsFn, classification_metrics
+
+
+class Logits(Protocol):
+    """A forward pass; with a key of None nothing is dropped."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        images: Float[Array, "batch *image"],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "batch classes"]:
+        """Return the logits of a batch."""
+        ...
 
 
 class Network(NamedTuple):
-    """A network for Fashion-MNIST.
+    """A network for Fashion-MNIST."""
 
-    Attributes:
-      init: key -> params.
-      logits: (params, images, *, key) -> logits; with a key of None, no dropout.
-    """
-
-    init: Callable[..., Any]
-    logits: Callable[..., Any]
+    init: Callable[[PRNGKeyArray], PyTree]
+    logits: Logits
 
 
 def flax_network(
@@ -28,12 +38,14 @@ def flax_network(
     """Return the network as the Flax module defines it."""
     model = DropoutMLP(hidden=hidden, rates=rates, std=std)
 
-    def init(key: Any) -> Any:
+    def init(key: PRNGKeyArray) -> PyTree:
         return model.init(key, jnp.zeros((1, 28, 28)), train=False)
 
-    def logits(params: Any, images: Any, *, key: Any) -> Any:
+    def logits(params: PyTree, images: Array, *, key: PRNGKeyArray | None) -> Array:
         rngs = None if key is None else {"dropout": key}
-        return model.apply(params, images, train=key is not None, rngs=rngs)
+        return jnp.asarray(
+            model.apply(params, images, train=key is not None, rngs=rngs)
+        )
 
     return Network(init, logits)
 
@@ -43,10 +55,10 @@ def scratch_network(
 ) -> Network:
     """Return the network written with nothing but arrays."""
 
-    def init(key: Any) -> Any:
+    def init(key: PRNGKeyArray) -> PyTree:
         return init_mlp((28 * 28, *hidden, 10), std=std, key=key)
 
-    def logits(params: Any, images: Any, *, key: Any) -> Any:
+    def logits(params: PyTree, images: Array, *, key: PRNGKeyArray | None) -> Array:
         return mlp(params, images, rates, key=key)
 
     return Network(init, logits)
@@ -55,10 +67,16 @@ def scratch_network(
 NETWORKS = {"flax": flax_network, "scratch": scratch_network}
 
 
-def metrics_fn(network: Network) -> Callable[..., Any]:
+def metrics_fn(network: Network) -> MetricsFn:
     """Return the metrics function (see `ch4jax.training`) for images in bytes."""
 
-    def metrics(params: Any, images: Any, labels: Any, *, key: Any) -> Any:
+    def metrics(
+        params: PyTree,
+        images: UInt8[Array, "batch *image"],
+        labels: Array,
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Metrics:
         logits = network.logits(params, to_float(images), key=key)
         return classification_metrics(logits, labels)
 

@@ -1,10 +1,10 @@
 """How figures look, and the shapes that several experiments draw.
 
-The one place that imports matplotlib: an experiment draws on the axes that `figure`
-lends it.
+Only this module imports matplotlib: an experiment draws on the axes that
+`RunFolder.figure` lends it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from jaxtyping import ArrayLike, Float, Int
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -64,13 +67,20 @@ def figure(
             plt.close(drawing)
 
 
-def band(axes: Any, x: Any, values: Any, *, colour: str, **line: Any) -> None:
+def band(
+    axes: Axes,
+    x: Float[np.ndarray, " points"] | Int[np.ndarray, " points"],
+    values: Float[ArrayLike, "points members"],
+    *,
+    colour: str,
+    **line: Any,
+) -> None:
     """Draw the mean of `values` over their last axis, and one deviation around it.
 
     Args:
       axes: where to draw.
-      x: shape (points,).
-      values: shape (points, members).
+      x: where the points are.
+      values: what is averaged.
       colour: of line and band.
       line: what else `Axes.plot` takes: `label`, `linestyle`.
     """
@@ -80,7 +90,7 @@ def band(axes: Any, x: Any, values: Any, *, colour: str, **line: Any) -> None:
     axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
 
 
-def plain_numbers(axis: Any) -> None:
+def plain_numbers(axis: Axis) -> None:
     """Label a logarithmic axis with 1, 2, 5, 10, 20 and so on, without exponents."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter("{x:g}")
@@ -88,37 +98,33 @@ def plain_numbers(axis: Any) -> None:
 
 
 def training_curves(
-    path: Path, histories: Mapping[str, Mapping[str, Any]], *, title: str
+    panels: Sequence[Axes],
+    histories: Mapping[str, Mapping[str, Float[np.ndarray, "epochs members"]]],
 ) -> None:
-    """Draw loss and accuracy against the epoch, one colour a variant.
+    """Draw loss and accuracy against the epoch on two panels, one colour a variant.
 
     Args:
-      path: the PNG to write.
-      histories: for each variant `train_loss`, `train_accuracy` and `test_accuracy`,
-        each of shape (epochs, members).
-      title: stands above the panels.
+      panels: where to draw loss and accuracy.
+      histories: for each variant `train_loss`, `train_accuracy` and `test_accuracy`.
     """
-    with figure(path, 1, 2, size=(8.5, 3.4), title=title) as (loss, accuracy):
-        for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
-            epochs = np.arange(1, len(history["train_loss"]) + 1)
-            band(loss, epochs, history["train_loss"], colour=colour, label=name)
-            for split, dashes in (("train", ":"), ("test", "-")):
-                band(
-                    accuracy,
-                    epochs,
-                    history[f"{split}_accuracy"],
-                    colour=colour,
-                    linestyle=dashes,
-                    label=f"{name}, {split}",
-                )
-        loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
-        for axis_formatter in (
-            loss.yaxis.set_major_formatter,
-            loss.yaxis.set_minor_formatter,
-        ):
-            axis_formatter(FormatStrFormatter("%.2g"))
-        accuracy.set(xlabel="epoch", ylabel="accuracy")
-        for axes in (loss, accuracy):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        loss.legend()
-        accuracy.legend(loc="lower right", fontsize=8)
+    loss, accuracy = panels
+    for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
+        epochs = np.arange(1, len(history["train_loss"]) + 1)
+        band(loss, epochs, history["train_loss"], colour=colour, label=name)
+        for split, dashes in (("train", ":"), ("test", "-")):
+            band(
+                accuracy,
+                epochs,
+                history[f"{split}_accuracy"],
+                colour=colour,
+                linestyle=dashes,
+                label=f"{name}, {split}",
+            )
+    loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+    loss.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
+    loss.yaxis.set_minor_formatter(FormatStrFormatter("%.2g"))
+    accuracy.set(xlabel="epoch", ylabel="accuracy")
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.legend()
+    accuracy.legend(loc="lower right", fontsize=8)

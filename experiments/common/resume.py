@@ -1,4 +1,4 @@
-"""Going on with a run: what may differ from it, and how it is interrupted."""
+"""Interrupting and resuming a run: what may differ, and what ends it."""
 
 import json
 import os
@@ -6,25 +6,30 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from experiments.common import ranks
 from experiments.common.errors import UsageError
 
-PROCESSES = {"coordinator", "num_processes", "process_id", "distributed"}
-MAY_DIFFER = {"out", "platform", "resume", "save_every", "devices"} | PROCESSES
+LAUNCHED_AS = "CH4JAX_LAUNCHED_AS"  # `launch` passes on the command that you typed
+MAY_DIFFER = {
+    *("out", "platform", "resume", "save_every", "devices"),
+    *("coordinator", "num_processes", "process_id", "distributed"),
+}
 
 
-def check(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Hold a run against the one in `folder` that it is to go on with.
+def check(
+    folder: Path, config: Mapping[str, Any], environment: Mapping[str, Any]
+) -> None:
+    """Compare a run with the one in `folder` that it is to resume.
 
-    Warns of what may change the last bits: versions and devices.
+    Warns about what may change the last bits: versions and devices.
 
     Raises:
-      UsageError: if a flag is not what it was, but for more epochs.
+      UsageError: if a flag differs, except for more epochs.
     """
     saved, ran_in = (_read(folder / name) for name in ("config.json", "env.json"))
     differ = [
@@ -50,40 +55,39 @@ def check(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> 
     ]
     if changed:
         warnings.warn(
-            f"the run goes on, but not bit for bit: {', '.join(changed)}", stacklevel=2
+            f"the run resumes, but not bit for bit: {', '.join(changed)}", stacklevel=2
         )
 
 
-def command(name: str, folder: Path) -> str:
-    """Return the command that goes on with the run in `folder`."""
-    launcher = os.environ.get(ranks.LAUNCHER, "")
-    dropped = {"--out", "--resume"}
-    if launcher:  # which gives these
-        dropped |= {"--coordinator", "--num-processes", "--process-id"}
-    args = iter(sys.argv[1:])
+def command(name: str, folder: Path | None = None) -> str:
+    """Return the command that was typed, or the one that resumes its run in `folder`.
+
+    Either way without --out and --resume, whose folders this run has used.
+    """
+    typed = ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
+    words = iter(shlex.split(os.environ.get(LAUNCHED_AS, "")) or typed)
     kept = []
-    for arg in args:
-        if arg.partition("=")[0] not in dropped:
-            kept.append(arg)
-        elif "=" not in arg:
-            next(args, None)
-    module = [*launcher.split(), f"experiments.{name}"]
-    return shlex.join(["python", "-m", *module, *kept, "--resume", str(folder)])
+    for word in words:
+        if word.partition("=")[0] not in ("--out", "--resume"):
+            kept.append(word)
+        elif "=" not in word:
+            next(words, None)
+    return shlex.join([*kept, "--resume", str(folder)] if folder else kept)
 
 
 @contextmanager
 def postponed() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM in the list that is lent; a second one acts at once.
+    """Note Ctrl-C and SIGTERM in the list that is yielded; a second one acts at once.
 
-    A process that is watched leaves that to the watcher: a cluster may send the first
-    to both, and the watcher passes it on.
+    `launch` passes signals on, so that one from a cluster may arrive twice; a process
+    that it started leaves the second to it.
     """
     noted: list[int] = []
     previous = {}
 
-    def note(number: int, _: Any) -> None:
+    def note(number: int, _: FrameType | None) -> None:
         noted.append(number)
-        if not ranks.watched():
+        if LAUNCHED_AS not in os.environ:
             signal.signal(number, previous[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -98,8 +102,8 @@ def postponed() -> Iterator[list[int]]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"--resume {path.parent} must be the folder of a run; there is no sound "
             f"{path.name} in it"
-        ) from None
+        ) from error

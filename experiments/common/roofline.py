@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,17 @@ def program_mb(program: Any) -> float | None:
         usage.temp_size_in_bytes,
     )
     return sum(parts) / 1e6
+
+
+def peak_memory_mb() -> float | None:
+    """Return the most memory the process ever held; None where that is unknown."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # not a Unix
+        return None
+    return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def megabytes(ru_maxrss: int) -> float:
+    """Return megabytes: `getrusage` counts bytes on macOS, and else kilobytes."""
+    return ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,49 +1,40 @@
 """One page of what this machine does: every experiment, its numbers and figures.
 
 Without flags: each experiment does the book's run, one after the other, and
-report/index.html shows what came out. `--quick` makes them small, two at a time, and
-leaves out what times and compares; `--runs DIR` shows runs that were made before.
+report/index.html shows the results. `--quick` makes them small and leaves out those
+that time and compare; `--runs DIR` shows runs that were made before.
 """
 
-import importlib.metadata
-import importlib.util
-import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ch4jax.storage import atomic
 from experiments.__main__ import experiments
 from experiments.common import cli
-from experiments.common.errors import Interrupted, UsageError
-from experiments.report import page
-from experiments.report import runs as page_runs
+from experiments.common.errors import UsageError
+from experiments.report.page import Entry, read, render
 
-ITSELF = Path(__file__).stem
-LEFT_OUT = {ITSELF, "launch"}
-# Compiling takes most of the time of a small run; the longest stands first.
+LEFT_OUT = {"report", "launch"}
+# The longest comes first.
 QUICK = {
     "initialization": ("--epochs", "2", "--seeds", "1"),
     "dropout": ("--data", "mini", "--epochs", "30"),
     "weight_decay": ("--lambdas", "24", "--seeds", "8"),
     "house_prices": ("--seeds", "2"),
     "storage": ("--flips", "20", "--kills", "1"),
-    "profile": ("--data", "mini", "--rounds", "3"),
 }
-# For --quick, even at their smallest.
-TOO_LONG = {"benchmark", "compare", "end_to_end", "growth"}
+TOO_LONG = {"benchmark", "compare", "end_to_end", "growth"}  # for --quick
 
 
 @dataclass(frozen=True)
 class Config(cli.Flags):
-    """Flags; seed and platform are handed on to every experiment."""
+    """Flags; seed and platform are passed on to every experiment."""
 
     out: Path = Path("report")
     """Folder of index.html, and of the runs that are made for it."""
@@ -64,18 +55,8 @@ class Config(cli.Flags):
                 raise UsageError(f"--runs must be folders, got {folder}")
 
 
-class Running(NamedTuple):
-    """A run that is under way."""
-
-    name: str
-    command: list[str]
-    folder: Path
-    start: float
-    process: subprocess.Popen[bytes]
-
-
 def run(config: Config) -> int:
-    """Make or take the runs, and write the page.
+    """Make or find the runs, and write the page.
 
     Returns:
       The exit code: 1 if a run failed.
@@ -90,120 +71,86 @@ def run(config: Config) -> int:
     except OSError as error:
         raise UsageError(
             f"--out {config.out} cannot be written: {error.strerror}"
-        ) from None
+        ) from error
     sentences = {k: v for k, v in experiments().items() if k not in LEFT_OUT}
-    entries = (
-        page_runs.entries(config.runs, sentences)
-        if config.runs
-        else list(run_all(config, sentences, folder))
-    )
-    remake = shlex.join(["python", "-m", f"experiments.{ITSELF}", *sys.argv[1:]])
+    make = find_runs(config.runs, sentences) if config.runs else run_all(config, folder)
+    entries = [entry._replace(sentence=sentences[entry.name]) for entry in make]
+    command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
     with atomic.writing(index) as part:
-        part.write_text(page.render(entries, remake), encoding="utf-8")
+        part.write_text(render(entries, command), encoding="utf-8")
     print(f"report: {index}")
     return int(any(entry.failed for entry in entries))
 
 
-def run_all(
-    config: Config, sentences: Mapping[str, str], folder: Path
-) -> Iterator[page_runs.Entry]:
-    """Run every experiment; yield each when it is done."""
-    names = sorted(sentences, key=[*QUICK, *sentences].index)
-    if not config.quick:
-        yield from run_some(config, names, sentences, folder, lanes=1)
-        return
-    for name in sorted(TOO_LONG & set(names)):
-        command = f"python -m experiments.{name}"
-        reason = "--quick leaves it out, since it takes minutes"
-        yield page_runs.Entry(name, sentences[name], command, reason=reason)
-    names = [name for name in names if name not in TOO_LONG]
-    lanes = 1 if exclusive(config.platform) else 2
-    yield from run_some(config, names, sentences, folder, lanes)
+def find_runs(roots: Iterable[Path], names: Collection[str]) -> Iterator[Entry]:
+    """Yield the newest run of each experiment, wherever below `roots` it is."""
+    files = [file for root in roots for file in root.rglob("summary.json")]
+    newest: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: file.stat().st_mtime):
+        name = str(read(file).get("experiment"))
+        if name in names:
+            newest[name] = file.parent
+        else:
+            print(f"warning: {file} is not the summary of a run", file=sys.stderr)
+    for name in names:
+        if name not in newest:
+            reason = f"no run was found in {', '.join(map(str, roots))}"
+            yield Entry(name, f"python -m experiments.{name}", reason=reason)
+            continue
+        seconds = read(newest[name] / "summary.json").get("seconds")
+        if isinstance(seconds, dict):
+            seconds = seconds.get("total")
+        command = read(newest[name] / "env.json").get("command", "")
+        yield Entry(name, command, newest[name], seconds)
 
 
-def exclusive(platform: str | None) -> bool:
-    """Return whether JAX may find a device that serves one process at a time."""
-    if (platform or os.environ.get("JAX_PLATFORMS")) == "cpu":
-        return False
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    return bool(plugins) or importlib.util.find_spec("libtpu") is not None
+def run_all(config: Config, folder: Path) -> Iterator[Entry]:
+    """Run every experiment; yield each when it is finished."""
+    names = [name for name in experiments() if name not in LEFT_OUT]
+    for name in sorted(names, key=[*QUICK, *names].index):
+        command = ["python", "-m", f"experiments.{name}"]
+        command += QUICK.get(name, ()) if config.quick else ()
+        command += ["--seed", str(config.seed)] if config.seed else []
+        command += ["--platform", config.platform] if config.platform else []
+        if config.quick and name in TOO_LONG:
+            reason = "--quick leaves it out, since it takes minutes"
+            yield Entry(name, shlex.join(command), reason=reason)
+        else:
+            yield run_one(name, command, folder / name)
 
 
-def run_some(
-    config: Config,
-    names: Sequence[str],
-    sentences: Mapping[str, str],
-    folder: Path,
-    lanes: int,
-) -> Iterator[page_runs.Entry]:
-    """Run some experiments, as many at a time as there are lanes."""
-    waiting, running = list(names), list[Running]()
-    try:
-        while waiting or running:
-            if waiting and len(running) < lanes:
-                running.append(start(config, waiting.pop(0), folder))
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                yield finish(one, sentences[one.name])
-            time.sleep(0.02)
-    finally:
-        for one in running:
-            one.process.terminate()
-            one.process.wait()
-
-
-def start(config: Config, name: str, folder: Path) -> Running:
-    """Start an experiment; what it prints goes to a file beside its run folder."""
-    command = ["python", "-m", f"experiments.{name}"]
-    command += QUICK.get(name, ()) if config.quick else ()
-    command += ["--seed", str(config.seed)] if config.seed else []
-    command += ["--platform", config.platform] if config.platform else []
+def run_one(name: str, command: list[str], out: Path) -> Entry:
+    """Run an experiment; what it prints goes to files beside its run folder."""
     print(shlex.join(command), flush=True)
-    out = folder / name
-    with out.with_suffix(".log").open("wb") as log, _errors(out).open("wb") as errors:
+    start = time.perf_counter()
+    errors = out.with_suffix(".err")
+    with out.with_suffix(".log").open("wb") as log, errors.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, *command[1:], "--out", str(out)],
-            stdout=log,
-            stderr=errors,
+            [sys.executable, *command[1:], "--out", str(out)], stdout=log, stderr=err
         )
-    return Running(name, command, out, time.perf_counter(), process)
-
-
-def finish(done: Running, sentence: str) -> page_runs.Entry:
-    """Return the entry of a run that has ended, and say how it went."""
-    seconds = time.perf_counter() - done.start
-    code = done.process.returncode
+        try:
+            code = process.wait()
+        finally:
+            process.terminate()  # nothing happens if it has ended
+            process.wait()
+    seconds = time.perf_counter() - start
     reason = ""
     if code:
-        said = _errors(done.folder).read_text(errors="replace").strip()
-        last = said.rpartition("\n")[2] or "it said nothing"
-        reason = f"exit code {code}: {last}" if code > 0 else f"signal {-code}: {last}"
-    print(f"{done.name}: {reason or f'{seconds:.1f} s'}", flush=True)
-    finished = (done.folder / "summary.json").exists()
-    return page_runs.Entry(
-        done.name,
-        sentence,
-        shlex.join(done.command),
-        done.folder if finished else None,
+        last = errors.read_text(errors="replace").strip().rpartition("\n")[2]
+        what = f"exit code {code}" if code > 0 else f"signal {-code}"
+        reason = f"{what}: {last or 'it printed no error'}"
+    print(f"{name}: {reason or f'{seconds:.1f} s'}", flush=True)
+    finished = (out / "summary.json").exists()
+    return Entry(
+        name,
+        shlex.join(command),
+        out if finished else None,
         seconds,
-        reason,
+        reason=reason,
         failed=bool(code),
     )
 
 
-def _errors(folder: Path) -> Path:
-    return folder.with_suffix(".err")
-
-
 def main() -> None:
-    """Run from the command line; devices are left alone, for the runs to have."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(cli.answer(lambda: run(cli.parse(Config))))
-
-
-def _terminate(number: int, _: Any) -> None:
-    raise Interrupted("terminated", number)
-
-
-if __name__ == "__main__":
-    main()
+    """Run from the command line; no device is touched, so that the runs have them."""
+    sys.exit(cli.exit_code(lambda: run(cli.parse(Config))))

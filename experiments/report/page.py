@@ -1,50 +1,72 @@
 """The page of `report`: runs in, one HTML file out, which needs no other."""
 
+import base64
+import json
+import struct
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
-from experiments.report.figures import Figure, figures
-from experiments.report.numbers import Numbers, numbers
-from experiments.report.runs import Entry, read
-from experiments.report.tables import TIMES, shown
-
-FIRST = {"compare": 0, "benchmark": 1}  # what most readers came for
+FIRST = {"compare": 0, "benchmark": 1}  # what most readers look for
 DATA = {
     "full": "the whole Fashion-MNIST",
     "mini": "the shipped tenth of Fashion-MNIST",
     "shipped": "the shipped tables",
 }
+OLD = "this run is older than ch4jax 0.2.0 and has no record; run it again"
+
+
+class Entry(NamedTuple):
+    """An experiment on the page.
+
+    Attributes:
+      name: of its module.
+      command: what repeats the run.
+      folder: of the run; None if there is no finished one.
+      seconds: that it took; None if unknown.
+      sentence: what it is about.
+      reason: why there is no run, or how it failed.
+      failed: whether it was tried.
+    """
+
+    name: str
+    command: str
+    folder: Path | None = None
+    seconds: float | None = None
+    sentence: str = ""
+    reason: str = ""
+    failed: bool = False
 
 
 class Section(NamedTuple):
-    """What the page shows of an entry; nothing is known of one without a run."""
+    """What the page shows of an entry; `record.json` has the last three."""
 
     entry: Entry
     title: str
     environment: Mapping[str, Any]
     data: str
-    numbers: Numbers
-    figures: list[Figure]
+    headline: str
+    tables: list[Mapping[str, Any]]
+    figures: list[Mapping[str, Any]]
 
 
-def render(entries: Iterable[Entry], remake: str) -> str:
+def render(entries: Iterable[Entry], command: str) -> str:
     """Return the page.
 
     Args:
       entries: in any order; parity and speed come first.
-      remake: the command that makes the page.
+      command: what makes the page.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("experiments"),
+        loader=jinja2.PackageLoader("experiments.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
     sections = [
         section(entry)
         for entry in sorted(entries, key=lambda e: (FIRST.get(e.name, 2), e.name))
@@ -53,7 +75,7 @@ def render(entries: Iterable[Entry], remake: str) -> str:
         sections=sections,
         machines=machines(sections),
         made=datetime.now().astimezone(),
-        remake=remake,
+        command=command,
     )
 
 
@@ -61,17 +83,29 @@ def section(entry: Entry) -> Section:
     """Read what the page shows of an entry."""
     title = entry.name.replace("_", " ").capitalize()
     if entry.folder is None:
-        return Section(entry, title, {}, "", Numbers("", []), [])
-    summary = read(entry.folder / "summary.json")
-    data = str(summary.get("data") or "")
+        return Section(entry, title, {}, "", "", [], [])
+    folder = entry.folder
+    record = read(folder / "record.json")
+    if not record:
+        entry = entry._replace(reason=entry.reason or OLD)
+    data = str(read(folder / "summary.json").get("data") or "")
     return Section(
         entry,
         title,
-        read(entry.folder / "env.json"),
+        read(folder / "env.json"),
         DATA.get(data, data),
-        numbers(entry.name, summary),
-        figures(entry.name, entry.folder),
+        record.get("headline", ""),
+        record.get("tables", []),
+        [f | picture(folder / f["file"]) for f in record.get("figures", [])],
     )
+
+
+def picture(path: Path) -> dict[str, str | int]:
+    """Return a PNG as a data URI, and its size, which is in its first bytes."""
+    content = path.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"source": source, "width": width, "height": height}
 
 
 def machines(sections: Iterable[Section]) -> list[tuple[dict[str, str], str]]:
@@ -91,21 +125,30 @@ def machines(sections: Iterable[Section]) -> list[tuple[dict[str, str], str]]:
 
 
 def describe(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Return what `env.json` says of machine and versions, in words."""
+    """Return what `env.json` has of machine and versions, in words."""
     if not environment:
         return {}
-    devices = environment.get("devices") or []
-    kinds = dict.fromkeys(devices)
-    processes = environment.get("processes") or 1
-    packages = {"Python": environment.get("python"), **environment.get("packages", {})}
-    variables = environment.get("variables") or {}
+    devices = environment["devices"]
+    processes = environment["processes"]
+    packages = {"Python": environment["python"], **environment["packages"]}
     described = {
-        "Devices": ", ".join(f"{devices.count(kind)}{TIMES}{kind}" for kind in kinds)
+        "Devices": ", ".join(
+            f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices)
+        )
         + f", in {processes} processes" * (processes != 1),
-        "Processor": environment.get("processor"),
-        "CPU cores": shown(environment.get("cpu_count")),
-        "System": shown(environment.get("system")),
-        "Versions": ", ".join(f"{name} {shown(v)}" for name, v in packages.items()),
-        "Variables": " ".join(f"{name}={value}" for name, value in variables.items()),
+        "Processor": environment["processor"],
+        "CPU cores": str(environment["cpu_count"]),
+        "System": environment["system"],
+        "Versions": ", ".join(f"{name} {v}" for name, v in packages.items()),
+        "Variables": " ".join(f"{n}={v}" for n, v in environment["variables"].items()),
     }
     return {name: value for name, value in described.items() if value}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a JSON object, an empty one if there is none to read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,214 @@
+"""The folder of a run: what was asked for, what was measured, what was shown."""
+
+import atexit
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from ch4jax.storage import atomic
+from ch4jax.training import sharding
+from experiments.common import console, distributed, plots, resume, roofline
+from experiments.common.cli import DeviceFlags, Flags, TrainingFlags
+from experiments.common.errors import UsageError
+
+PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    It holds `config.json`, `env.json`, `metrics.jsonl`, the figures, and, once the run
+    is finished, `summary.json` (numbers) and `record.json` (what was shown: headline,
+    tables, captions), from which `experiments.report` makes its page.
+
+    Attributes:
+      name: of the experiment.
+      path: the folder. Of several processes only the first keeps its own.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        """Use `create`; this makes nothing."""
+        self.name = name
+        self.path = path
+        self._start = time.perf_counter()
+        self._tables: list[dict[str, Any]] = []
+        self._figures: list[dict[str, str]] = []
+
+    @classmethod
+    def create(
+        cls, name: str, config: Flags, resolved: Mapping[str, Any] | None = None
+    ) -> "RunFolder":
+        """Make the folder of a run, once flags and data are known to be sound.
+
+        Args:
+          name: of the experiment.
+          config: its flags.
+          resolved: what the run worked out itself, in place of flags of that name.
+
+        Raises:
+          UsageError: if the folder cannot be written or resumed, or holds checkpoints
+            and is not to be resumed; if there are not as many devices; if the
+            processes of the run differ.
+        """
+        flags = _plain(dataclasses.asdict(config) | dict(resolved or {}))
+        mesh = config.mesh() if isinstance(config, DeviceFlags) else None
+        found = _plain(_environment(mesh or sharding.make_mesh(), name))
+        own = {"process_id", "out", "resume"}
+        shared = {flag: value for flag, value in flags.items() if flag not in own}
+        distributed.check_same(json.dumps([shared, found["packages"]]))
+        earlier = config.resume if isinstance(config, TrainingFlags) else None
+        if earlier is not None:
+            resume.check(earlier, flags, found)
+        started = datetime.now().strftime("%Y%m%d-%H%M%S")
+        default = Path("runs") / name / f"{started}-seed{config.seed}"
+        folder = cls(name, earlier or config.out or default)
+        if jax.process_index() > 0:
+            folder.path = Path(tempfile.mkdtemp(prefix="ch4jax-"))
+            atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
+        elif earlier is None and (folder.path / "checkpoints").exists():
+            raise UsageError(
+                f"--out {folder.path} holds the checkpoints of an earlier run: resume "
+                f"it by --resume {folder.path}, or remove them"
+            )
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            (folder.path / "metrics.jsonl").write_text("")
+            for old in ("summary.json", "record.json"):
+                (folder.path / old).unlink(missing_ok=True)
+            folder._write_json("config.json", flags)
+            folder._write_json("env.json", found)
+        except OSError as error:
+            raise UsageError(
+                f"--out {folder.path} cannot be written: {error.strerror}"
+            ) from error
+        return folder
+
+    def metrics(self, **row: Any) -> None:
+        """Append a row to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str = "",
+        *,
+        num_texts: int = 1,
+    ) -> None:
+        """Print a table, and record it for the page.
+
+        Args:
+          columns: their heads.
+          rows: a text for each column.
+          title: stands above.
+          num_texts: how many columns, from the left, hold words; the others, numbers.
+        """
+        console.table(columns, rows, title)
+        self._tables.append(
+            {"title": title, "columns": columns, "rows": rows, "num_texts": num_texts}
+        )
+
+    @contextmanager
+    def figure(
+        self,
+        file: str,
+        rows: int = 1,
+        columns: int = 1,
+        *,
+        size: tuple[float, float],
+        caption: str,
+        alt: str,
+        title: str = "",
+        **grid: Any,
+    ) -> Iterator[Any]:
+        """Lend axes to draw on, as `plots.figure` does, and record the figure.
+
+        Args:
+          file: name of the PNG in the folder.
+          rows: of panels.
+          columns: of panels.
+          size: width and height in inches; 8.5 is the width of a page.
+          caption: what to look for; stands under the figure on the page.
+          alt: what is drawn, for readers who do not see it. It names no outcome, which
+            differs from run to run.
+          title: stands above the panels.
+          **grid: what else `plt.subplots` takes.
+        """
+        with plots.figure(
+            self.path / file, rows, columns, size=size, title=title, **grid
+        ) as axes:
+            yield axes
+        self._figures.append({"file": file, "caption": caption, "alt": alt})
+
+    def seconds(self) -> float:
+        """Return the seconds since the folder was made."""
+        return time.perf_counter() - self._start
+
+    def finish(self, summary: Mapping[str, Any], *, headline: str) -> None:
+        """Write `summary.json` and `record.json`, and print where everything is.
+
+        Args:
+          summary: the numbers of the run.
+          headline: the main ones in a sentence.
+        """
+        self._write_json("summary.json", {"experiment": self.name, **summary})
+        self._write_json(
+            "record.json",
+            {"headline": headline, "tables": self._tables, "figures": self._figures},
+        )
+        console.say(f"run folder: {self.path}")
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(_plain(content), indent=2, allow_nan=False)
+        with atomic.writing(self.path / name) as part:
+            part.write_text(text + "\n")
+
+
+def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
+    """Return the command, versions, devices, and the variables that JAX reads."""
+    return {
+        "command": resume.command(name),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": roofline.processor(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [str(device.device_kind) for device in mesh.devices.flat],
+        "processes": jax.process_count(),
+        "platform": jax.default_backend(),
+        "variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: lists for tuples, null for what is not a number."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (int, str)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return _plain(value.tolist())  # an array of NumPy's or JAX's

@@ -1,0 +1,50 @@
+"""JAX as a command needs it: its platform, and its cache of compiled programs.
+
+Call these before anything is computed.
+"""
+
+import os
+import warnings
+
+import jax
+import platformdirs
+
+from experiments.common.errors import UsageError
+
+
+def check_platform() -> None:
+    """Raise UsageError if there is no device of the platform that was asked for."""
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = jax.config.values["jax_platforms"]
+        reason = str(error).partition("\n")[0].partition(" (")[0]
+        raise UsageError(
+            f"--platform {asked}: no such device here ({reason}); try cpu"
+        ) from error
+
+
+def keep_programs() -> None:
+    """Keep compiled programs in the user's cache folder from one run to the next.
+
+    JAX executes what it finds there, so it is not `ch4jax.data.cache_folder()`, which
+    several users may share. A folder that cannot be used costs time and nothing else.
+    JAX's own variables take precedence.
+    """
+    values = jax.config.values
+    on = values["jax_enable_compilation_cache"]
+    if not on or values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = platformdirs.user_cache_path("ch4jax") / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # Small programs too: two dozen of them take longer than one large one.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    message = "Error (reading|writing) persistent compilation cache"
+    warnings.filterwarnings("ignore", message)
+
+
+def compile_afresh() -> None:
+    """Use no program of an earlier run, unless JAX's own variable says so."""
+    if "JAX_ENABLE_COMPILATION_CACHE" not in os.environ:
+        jax.config.update("jax_enable_compilation_cache", False)
