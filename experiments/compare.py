@@ -7,30 +7,22 @@ test. It needs PyTorch: `pip install "ch4jax[torch]"`.
 """
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 import numpy as np
 
 from ch4jax.data import fashion_mnist
 from experiments.common import cli, plots
-from experiments.common.console import Report
+from experiments.common.console import progress, say
 from experiments.common.errors import Failed, UsageError
+from experiments.common.run_folder import RunFolder
 from experiments.pytorch.verdicts import Outcomes, Verdict
 
 Topic = Literal["dropout", "weight_decay", "house_prices", "initialization", "blocks"]
-TOPICS: tuple[Topic, ...] = (
-    "dropout",
-    "weight_decay",
-    "house_prices",
-    "initialization",
-    "blocks",
-)
-DRIFT = (
-    "float32 drifts because training amplifies rounding, step after step; the same "
-    "program in float64 stays at rounding, so what is amplified is no fault"
-)
+TOPICS: tuple[Topic, ...] = get_args(Topic)
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Config(cli.Flags):
     """Leave out the independent runs of level 4."""
 
 
-def run(config: Config, report: Report) -> None:
+def run(config: Config) -> None:
     """Compare each system, print the verdicts, draw, and fail if a verdict does."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
@@ -61,11 +53,9 @@ def run(config: Config, report: Report) -> None:
         weight_decay,
     )
 
-    report.begin(config)
-    report.say(
-        f"PyTorch {torch.__version__} and JAX {jax.__version__} on "
-        f"{jax.devices()[0].device_kind}"
-    )
+    folder = RunFolder.create("compare", config)
+    device = jax.devices()[0].device_kind
+    say(f"PyTorch {torch.__version__} and JAX {jax.__version__} on {device}")
     torch.set_num_threads(1)  # PyTorch's waiting threads would slow XLA's
     images = fashion_mnist.load("mini")
     families = {
@@ -75,12 +65,11 @@ def run(config: Config, report: Report) -> None:
         "initialization": lambda: deep_mlp.systems(images),
         "blocks": lambda: modules.systems(images),
     }
-    chosen = [
-        s for topic in TOPICS if topic in config.systems for s in families[topic]()
-    ]
+    topics = [topic for topic in TOPICS if topic in config.systems]
+    systems = [system for topic in topics for system in families[topic]()]
     verdicts, courses, judged = [], {}, {}
-    with report.progress("systems", len(chosen)) as done:
-        for system in chosen:
+    with progress("systems", len(systems)) as done:
+        for system in systems:
             key = jax.random.key(config.seed)
             found, courses[system.name] = levels.given_the_same(system, key)
             found.append(outcomes.same_start(system, key))
@@ -91,21 +80,22 @@ def run(config: Config, report: Report) -> None:
             verdicts += found
             failed = sum(not verdict.passed for verdict in found)
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
-            report.metrics(system=system.name, verdicts=[v._asdict() for v in found])
-    show(verdicts, report)
-    report.say(DRIFT)
-    draw_drift(courses, levels.EXACT, report)
+            folder.metrics(system=system.name, verdicts=[v._asdict() for v in found])
+    show(verdicts, folder)
+    draw_drift(courses, levels.EXACT, folder)
     if judged:
-        draw_outcomes(judged, report)
-    report.finish(
+        draw_outcomes(judged, folder)
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    folder.finish(
         {
             "verdicts": [v._asdict() | {"verdict": word(v)} for v in verdicts],
             "courses": courses,
             "outcomes": {name: runs._asdict() for name, runs in judged.items()},
-            "seconds": report.seconds(),
-        }
+            "seconds": folder.seconds(),
+        },
+        headline=f"{len(verdicts) - len(failed)} of {len(verdicts)} comparisons of "
+        f"{len(systems)} systems with PyTorch are equal, {len(failed)} failed.",
     )
-    failed = [verdict for verdict in verdicts if not verdict.passed]
     if failed:
         first = failed[0]
         raise Failed(
@@ -116,50 +106,60 @@ def run(config: Config, report: Report) -> None:
 
 
 def word(verdict: Verdict) -> str:
-    """Return the verdict as `summary.json` has it."""
+    """Return the verdict in a word."""
     return "equal" if verdict.passed else "failed"
 
 
-def show(verdicts: list[Verdict], report: Report) -> None:
-    """Print a line for each system, then one for each comparison."""
-    report.table(
-        ["system", "level", "what", "difference", "at most", "verdict"],
+def show(verdicts: Sequence[Verdict], folder: RunFolder) -> None:
+    """Print one line for each comparison."""
+    folder.table(
+        ["system", "level", "what", "verdict", "difference", "at most"],
         [
             [
-                v.system,
-                str(v.level),
-                v.what,
-                f"{v.difference:.1e}",
-                f"{v.tolerance:.1e}",
-                word(v) if v.passed else "FAILED",
+                verdict.system,
+                str(verdict.level),
+                verdict.what,
+                word(verdict),
+                f"{verdict.difference:.1e}",
+                f"{verdict.tolerance:.1e}",
             ]
-            for v in verdicts
+            for verdict in verdicts
         ],
         title="answers",
+        num_texts=4,
+    )
+    say(
+        "float32 drifts because training amplifies rounding, step after step; the same "
+        "program in float64 stays at rounding, so the program itself is right"
     )
 
 
 def draw_drift(
-    courses: dict[str, dict[str, list[float]]], bound: float, report: Report
+    courses: Mapping[str, Mapping[str, Sequence[float]]],
+    bound: float,
+    folder: RunFolder,
 ) -> None:
     """Draw the difference of the parameters against the step, one panel a system."""
     columns = min(4, len(courses))
-    lines = -(-len(courses) // columns)
-    with plots.figure(
-        report.folder / "drift.png",
-        lines,
+    rows = -(-len(courses) // columns)
+    with folder.figure(
+        "drift.png",
+        rows,
         columns,
-        size=(2.6 * columns, 2.1 * lines + 0.4),
+        size=(2.6 * columns, 2.1 * rows + 0.4),
         title="difference of the parameters from PyTorch's, against the step",
+        caption="The same run on both sides, step by step: float64 stays at rounding, "
+        "float32 drifts as training amplifies it.",
+        alt="A line chart for each system, on a logarithmic scale: the relative "
+        "difference between the parameters in JAX and in PyTorch against the step, one "
+        "line for float64 and one for float32, and the bound as a dotted line.",
     ) as grid:
         panels = np.ravel(grid)
         for axes, (name, by_dtype) in zip(panels, courses.items(), strict=False):
-            for colour, (dtype, differences) in zip(
-                plots.COLOURS, by_dtype.items(), strict=False
-            ):
+            for dtype, differences in by_dtype.items():
                 steps = np.arange(1, len(differences) + 1)
                 drawn = np.maximum(differences, 1e-18)
-                axes.plot(steps, drawn, color=colour, label=dtype, linewidth=1)
+                axes.plot(steps, drawn, label=dtype, linewidth=1)
             axes.axhline(bound, color="grey", linestyle=":", linewidth=1)
             axes.set(yscale="log", ylim=(1e-18, 10))
             axes.set_title(name, fontsize=8)
@@ -169,36 +169,37 @@ def draw_drift(
         panels[0].legend(fontsize=7)
 
 
-def draw_outcomes(outcomes: dict[str, Outcomes], report: Report) -> None:
+def draw_outcomes(outcomes: Mapping[str, Outcomes], folder: RunFolder) -> None:
     """Draw both distributions, and the interval of their difference in the margins."""
-    with plots.figure(
-        report.folder / "outcomes.png",
+    with folder.figure(
+        "outcomes.png",
         2,
         len(outcomes),
         size=(2.8 * len(outcomes), 4.2),
+        squeeze=False,
         title="independent runs: outcomes, and the difference of their means",
+        caption="Runs that share nothing but the hyperparameters: the difference of "
+        "the means has to lie between the dashed lines.",
+        alt="For each system a histogram of the outcomes of independent runs in JAX "
+        "and in PyTorch, and below it the difference of their means with its 90% "
+        "interval between two margins.",
     ) as grid:
-        columns = np.reshape(grid, (2, len(outcomes))).T
-        pairs = zip(columns, outcomes.items(), strict=True)
-        for (above, below), (name, runs) in pairs:
+        for above, below, (name, runs) in zip(*grid, outcomes.items(), strict=True):
             bins = np.histogram_bin_edges(np.concatenate([runs.ours, runs.theirs]), 16)
-            blue, orange, *_ = plots.COLOURS
-            above.hist(runs.ours, bins, color=blue, alpha=0.5, label="JAX")
-            above.hist(runs.theirs, bins, color=orange, alpha=0.5, label="PyTorch")
+            above.hist(runs.ours, bins, alpha=0.5, label="JAX")
+            above.hist(runs.theirs, bins, alpha=0.5, label="PyTorch")
             above.set(xlabel=runs.metric)
             above.set_title(name, fontsize=8)
             reach = np.abs(np.array(runs.interval) - runs.difference)[:, None]
-            below.errorbar(
-                [runs.difference], [0], xerr=reach, color="black", marker="o", capsize=4
-            )
+            below.errorbar(runs.difference, 0, xerr=reach, fmt="ko", capsize=4)
             for margin in (-runs.margin, runs.margin):
-                below.axvline(margin, color=orange, linestyle="--")
+                below.axvline(margin, color=plots.COLOURS[1], linestyle="--")
             limits = (-1.3 * runs.margin, 1.3 * runs.margin)
             below.set(xlim=limits, yticks=[], xlabel="JAX - PyTorch, 90%")
             for axes in (above, below):
                 axes.tick_params(labelsize=7)
                 axes.locator_params(axis="x", nbins=4)
-        columns[0][0].legend(fontsize=7)
+        grid[0, 0].legend(fontsize=7)
 
 
 def main() -> None:
