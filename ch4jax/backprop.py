@@ -9,7 +9,7 @@ The names are the book's. Rows are examples, so its `W x` is `x w` here.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ class Forward(NamedTuple):
     """Every quantity of the forward pass, in the order it is computed.
 
     Attributes:
-      z: what enters the activation.
-      h: what leaves it.
+      z: input of the activation.
+      h: its output.
       o: logits.
       L: cross-entropy in nats, mean over the batch.
       s: L2 penalty.
@@ -59,11 +59,11 @@ class Gradients(NamedTuple):
 
 
 class SavedBytes(NamedTuple):
-    """What stays in memory between the forward and the backward pass.
+    """Bytes kept in memory between the forward and the backward pass.
 
     Attributes:
-      arguments: bytes of parameters and data, which are in memory anyway.
-      intermediates: bytes that the forward pass computed and the backward pass needs.
+      arguments: of parameters and data, which are in memory anyway.
+      intermediates: of what the forward pass computed and the backward pass needs.
     """
 
     arguments: int
@@ -97,7 +97,7 @@ def forward(
     """Return every quantity of the forward pass.
 
     Raises:
-      ValueError: if the shapes do not fit; names both.
+      ValueError: if two shapes do not fit; names both.
     """
     w1, w2 = params
     if x.shape[1] != w1.shape[0]:
@@ -122,18 +122,18 @@ def backward(
     """Return the gradient of `J` in each quantity, by the chain rule, by hand.
 
     Args:
-      params: as they were in the forward pass.
-      x: as it was.
-      labels: as they were.
-      lambd: as it was.
-      kept: what `forward` returned. Only `h` and `o` are used.
+      params: see `forward`.
+      x: see `forward`.
+      labels: see `forward`.
+      lambd: see `forward`.
+      kept: what `forward` returned for these. Only `h` and `o` are used.
     """
     w1, w2 = params
     one = jnp.ones_like(kept.J)
     hit = jax.nn.one_hot(labels, w2.shape[1], dtype=kept.o.dtype)
     o = (jax.nn.softmax(kept.o) - hit) / labels.shape[0]  # L is a mean
     h = o @ w2.T
-    z = h * (1 - kept.h**2)  # tanh' in terms of its value: z need not be kept
+    z = h * (1 - kept.h**2)  # tanh' in terms of tanh, so z need not be kept
     return Gradients(
         J=one,
         L=one,  # J = L + s
@@ -199,18 +199,15 @@ def directional_difference(
 ) -> Float[Array, ""]:
     """Return the slope of `fn` along `direction` by a central difference.
 
-    It is off by order `step`², and by the rounding of `fn` divided by `step`.
+    Its error is of order `step`², plus the rounding error of `fn` divided by `step`.
     """
-
-    def at(distance: Any) -> Array:
-        moved = jax.tree.map(lambda p, d: p + distance * d, params, direction)
-        return fn(moved)
-
-    return (at(step) - at(-step)) / (2 * step)
+    ahead = jax.tree.map(lambda p, d: p + step * d, params, direction)
+    behind = jax.tree.map(lambda p, d: p - step * d, params, direction)
+    return (fn(ahead) - fn(behind)) / (2 * step)
 
 
 def saved_bytes(fn: Callable[..., Array], params: PyTree, *data: Array) -> SavedBytes:
-    """Count what `jax.vjp` of `fn(params, *data)` in `params` holds on to.
+    """Count what `jax.vjp` of `fn(params, *data)` in `params` keeps.
 
     The function that `jax.vjp` returns is a tree; its leaves are the arrays that the
     backward pass will read. This is what JAX asks for: inside `jit` the compiler may
@@ -218,8 +215,6 @@ def saved_bytes(fn: Callable[..., Array], params: PyTree, *data: Array) -> Saved
     """
     _, backward_fn = jax.vjp(lambda params: fn(params, *data), params)
     arguments = {id(leaf) for leaf in jax.tree.leaves((params, data))}
-    held = {id(leaf): leaf for leaf in jax.tree.leaves(backward_fn)}
-    shares = [0, 0]
-    for address, leaf in held.items():
-        shares[address not in arguments] += leaf.nbytes
-    return SavedBytes(*shares)
+    kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(backward_fn)}
+    of_arguments = sum(kept[address] for address in arguments & kept.keys())
+    return SavedBytes(of_arguments, sum(kept.values()) - of_arguments)

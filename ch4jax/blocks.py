@@ -1,4 +1,4 @@
-"""Blocks (D2L 6.1): modules made of modules, and a forward pass with a loop in it."""
+"""Blocks (D2L 6.1): modules made of modules, and a forward pass that has a loop."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,17 +27,17 @@ class MLP(nn.Module):
 
 
 class MySequential(nn.Module):
-    """Layers applied one after the other, as `nn.Sequential` does it.
+    """Layers applied one after the other, as in `nn.Sequential`.
 
     Attributes:
-      layers: modules and plain functions. A tuple: with a list the module could not
-        be hashed. The parameters of layer i are called `layers_i`.
+      layers: modules and plain functions, in a tuple: with a list, the module is not
+        hashable. The parameters of layer i are called `layers_i`.
     """
 
     layers: Sequence[Callable[[Array], Array]]
 
     def __call__(self, x: Array) -> Array:
-        """Return what the last layer makes of what the ones before it made of `x`."""
+        """Return the output of the last layer."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -46,9 +46,9 @@ class MySequential(nn.Module):
 class FixedHiddenMLP(nn.Module):
     """One layer used twice, a constant weight in between, and a loop at the end.
 
-    The output is halved until its absolute values sum to at most 1, then summed. The
-    constant is drawn from U(0, 1) by `init` and stands in the collection `constants`,
-    where no optimiser sees it.
+    The output is halved until its absolute values sum to at most 1, then summed. `init`
+    draws the constant from U(0, 1) into the collection `constants`, which no optimiser
+    sees.
 
     Attributes:
       width: of the input, of the layer and of the constant.
@@ -85,20 +85,20 @@ def halve_until_small(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     >>> halve_until_small(jnp.array([3.0, -1.0])).tolist()
     [0.75, -0.25]
 
-    The gradient is that of the halvings made, their number taken as given, which is
-    what differentiating through `while y.abs().sum() > 1: y /= 2` gives in PyTorch.
+    The gradient treats the number of halvings as a constant, which is what PyTorch
+    computes through `while y.abs().sum() > 1: y /= 2`.
     """
     n = count_halvings(y)
     half = jnp.asarray(0.5, y.dtype)
-    # In two factors, since 0.5**n alone underflows where the sum of y overflows.
+    # Two factors, because 0.5**n underflows if the sum of y overflows.
     return y * half ** (n // 2) * half ** (n - n // 2)
 
 
 def count_halvings(y: Float[Array, "*shape"]) -> Int[Array, ""]:
     """Count the halvings that bring the sum of the absolute values of `y` to 1 or less.
 
-    As many as any finite `y` can need are enough: with an infinity in it the sum never
-    comes down, and PyTorch's loop never ends. A NaN is not above 1: none are made.
+    The count stops at the number that any finite `y` can need: an infinite sum stays
+    infinite, and PyTorch's loop never ends. A NaN is not above 1, so the count is 0.
     """
     enough = int(jnp.finfo(y.dtype).maxexp) + y.size.bit_length()
 
@@ -110,7 +110,7 @@ def count_halvings(y: Float[Array, "*shape"]) -> Int[Array, ""]:
         y, n = state
         return y / 2, n + 1
 
-    # A while loop has no reverse derivative, so none is asked of it.
+    # lax.while_loop has no reverse derivative.
     start = (jax.lax.stop_gradient(y), jnp.zeros((), jnp.int32))
     return jax.lax.while_loop(too_large, halve, start)[1]
 
@@ -129,5 +129,5 @@ class NestMLP(nn.Module):
 
 
 def chimera() -> nn.Sequential:
-    """Return all of it in one: rows of any width to a single number."""
+    """Return a block of all of these: from rows of any width to a single number."""
     return nn.Sequential((NestMLP(), nn.Dense(20), FixedHiddenMLP()))

@@ -1,7 +1,7 @@
-"""A deep perceptron whose signal can be watched layer by layer (D2L 5.4).
+"""A deep perceptron whose signal you can watch layer by layer (D2L 5.4).
 
-The hidden layers are one stacked array and `lax.scan` runs through them: thirty layers
-compile as fast as two, and what is measured of each layer comes back as one array.
+The hidden layers are one stacked array that `lax.scan` runs through: thirty layers
+compile as fast as two, and a measure of every layer comes back as one array.
 """
 
 from collections.abc import Callable
@@ -35,12 +35,12 @@ class Params(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What is done with the parameters.
+    """How the layers are computed.
 
     Attributes:
       activation: of each hidden layer.
-      residual: add the input of each stacked layer to its output, which makes of the
-        product of derivatives a sum over paths (He et al., 2016).
+      residual: add the input of each stacked layer to its output, which turns the
+        product of derivatives into a sum over paths (He et al., 2016).
       layer_norm: shift and scale each activation vector to mean 0 and variance 1
         (Ba et al., 2016), without parameters of its own.
     """
@@ -51,12 +51,12 @@ class Architecture(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """What flows through a network, layer by layer, shape (depth,).
+    """Activations and gradients of a network, layer by layer.
 
     Attributes:
       size: root mean square of the activations.
-      spread: root mean square of how the activations of an image differ from the mean
-        over the images. Zero: the layer has forgotten what it was shown.
+      spread: root mean square of the difference between the activations of an image
+        and their mean over the images. Zero: the layer has forgotten its input.
       gradient: norm of the gradient of the mean loss in the kernel.
     """
 

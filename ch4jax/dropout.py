@@ -7,12 +7,13 @@ Overfitting", JMLR 15, 2014.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from ch4jax.initialization import torch_bias
 
 MLPParams = list[dict[str, Array]]
 
@@ -43,6 +44,36 @@ def dropout_layer(
         return x
     if rate == 1.0:  # 1 / (1 - rate) would make values and gradients infinite
         return jnp.zeros_like(x)
+    return mask_and_rescale(x, rate, key=key)
+
+
+def mask_and_rescale(
+    x: Float[Array, "*shape"], rate: float | Float[Array, ""], *, key: PRNGKeyArray
+) -> Float[Array, "*shape"]:
+    """Take the step of `dropout_layer` with a `rate` that may be a traced array.
+
+    So the rate can follow a schedule, or differ between the members that `jax.vmap`
+    maps over, without compiling again. `nn.Dropout` cannot do this: it branches on
+    the value of its rate.
+
+    >>> rates = jnp.array([0.0, 0.5])
+    >>> drop = jax.vmap(mask_and_rescale, (None, 0))
+    >>> y = drop(jnp.ones(1000), rates, key=jax.random.split(jax.random.key(0)))
+    >>> [jnp.unique(row).tolist() for row in y]
+    [[1.0], [0.0, 2.0]]
+
+    Args:
+      x: activations, any shape.
+      rate: probability of dropping an entry, in [0, 1). A Python number is checked.
+        An array is not: at 1, which `dropout_layer` treats apart, the gradients are
+        NaN.
+      key: consumed here.
+
+    Raises:
+      ValueError: if `rate` is a Python number outside [0, 1).
+    """
+    if not isinstance(rate, Array) and not 0.0 <= rate < 1.0:
+        raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0)
 
@@ -71,7 +102,7 @@ def init_mlp(
     return [
         {
             "kernel": kernel_init(jax.random.fold_in(kernel_key, i), (fan_in, fan_out)),
-            "bias": _bias_init(fan_in)(jax.random.fold_in(bias_key, i), (fan_out,)),
+            "bias": torch_bias(fan_in)(jax.random.fold_in(bias_key, i), (fan_out,)),
         }
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes))
     ]
@@ -87,7 +118,7 @@ def mlp(
     """Apply a ReLU perceptron with dropout after each hidden layer.
 
     Args:
-      params: as `init_mlp` makes them.
+      params: from `init_mlp`.
       x: one row an example; further axes are flattened.
       rates: probability of dropping a unit, one for each hidden layer.
       key: consumed here; hidden layer i draws from `fold_in(key, i)`. None
@@ -109,15 +140,6 @@ def mlp(
         if key is not None:
             h = dropout_layer(h, rate, key=jax.random.fold_in(key, i))
     return _dense(output, h)
-
-
-def _bias_init(fan_in: int) -> nn.initializers.Initializer:
-    bound = fan_in**-0.5
-
-    def init(key: PRNGKeyArray, shape: Any, dtype: Any = float) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 def _flatten(x: Array) -> Array:
@@ -149,7 +171,7 @@ class DropoutMLP(nn.Module):
     def __call__(
         self, x: Float[Array, "batch *image"], *, train: bool
     ) -> Float[Array, "batch classes"]:
-        """Return logits; `train` asks for masks from the `dropout` stream."""
+        """Return logits; with `train`, masks are drawn from the `dropout` stream."""
         h = _flatten(x)
         for width, rate in zip(self.hidden, self.rates, strict=True):
             h = nn.relu(self._dense(width, h))
@@ -157,6 +179,8 @@ class DropoutMLP(nn.Module):
         return self._dense(self.num_classes, h)
 
     def _dense(self, width: int, h: Array) -> Array:
-        kernel_init = nn.initializers.normal(self.std)
-        bias_init = _bias_init(h.shape[-1])
-        return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init)(h)
+        return nn.Dense(
+            width,
+            kernel_init=nn.initializers.normal(self.std),
+            bias_init=torch_bias(h.shape[-1]),
+        )(h)

@@ -1,4 +1,4 @@
-"""Custom layers (D2L 6.4): one without parameters and one with."""
+"""Custom layers (D2L 6.4), one without parameters and one with them."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -6,14 +6,14 @@ from jaxtyping import Array, Float
 
 
 class CenteredLayer(nn.Module):
-    """Subtract the mean, which is taken over all entries, rows and batch alike.
+    """Subtract the mean over all entries, across the batch too.
 
     >>> CenteredLayer().apply({}, jnp.array([1.0, 2.0, 6.0])).tolist()
     [-2.0, -1.0, 3.0]
     """
 
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Return `x` moved to mean zero."""
+        """Return `x` with mean zero."""
         return x - x.mean()
 
 

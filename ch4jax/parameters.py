@@ -2,7 +2,7 @@
 
 A tree is what `init` of a Linen module returns, or any other tree of arrays; a leaf's
 path joins its keys with slashes, as in `params/block0/Dense_0/kernel`. A pattern is a
-path in which `*` stands for anything, slashes included. No function changes a tree: one
+path in which `*` matches anything, slashes included. No function changes a tree: one
 that sets a parameter returns a new tree, which shares all other arrays with the old.
 """
 
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.tree_util import keystr, tree_flatten_with_path, tree_map_with_path
+from jax.tree_util import KeyPath, keystr, tree_flatten_with_path, tree_map_with_path
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
 class Leaf(NamedTuple):
-    """What is known of a parameter without its values."""
+    """A parameter without its values."""
 
     path: str
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     """Return the leaves by path.
 
     Raises:
-      ValueError: if two leaves have one path, since a key has a slash in it.
+      ValueError: if two leaves have the same path, as a key with a slash may cause.
     """
     leaves, _ = tree_flatten_with_path(tree)
     flat: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def outline(tree: Mapping[str, Any], name: str) -> str:
 
     Args:
       tree: parameters of a module, or all that its `init` returned.
-      name: of the module; stands in the first line.
+      name: of the module, for the first line.
     """
     modules = {key: node for key, node in tree.items() if isinstance(node, Mapping)}
     arrays = [f"{key} {a.shape}" for key, a in tree.items() if key not in modules]
@@ -97,7 +97,7 @@ def get(tree: PyTree, path: str) -> Any:
     3.0
 
     Raises:
-      KeyError: if there is none; names the closest paths that there are.
+      KeyError: if there is none; names the closest paths.
     """
     flat = flatten(tree)
     if path not in flat:
@@ -127,14 +127,14 @@ def reinitialize(
     *,
     key: PRNGKeyArray,
 ) -> PyTree:
-    """Return `tree` with the leaves that a rule speaks of drawn anew.
+    """Return `tree` with every leaf that a rule matches re-initialised.
 
     Args:
       tree: parameters, or their shapes alone.
       rules: initialiser for each pattern; where several patterns match a leaf, the
-        first decides. Leaves that none matches stay.
-      key: each leaf draws from it and from its own path, so that what a leaf becomes
-        does not depend on what other leaves there are.
+        first takes precedence. Leaves that none matches stay.
+      key: each leaf draws from it and from its own path, so its values do not depend on
+        the other leaves.
 
     Raises:
       ValueError: if a pattern matches nothing.
@@ -154,37 +154,34 @@ def reinitialize(
 def freeze(
     optimizer: optax.GradientTransformation, params: PyTree, patterns: Sequence[str]
 ) -> optax.GradientTransformation:
-    """Return `optimizer` for some of the parameters; the others keep every bit.
+    """Return `optimizer` with some parameters frozen: they keep every bit.
 
     Args:
-      optimizer: sees only what is trained, so its decay and momentum do too.
-      params: what will be trained; only its paths count.
-      patterns: of what is frozen.
+      optimizer: of the others; frozen parameters have no decay and no momentum.
+      params: all parameters; only their paths matter.
+      patterns: of the frozen parameters.
 
     Raises:
       ValueError: if a pattern matches nothing.
     """
     _check_patterns(patterns, flatten(params))
-    labels = _map(
-        lambda path, _: "frozen" if _matches(path, patterns) else "trained", params
-    )
-    # Minus zero, the one number whose addition changes nothing: -0.0 + 0.0 is 0.0.
-    nothing = optax.stateless(
-        lambda updates, _: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates)
-    )
-    return optax.multi_transform({"trained": optimizer, "frozen": nothing}, labels)
+
+    def label(path: str, _: Array) -> str:
+        frozen = any(fnmatchcase(path, pattern) for pattern in patterns)
+        return "frozen" if frozen else "trained"
+
+    labels = _map(label, params)
+    # Adding 0.0 would turn -0.0 into 0.0; adding -0.0 changes no number.
+    nothing = optax.chain(optax.set_to_zero(), optax.scale(-1.0))
+    return optax.partition({"trained": optimizer, "frozen": nothing}, labels)
 
 
-def _path(keys: Any) -> str:
+def _path(keys: KeyPath) -> str:
     return keystr(keys, simple=True, separator="/")
 
 
 def _map(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     return tree_map_with_path(lambda keys, leaf: f(_path(keys), leaf), tree)
-
-
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _check_patterns(patterns: Iterable[str], paths: Iterable[str]) -> None:

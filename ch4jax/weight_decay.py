@@ -1,10 +1,10 @@
 """Weight decay (D2L 3.7): linear regression with an L2 penalty, from scratch and Flax.
 
-From scratch, the halved squared loss and the penalty are minimised together:
+From scratch, we minimise the halved squared loss together with the penalty:
 `mean(squared_loss) + lambd * l2_penalty`. The concise version minimises the mean
 squared error, without the half, and leaves the penalty to the optimiser, which adds
 `weight_decay * kernel` to the gradient as PyTorch's optimisers do. Its gradient of
-the data is twice as large, so SGD takes the same steps in both if
+the loss is twice as large, so SGD takes the same steps in both if
 
     concise learning rate = scratch learning rate / 2
     concise weight decay  = 2 * lambd
@@ -21,7 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import training
-from ch4jax.training import Data, Metrics, MetricsFn, TrainState
+from ch4jax.training import Data, Metrics
 
 Params = dict[str, Array]
 Scalar = int | float | Float[Array, ""]
@@ -95,20 +95,20 @@ def train(
 ) -> tuple[Params, Params]:
     """Minimise `mean_loss + lambd * l2_penalty(kernel)` by plain minibatch SGD.
 
-    One program serves every `lambd` and `learning_rate`; `jax.vmap` may map over them.
+    One program serves every `lambd` and `learning_rate`; you can `jax.vmap` over them.
 
     Args:
-      params: as `init_params` makes them.
+      params: see `init_params`.
       data: features, shape (rows, inputs), and labels, shape (rows, 1).
-      lambd: coefficient of the penalty, which the bias does not have.
+      lambd: coefficient of the penalty, on the kernel alone.
       learning_rate: of SGD.
       epochs: passes over the data.
       batch_size: rows in a batch.
       key: shuffles the rows of each epoch.
 
     Returns:
-      The parameters after the last epoch; and those after each epoch, with a
-      leading axis of epochs.
+      The parameters after the last epoch; and those after each epoch, with a leading
+      axis of epochs.
 
     Raises:
       ValueError: if `lambd` is a Python number and negative or not finite, if
@@ -130,13 +130,15 @@ def _train(
     epochs: int,
     batch_size: int,
 ) -> tuple[Params, Params]:
-    def penalised(params: Params, x: Array, y: Array, *, key: PRNGKeyArray) -> Metrics:
-        # The mean over the rows of a batch leaves the penalty as it is; the sum of
-        # the losses and one penalty would weigh it by lambd / batch size.
+    def penalised(
+        params: Params, x: Array, y: Array, *, key: PRNGKeyArray | None
+    ) -> Metrics:
+        # The mean over the rows of a batch leaves the penalty as it is. A sum of the
+        # losses plus one penalty would weigh it by lambd / batch size.
         loss = squared_loss(linreg(params, x), y)[:, 0]
         return {"loss": loss + lambd * l2_penalty(params["kernel"])}
 
-    return descend(
+    return training.fit(
         params,
         data,
         metrics_fn=penalised,
@@ -147,43 +149,9 @@ def _train(
     )
 
 
-@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "epochs", "batch_size"))
-def descend(
-    params: PyTree,
-    data: Data,
-    *,
-    metrics_fn: MetricsFn,
-    optimizer: optax.GradientTransformation,
-    epochs: int = 100,
-    batch_size: int = 5,
-    key: PRNGKeyArray,
-) -> tuple[PyTree, PyTree]:
-    """Minimise the loss of a metrics function (see `training`) with any optimiser.
-
-    Otherwise as `train`, which with the same `key` sees the same batches.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-
-    def epoch(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
-        state, _ = training.train_epoch(
-            state,
-            data,
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            key=jax.random.clone(key),  # it is `state.step` that tells epochs apart
-        )
-        return state, state.params
-
-    state = training.init_state(params, optimizer)
-    state, path = jax.lax.scan(epoch, state, length=epochs)
-    return state.params, path
-
-
 _normal = nn.initializers.normal(1.0)
 model = nn.Dense(1, kernel_init=_normal, bias_init=_normal)
-"""Linear regression in Flax; as in the book, here the bias starts as N(0, 1) too."""
+"""Linear regression in Flax; as in the book, its bias too starts from N(0, 1)."""
 
 
 def mse(variables: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> Metrics:
@@ -193,7 +161,7 @@ def mse(variables: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> M
 
 
 def concise_settings(learning_rate: Scalar, lambd: Scalar) -> tuple[Scalar, Scalar]:
-    """Return the arguments with which `l2_sgd` on `mse` takes the steps of `train`.
+    """Return the arguments for `l2_sgd` to take, on `mse`, the steps of `train`.
 
     >>> concise_settings(0.003, 3.0)
     (0.0015, 6.0)
@@ -208,7 +176,7 @@ def kernel_mask(params: PyTree) -> PyTree:
     {'bias': False, 'kernel': True}
 
     Raises:
-      ValueError: if there is none: such a mask would decay nothing, in silence.
+      ValueError: if there is none: such a mask would silently decay nothing.
     """
 
     def is_kernel(path: jax.tree_util.KeyPath, _: Array) -> bool:
@@ -245,9 +213,9 @@ def l2_adam(
 ) -> optax.GradientTransformation:
     """Return `torch.optim.Adam` with its `weight_decay`, on the kernels alone.
 
-    Adam rescales the gradient of the penalty together with that of the data. AdamW
-    (Loshchilov and Hutter, ICLR 2019) is another algorithm: it takes `learning_rate *
-    weight_decay` of each weight away beside the step of Adam. It is
+    Adam rescales the gradient of the penalty together with that of the loss. AdamW
+    (Loshchilov and Hutter, ICLR 2019) is another algorithm: besides the step of Adam,
+    it subtracts `learning_rate * weight_decay` times each weight. It is
     `optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernel_mask)`.
 
     Raises:

@@ -1,7 +1,8 @@
 """Blocks: five networks, and a loop in a forward pass (D2L 6.1).
 
-Prints what each network makes of two rows of 20 numbers, and draws what the loop of
-`FixedHiddenMLP` does to rows over eight orders of magnitude.
+Prints the outputs of each network for two rows of 20 numbers, and draws what the loop
+of `FixedHiddenMLP` does to rows over eight orders of magnitude. `docs/porting.md` shows
+the same blocks in PyTorch.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import parameters
 from ch4jax.blocks import MLP, FixedHiddenMLP, MySequential, chimera
-from experiments.common import cli, plots
-from experiments.common.console import Report
+from experiments.common import cli
+from experiments.common.console import say
+from experiments.common.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -22,19 +25,26 @@ class Config(cli.Flags):
     """Flags; there is nothing to choose but the seed."""
 
 
-def run(config: Config, report: Report) -> None:
+def run(config: Config) -> None:
     """Go through the section, draw the loop, and write the summary."""
-    report.begin(config)
+    folder = RunFolder.create("blocks", config)
     x_key, init_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.uniform(x_key, (2, 20))
-    report.say(f"x: uniform on [0, 1), shape {x.shape}")
-    facts = show_perceptrons(x, report, key=init_key)
-    facts |= show_fixed_hidden(x, report, key=init_key)
-    facts |= show_chimera(x, report, key=init_key)
-    report.finish({"seconds": report.seconds(), **facts})
+    say(f"x: uniform on [0, 1), shape {x.shape}")
+    facts = show_perceptrons(x, key=init_key)
+    facts |= show_fixed_hidden(x, folder, key=init_key)
+    y = chimera().init_with_output(init_key, x)[0]
+    say(f"chimera, the blocks nested in one another: {y:.4f}")
+    facts["chimera"] = y
+    agree = "agree" if facts["my_sequential_is_sequential"] else "differ"
+    folder.finish(
+        {"seconds": folder.seconds(), **facts},
+        headline=f"MySequential and nn.Sequential {agree}; the loop keeps values at "
+        f"{facts['halvings']['largest_value']:.2f} or below.",
+    )
 
 
-def show_perceptrons(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
+def show_perceptrons(x: Float[Array, "2 20"], *, key: PRNGKeyArray) -> dict[str, Any]:
     """Apply the perceptron 20-256-10 as three kinds of block define it."""
     layers = (nn.Dense(256), nn.relu, nn.Dense(10))
     networks = {
@@ -42,99 +52,81 @@ def show_perceptrons(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
         "MLP": MLP(),
         "MySequential": MySequential(layers),
     }
-    outputs: dict[str, Any] = {}
-    variables: dict[str, Any] = {}
+    outputs = {}
     for name, network in networks.items():
-        variables[name] = network.init(key, x)
-        outputs[name] = network.apply(variables[name], x)
-        report.say(f"\n{name}: shape {outputs[name].shape}")
-        report.say(str(np.asarray(outputs[name]).round(4)))
+        # A module holds no parameters: `init` returns them, `apply` takes them.
+        outputs[name] = np.asarray(network.apply(network.init(key, x), x))
+        say(f"\n{name}: shape {outputs[name].shape}\n{outputs[name].round(4)}")
     # A parameter is drawn from the key and its name, and MLP has names of its own.
-    ours = variables["MySequential"]["params"]
-    given = {"params": {"hidden": ours["layers_0"], "out": ours["layers_2"]}}
-    y: Any = MLP().apply(given, x)
-    facts = {
+    ours = networks["MySequential"].init(key, x)["params"]
+    renamed = {"hidden": ours["layers_0"], "out": ours["layers_2"]}
+    mlp = np.asarray(MLP().apply({"params": renamed}, x))
+    sequential = outputs["nn.Sequential"]
+    same_key = np.array_equal(outputs["MySequential"], sequential)
+    same_arrays = np.array_equal(mlp, sequential)
+    say(f"\nMySequential == nn.Sequential with the same key: {same_key}")
+    say(f"MLP == nn.Sequential with the same arrays: {same_arrays}\n")
+    return {
         "shapes": {name: y.shape for name, y in outputs.items()},
-        "my_sequential_is_sequential": np.array_equal(
-            outputs["MySequential"], outputs["nn.Sequential"]
-        ),
-        "mlp_is_sequential_with_its_parameters": np.array_equal(
-            y, outputs["nn.Sequential"]
-        ),
+        "my_sequential_is_sequential": same_key,
+        "mlp_is_sequential_with_its_parameters": same_arrays,
     }
-    report.say(
-        "\nMySequential == nn.Sequential with the same key: "
-        f"{facts['my_sequential_is_sequential']}\n"
-        "MLP == nn.Sequential with the same arrays: "
-        f"{facts['mlp_is_sequential_with_its_parameters']}\n"
-        "in JAX: a module holds no parameters; init(key, x) returns them and "
-        "apply(variables, x) takes\nthem, so both are pure functions"
-    )
-    return facts
 
 
-def show_fixed_hidden(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
+def show_fixed_hidden(
+    x: Float[Array, "2 20"], folder: RunFolder, *, key: PRNGKeyArray
+) -> dict[str, Any]:
     """Apply the block with the constant, the layer used twice, and the loop."""
-    network = FixedHiddenMLP()
-    y, variables = network.init_with_output(key, x)
-    report.say(f"\nFixedHiddenMLP: {y:.4f}")
-    report.say(parameters.outline(variables, "FixedHiddenMLP"))
-    report.say(
-        "in JAX: the constant is a collection of its own, so no optimiser sees it; the "
-        "loop counts the\nhalvings of a stopped gradient, since a while loop has no "
-        "reverse derivative"
-    )
+    y, variables = FixedHiddenMLP().init_with_output(key, x)
+    say(f"FixedHiddenMLP: {y:.4f}")
     shapes = {leaf.path: leaf.shape for leaf in parameters.summary(variables)}
     return {
-        "fixed_hidden": float(y),
+        "fixed_hidden": y,
         "fixed_hidden_arrays": shapes,
-        "halvings": draw_halvings(network, variables, x[0], report),
+        "halvings": draw_halvings(variables, x[0], folder),
     }
 
 
 def draw_halvings(
-    network: Any, variables: Any, row: Any, report: Report
+    variables: PyTree, row: Float[Array, " 20"], folder: RunFolder
 ) -> dict[str, Any]:
     """Draw value and gradient at 400 sizes of a row, each with its own halvings.
 
-    Its negative stands beside it, since ReLU passes nothing of one of the two.
+    The batch is the row and its negative: ReLU blocks the gradient of one of them.
     """
     factors = np.logspace(-4, 4, 400, dtype=np.float32)
     pair = np.stack([row, -row])
 
     @jax.jit
     @jax.vmap
-    def value_and_slope(factor: Any) -> Any:
-        return jax.value_and_grad(network.apply, 1)(variables, factor * pair)
+    def value_and_slope(factor: Array) -> tuple[Array, Array]:
+        return jax.value_and_grad(FixedHiddenMLP().apply, 1)(variables, factor * pair)
 
     values, slopes = map(np.asarray, value_and_slope(factors))
     norms = np.linalg.norm(slopes, axis=(1, 2))
-    path = report.folder / "halvings.png"
-    title = "FixedHiddenMLP of a row and its negative: a jump is one more halving"
-    with plots.figure(path, 1, 2, size=(8.5, 3.2), title=title) as (left, right):
+    with folder.figure(
+        "halvings.png",
+        1,
+        2,
+        size=(8.5, 3.2),
+        title="FixedHiddenMLP of a row and its negative: a jump is one more halving",
+        caption="A loop in the forward pass: the value jumps and the gradient halves "
+        "wherever one more halving is needed.",
+        alt="Two line charts against the factor on the input rows, from 0.0001 to "
+        "10,000: on the left the value, a saw with a tooth for each halving; on the "
+        "right the norm of the gradient, which goes down in steps.",
+    ) as (left, right):
         left.plot(factors, values)
-        left.set(ylabel="value")
+        left.set(xscale="log", xlabel="factor on the rows", ylabel="value")
         right.plot(factors, norms)
+        right.set(xscale="log", xlabel="factor on the rows")
         right.set(yscale="log", ylabel="norm of the gradient")
-        for axes in (left, right):
-            axes.set(xscale="log", xlabel="factor on the rows")
     return {
         "largest_value": np.abs(values).max(),
         "all_finite": bool(np.isfinite(values).all() and np.isfinite(slopes).all()),
         "norm_at_1e-4": norms[0],
         "norm_at_1e4": norms[-1],
     }
-
-
-def show_chimera(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
-    """Apply the blocks nested in one another."""
-    y, variables = chimera().init_with_output(key, x)
-    report.say(f"\nchimera: {y:.4f}")
-    report.say(parameters.outline(variables, "chimera"))
-    report.say(
-        "in JAX: nested blocks are nested dictionaries; ReLU, a function, is in none"
-    )
-    return {"chimera": float(y)}
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
-"""Parameters: read, draw anew, set, share and freeze them by path (D2L 6.2).
+"""Parameters: read, re-initialise, set, share and freeze them by path (D2L 6.2).
 
 Goes through the section with the perceptron 4-8-1, four nested blocks, and a layer that
-is used twice, and trains while some parameters are frozen.
+is used twice, and trains while some parameters are frozen. `docs/porting.md` shows the
+same steps in PyTorch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +14,28 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import initialization, parameters
 from ch4jax.parameters import RGNet, SharedMLP
-from ch4jax.training import Batch, init_state, train_step
+from ch4jax.training import Batch, Metrics, TrainState, init_state, train_step
 from experiments.common import cli
-from experiments.common.console import Report
+from experiments.common.console import say
+from experiments.common.run_folder import RunFolder
 
 STEPS = 100
+FIRST, LAST = "params/layers_0/kernel", "params/layers_2/kernel"
+NETWORK = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
+ZEROS = initialization.constant(0.0)
+RULES = {
+    "normal": {"*/kernel": initialization.normal(0.01), "*/bias": ZEROS},
+    "constant": {"*/kernel": initialization.constant(1.0), "*/bias": ZEROS},
+    "xavier and 42": {
+        FIRST: initialization.xavier_uniform,
+        LAST: initialization.constant(42.0),
+    },
+    "custom": {"*/kernel": initialization.sparse_uniform},
+}
 
 
 @dataclass(frozen=True)
@@ -27,73 +43,57 @@ class Config(cli.Flags):
     """Flags; there is nothing to choose but the seed."""
 
 
-def run(config: Config, report: Report) -> None:
+def run(config: Config) -> None:
     """Go through the section and write the summary."""
-    report.begin(config)
-    x_key, net_key, nest_key, draw_key, share_key, freeze_key = jax.random.split(
-        jax.random.key(config.seed), 6
-    )
+    folder = RunFolder.create("parameters", config)
+    keys = jax.random.split(jax.random.key(config.seed), 6)
+    x_key, net_key, nest_key, draw_key, share_key, freeze_key = keys
     x = jax.random.uniform(x_key, (2, 4))
-    network = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
-    variables = network.init(net_key, x)
-    facts = show_access(network, variables, x, report)
-    facts |= show_nested(x, report, key=nest_key)
-    facts |= show_drawing(variables, report, key=draw_key)
-    facts |= show_sharing(x, report, key=share_key)
-    facts |= show_freezing(network, variables, report, key=freeze_key)
-    report.finish({"seconds": report.seconds(), **facts})
+    variables = NETWORK.init(net_key, x)
+    facts = show_access(variables, x, folder)
+    facts |= show_nested(x, key=nest_key)
+    facts["drawn"] = show_drawing(variables, key=draw_key)
+    facts |= show_sharing(x, folder, key=share_key)
+    facts["moved"] = show_freezing(variables, folder, key=freeze_key)
+    folder.finish(
+        {"seconds": folder.seconds(), **facts},
+        headline=f"One layer used twice: {facts['shared_count']} entries; two copies "
+        f"of it would make {facts['untied_count']}.",
+    )
 
 
-def show_access(network: Any, variables: Any, x: Any, report: Report) -> dict[str, Any]:
+def show_access(
+    variables: PyTree, x: Float[Array, "2 4"], folder: RunFolder
+) -> dict[str, Any]:
     """Read parameters, all and one, and ask for a gradient."""
-    y = network.apply(variables, x)
-    report.say(f"nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1))): shape {y.shape}")
-    report.say(f"{y}\n")
-    report.say(f"parameters of its last layer: {variables['params']['layers_2']}\n")
+    y = jnp.asarray(NETWORK.apply(variables, x))
+    say(f"nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1))): shape {y.shape}\n{y}\n")
+    say(f"parameters of its last layer: {variables['params']['layers_2']}\n")
     bias = parameters.get(variables, "params/layers_2/bias")
-    report.say(f"params/layers_2/bias: {bias}, {type(bias).__name__} of {bias.dtype}\n")
-    show_table(variables, report)
-    report.say(
-        "in JAX: parameters are arrays in a dictionary, kernels (in, out); PyTorch's "
-        "are (out, in)\n"
-    )
-    gradients = jax.grad(lambda v: network.apply(v, x).sum())(variables)
-    report.say(f"gradient by the last bias: {gradients['params']['layers_2']['bias']}")
-    report.say(
-        "in JAX: there is no .grad, since arrays record nothing; jax.grad turns a "
-        "function into the one that\nreturns its gradients, in a tree like that of the "
-        "parameters"
-    )
+    say(f"params/layers_2/bias: {bias}, {type(bias).__name__} of {bias.dtype}\n")
     leaves = parameters.summary(variables)
+    rows = [[str(value) for value in leaf] for leaf in leaves]
+    total = (parameters.count(variables), parameters.num_bytes(variables))
+    rows.append(["all", "", "", *map(str, total)])
+    folder.table(["path", "shape", "dtype", "entries", "bytes"], rows, num_texts=3)
+    # There is no .grad: jax.grad returns the gradients, in a tree like the parameters.
+    gradients = jax.grad(lambda v: jnp.asarray(NETWORK.apply(v, x)).sum())(variables)
+    slope = gradients["params"]["layers_2"]["bias"]
+    say(f"gradient of the sum of the outputs in the last bias: {slope}")
     return {
         "output_shape": y.shape,
         "parameters": {leaf.path: leaf.shape for leaf in leaves},
         "bias": bias,
         "bias_has_grad": hasattr(bias, "grad"),
-        "gradient_of_bias": gradients["params"]["layers_2"]["bias"],
+        "gradient_of_bias": slope,
     }
 
 
-def show_table(variables: Any, report: Report) -> None:
-    """Print a line for each parameter, and their sum."""
-    rows = [
-        [leaf.path, str(leaf.shape), leaf.dtype, str(leaf.entries), str(leaf.num_bytes)]
-        for leaf in parameters.summary(variables)
-    ]
-    total, size = parameters.count(variables), parameters.num_bytes(variables)
-    rows.append(["all", "", "", str(total), str(size)])
-    report.table(["path", "shape", "dtype", "entries", "bytes"], rows)
-
-
-def show_nested(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
+def show_nested(x: Float[Array, "2 4"], *, key: PRNGKeyArray) -> dict[str, Any]:
     """Print the tree of four blocks of two layers."""
     y, variables = RGNet().init_with_output(key, x)
-    report.say(f"\nRGNet: shape {y.shape}\n{y}")
-    report.say(parameters.outline(variables["params"], "RGNet"))
-    report.say(
-        "in JAX: the tree has the arrays and their places; what is computed stands in "
-        "the module"
-    )
+    say(f"\nRGNet: shape {y.shape}\n{y}")
+    say(parameters.outline(variables["params"], "RGNet"))
     return {
         "nested_output_shape": y.shape,
         "nested_count": parameters.count(variables),
@@ -101,45 +101,26 @@ def show_nested(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
     }
 
 
-def show_drawing(variables: Any, report: Report, *, key: Any) -> dict[str, Any]:
-    """Draw parameters anew by four sets of rules, then set some directly."""
-    first, last = "params/layers_0/kernel", "params/layers_2/kernel"
-    zeros = initialization.constant(0.0)
-    all_rules = {
-        "normal": {"*/kernel": initialization.normal(0.01), "*/bias": zeros},
-        "constant": {"*/kernel": initialization.constant(1.0), "*/bias": zeros},
-        "xavier and 42": {
-            first: initialization.xavier_uniform,
-            last: initialization.constant(42.0),
-        },
-        "custom": {"*/kernel": initialization.sparse_uniform},
-    }
+def show_drawing(variables: PyTree, *, key: PRNGKeyArray) -> dict[str, Any]:
+    """Re-initialise parameters by four sets of rules, then set some directly."""
     facts: dict[str, Any] = {}
-    keys = jax.random.split(key, len(all_rules))
-    for rule_key, (name, rules) in zip(keys, all_rules.items(), strict=True):
+    keys = jax.random.split(key, len(RULES))
+    for rule_key, (name, rules) in zip(keys, RULES.items(), strict=True):
         variables = parameters.reinitialize(variables, rules, key=rule_key)
         facts[name] = parameters.flatten(variables)
-        report.say(f"\n{name}, for {', '.join(rules)}")
-        for path in (first, last):
-            kernel = np.asarray(facts[name][path])
-            report.say(f"{path} {kernel.shape}, into unit 0: {kernel[:, 0].round(4)}")
-    report.say(
-        "in JAX: a rule gives paths an initialiser, and a new tree comes back; the old "
-        "one is as it was"
-    )
-    kernel = parameters.get(variables, first)
-    changed = parameters.replace(variables, first, (kernel + 1).at[0, 0].set(42))
-    facts["set"] = parameters.get(changed, first)
-    facts["as it was"] = parameters.get(variables, first)
-    report.say(f"\nplus 1, and 42 at [0, 0]: {np.asarray(facts['set'])[:, 0].round(4)}")
-    report.say(
-        "in JAX: arrays are never written to; x.at[0, 0].set(42) is a new one, and "
-        "replace returns a tree\nthat has it"
-    )
-    return {"drawn": facts}
+        say(f"\n{name}, for {', '.join(rules)}")
+        for path, array in facts[name].items():
+            unit_0 = np.asarray(array)[..., 0].round(4)
+            say(f"{path} {array.shape}, of unit 0: {unit_0}")
+    kernel = parameters.get(variables, FIRST)
+    changed = parameters.replace(variables, FIRST, (kernel + 1).at[0, 0].set(42))
+    facts["set"] = parameters.get(changed, FIRST)
+    facts["as it was"] = parameters.get(variables, FIRST)
+    say(f"\nplus 1, and 42 at [0, 0]: {np.asarray(facts['set'])[:, 0].round(4)}")
+    return facts
 
 
-def shared_networks() -> dict[str, Any]:
+def shared_networks() -> dict[str, Callable[[PyTree, Array], Array]]:
     """Return three ways to write 4-8-8-8-1 with one layer for the second and third.
 
     Each is a function `(params, x) -> y` of the parameters of `SharedMLP`.
@@ -148,16 +129,16 @@ def shared_networks() -> dict[str, Any]:
     twice = nn.Sequential(
         (nn.Dense(8), nn.relu, shared, nn.relu, shared, nn.relu, nn.Dense(1))
     )
-    names = {"layers_0": "hidden", "layers_2": "shared", "layers_6": "out"}
 
-    def sequential(params: Any, x: Any) -> Any:
+    def sequential(params: PyTree, x: Array) -> Array:
+        names = {"layers_0": "hidden", "layers_2": "shared", "layers_6": "out"}
         given = {layer: params[name] for layer, name in names.items()}
-        return twice.apply({"params": given}, x)
+        return jnp.asarray(twice.apply({"params": given}, x))
 
-    def module(params: Any, x: Any) -> Any:
-        return SharedMLP().apply({"params": params}, x)
+    def module(params: PyTree, x: Array) -> Array:
+        return jnp.asarray(SharedMLP().apply({"params": params}, x))
 
-    def arrays(params: Any, x: Any) -> Any:
+    def arrays(params: PyTree, x: Array) -> Array:
         for name in ("hidden", "shared", "shared"):
             x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"][None, :])
         return x @ params["out"]["kernel"] + params["out"]["bias"][None, :]
@@ -169,7 +150,7 @@ def shared_networks() -> dict[str, Any]:
     }
 
 
-def untied(params: Any) -> tuple[Any, Any]:
+def untied(params: PyTree) -> tuple[nn.Sequential, PyTree]:
     """Return the network of `shared_networks` with two layers, and its parameters."""
     network = nn.Sequential(
         (nn.Dense(8), nn.relu, nn.Dense(8), nn.relu, nn.Dense(8), nn.relu, nn.Dense(1))
@@ -179,14 +160,20 @@ def untied(params: Any) -> tuple[Any, Any]:
     return network, {"params": given | {"layers_6": params["out"]}}
 
 
-def show_sharing(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
+def show_sharing(
+    x: Float[Array, "2 4"], folder: RunFolder, *, key: PRNGKeyArray
+) -> dict[str, Any]:
     """Share one layer in three ways, and compare with two copies of it."""
-    params: Any = SharedMLP().init(key, x)["params"]
-    kernel = params["shared"]["kernel"]
-    changed = parameters.replace(params, "shared/kernel", kernel.at[0, 0].set(100))
+    params = SharedMLP().init(key, x)["params"]
+    kernel = parameters.get(params, "shared/kernel").at[0, 0].set(100)
+    changed = parameters.replace(params, "shared/kernel", kernel)
     network, copies = untied(params)
-    in_both = network.apply(untied(changed)[1], x)
-    by_copies = jax.grad(lambda v: network.apply(v, x).sum())(copies)["params"]
+
+    def apply(copies: PyTree) -> Array:
+        return jnp.asarray(network.apply(copies, x))
+
+    in_both = apply(untied(changed)[1])
+    by_copies = jax.grad(lambda copies: apply(copies).sum())(copies)["params"]
     summed = by_copies["layers_2"]["kernel"] + by_copies["layers_4"]["kernel"]
     facts = {}
     for name, shared in shared_networks().items():
@@ -195,42 +182,36 @@ def show_sharing(x: Any, report: Report, *, key: Any) -> dict[str, Any]:
             "in_both": np.allclose(shared(changed, x), in_both, rtol=1e-5),
             "off": np.abs(by_params["shared"]["kernel"] - summed).max(),
         }
-    report.say("\n" + parameters.outline(params, "SharedMLP"))
-    report.say(
-        f"{parameters.count(params)} entries; two layers of their own would make it "
-        f"{parameters.count(copies)}"
-    )
-    report.table(
+    say("\n" + parameters.outline(params, "SharedMLP"))
+    shared_count, untied_count = parameters.count(params), parameters.count(copies)
+    say(f"{shared_count} entries; two layers of their own would make it {untied_count}")
+    folder.table(
         ["shared as", "100 at [0, 0] is in both", "gradient minus sum over copies"],
         [[name, str(f["in_both"]), f"{f['off']:.1e}"] for name, f in facts.items()],
     )
-    report.say(
-        "in JAX: a shared layer is one entry of the tree, however often it is used, so "
-        "nothing is tied"
-    )
-    return {
-        "shared_count": parameters.count(params),
-        "untied_count": parameters.count(copies),
-        "sharing": facts,
-    }
+    counts = {"shared_count": shared_count, "untied_count": untied_count}
+    return {**counts, "sharing": facts}
 
 
 def show_freezing(
-    network: Any, variables: Any, report: Report, *, key: Any
-) -> dict[str, Any]:
+    variables: PyTree, folder: RunFolder, *, key: PRNGKeyArray
+) -> dict[str, dict[str, Array]]:
     """Train with the first layer frozen, with momentum and with decay."""
     x = jax.random.normal(key, (64, 4))
     batch = Batch(x, x.sum(axis=1), jnp.ones(len(x), bool))
 
-    def metrics(variables: Any, x: Any, target: Any, *, key: Any) -> Any:
-        return {"loss": optax.l2_loss(network.apply(variables, x)[:, 0], target)}
+    def metrics_fn(
+        variables: PyTree, x: Array, target: Array, *, key: PRNGKeyArray
+    ) -> Metrics:
+        y = jnp.asarray(NETWORK.apply(variables, x))
+        return {"loss": optax.l2_loss(y[:, 0], target)}
 
-    def distances(optimizer: optax.GradientTransformation) -> dict[str, Any]:
+    def distances(optimizer: optax.GradientTransformation) -> dict[str, Array]:
         optimizer = parameters.freeze(optimizer, variables, ["params/layers_0/*"])
 
-        def step(state: Any, _: None) -> Any:
+        def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
             return train_step(
-                state, batch, metrics_fn=metrics, optimizer=optimizer, key=key
+                state, batch, metrics_fn=metrics_fn, optimizer=optimizer, key=key
             )
 
         state = init_state(variables, optimizer)
@@ -238,25 +219,20 @@ def show_freezing(
         moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), state.params, variables)
         return parameters.flatten(moved)
 
+    with_l2 = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
     moved = {
         "SGD with momentum": distances(optax.sgd(0.01, momentum=0.9)),
-        "Adam with L2": distances(
-            optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
-        ),
+        "Adam with L2": distances(with_l2),
     }
-    report.say(f"\n{STEPS} steps with params/layers_0/* frozen")
-    report.table(
+    folder.table(
         ["largest change of an entry", *moved],
         [
             [path, *(f"{distance[path]:.4f}" for distance in moved.values())]
             for path in parameters.flatten(variables)
         ],
+        title=f"{STEPS} steps with params/layers_0/* frozen",
     )
-    report.say(
-        "in JAX: an array has no requires_grad; the optimiser is told which paths it "
-        "leaves alone"
-    )
-    return {"moved": moved}
+    return moved
 
 
 def main() -> None:

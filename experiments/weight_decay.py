@@ -6,60 +6,41 @@ and the same grid for the penalty inside Adam and for AdamW.
 """
 
 import math
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from ch4jax.training import sharding
 from ch4jax.weight_decay import concise_settings
-from experiments.common import cli, plots
-from experiments.common.console import Report
+from experiments.common import cli, linear_problem, plots, timing
+from experiments.common.console import say
 from experiments.common.errors import Failed, UsageError
-from experiments.common.weight_decay_runs import (
-    MEASURES,
-    draw_problem,
-    grid_lambdas,
-    grid_problems,
-    measure,
-    train,
-    train_grid,
-    zero_loss,
-)
+from experiments.common.run_folder import RunFolder
+
+LABELS = {"train_loss": "training loss", "test_loss": "test loss", "norm": "norm of w"}
+Measures = Mapping[str, Float[np.ndarray, "..."]]  # names as in LABELS
 
 
 @dataclass(frozen=True)
-class Config(cli.Flags):
-    """Flags; the defaults are the book's."""
+class Config(linear_problem.Hyperparameters, cli.DeviceFlags):
+    """Flags; the defaults are the book's. `--devices` share the lambdas of a grid."""
 
     lambd: float = 3.0
     """Coefficient of the penalty that is compared with none."""
-    learning_rate: float = 0.003
-    """Of SGD, of Adam and of AdamW."""
-    epochs: int = 100
-    """Passes over the training rows."""
-    batch_size: int = 5
-    """Rows in a batch."""
-    inputs: int = 200
-    """Weights to learn."""
-    train_rows: int = 20
-    """Rows to learn them from."""
-    test_rows: int = 100
-    """Rows to judge them by."""
     lambdas: int = 64
     """Coefficients in the grid, from 0.001 to 100."""
     seeds: int = 32
     """Runs for each of them: data, weights and batches from SEED, SEED + 1, ..."""
 
-    devices: cli.OptionalInt = None
-    """Devices that share the lambdas of a grid; one if not given."""
-
     def __post_init__(self) -> None:
         """Check the flags."""
         super().__post_init__()
-        cli.check_at_least_1("--devices", self.devices)
         if not 0.0 <= self.lambd < math.inf:
             raise UsageError(f"--lambd must be finite and at least 0, got {self.lambd}")
         cli.check_positive("--learning-rate", self.learning_rate)
@@ -80,39 +61,26 @@ class Config(cli.Flags):
                 f"--lambdas must be a multiple of the {self.devices} --devices, "
                 f"got {self.lambdas}"
             )
-        if hasattr(os, "sysconf"):  # Windows does not say how much there is
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            if (needed := memory_needed(self)) > memory:
-                raise UsageError(
-                    f"--inputs {self.inputs} needs {needed / 1e9:,.0f} GB with so many "
-                    "rows, lambdas, seeds and epochs; expected at most the "
-                    f"{memory / 1e9:,.0f} GB of this machine"
-                )
 
 
-def memory_needed(config: Config) -> int:
-    """Return the bytes of the data, the kernels of a grid and those of each epoch."""
-    rows = 2 * config.seeds * (config.train_rows + config.test_rows)  # with copies
-    kernels = 4 * config.lambdas * config.seeds  # with gradient and Adam's moments
-    return 4 * config.inputs * (rows + kernels + config.epochs)
-
-
-def run(config: Config, report: Report) -> None:
-    """Train the book's runs and the grids, tell, draw, and write the summary."""
-    report.begin(config)
+def run(config: Config) -> None:
+    """Train the book's runs and the grids, print, draw, and write the summary."""
+    folder = RunFolder.create("weight_decay", config)
     device = jax.devices()[0]
-    report.say(f"device: {device.platform} ({device.device_kind})")
-    report.say(
+    say(f"device: {device.platform} ({device.device_kind})")
+    say(
         f"data: {config.train_rows} training and {config.test_rows} test rows of "
         f"{config.inputs} inputs; learning rate {config.learning_rate}, "
         f"{config.epochs} epochs, batches of {config.batch_size}\n"
     )
-    results = run_book(config, report)
-    grids = run_grids(config, report)
-    report.finish({**results, "grids": grids, "seconds": report.seconds()})
+    summary = run_book(config, folder)
+    summary |= {"grids": run_grids(config, folder), "seconds": folder.seconds()}
+    scratch = [entry for entry in summary["results"] if entry["method"] == "scratch"]
+    losses = [f"{run['test_loss']:.3g} (lambda {run['lambd']:g})" for run in scratch]
+    folder.finish(summary, headline=f"Test loss: {', '.join(losses)}.")
 
 
-def run_book(config: Config, report: Report) -> dict[str, Any]:
+def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
     """Train without and with the penalty, from scratch and concisely.
 
     Returns:
@@ -122,123 +90,156 @@ def run_book(config: Config, report: Report) -> dict[str, Any]:
     Raises:
       Failed: if a run diverges.
     """
-    problem = draw_problem(config, key=jax.random.key(config.seed))
-    measure_path = jax.jit(jax.vmap(measure, in_axes=(0, None)))
+    problem = linear_problem.draw_problem(config, key=jax.random.key(config.seed))
+    train = jax.jit(linear_problem.train, static_argnames=("method", "config"))
+    measure_path = jax.jit(jax.vmap(linear_problem.measure, in_axes=(0, None)))
     results, histories, kernels = [], {}, {}
     for lambd in dict.fromkeys((0.0, config.lambd)):
         for method in ("scratch", "concise", "mapped"):
-            last, path = train(config, problem, method, lambd)
+            last, path = train(problem, method, lambd, config)
             history = jax.device_get(measure_path(path, problem))
-            histories[method, lambd] = history
-            for epoch in range(config.epochs):
-                row = {name: history[name][epoch] for name in MEASURES}
-                report.metrics(run=method, lambd=lambd, epoch=epoch + 1, **row)
-            final = {name: history[name][-1] for name in MEASURES}
-            if not np.isfinite(final["train_loss"]):
+            epochs = [
+                {name: history[name][i] for name in LABELS}
+                for i in range(config.epochs)
+            ]
+            for number, measures in enumerate(epochs, start=1):
+                folder.metrics(run=method, lambd=lambd, epoch=number, **measures)
+            if not np.isfinite(loss := epochs[-1]["train_loss"]):
                 raise Failed(
-                    f"{method}, lambda {lambd:g}: the training loss ends as "
-                    f"{final['train_loss']}; a lower --learning-rate may hold it"
+                    f"{method}, lambda {lambd:g}: the training loss ends as {loss}; "
+                    "try a lower --learning-rate"
                 )
-            results.append({"method": method, "lambd": lambd, **final})
-            kernels[method] = last["kernel"]
-    show_book(results, report)
-    draw_curves(config, histories, report.folder / "curves.png")
-    difference = float(
-        np.linalg.norm(kernels["mapped"] - kernels["scratch"])
-        / np.linalg.norm(kernels["scratch"])
-    )
-    rate, decay = concise_settings(config.learning_rate, config.lambd)
-    report.say(
-        "losses are halved squared errors without the penalty; concise minimises the "
-        "error without the half,\nand takes the steps of scratch when it is mapped: "
-        f"learning rate {rate:g}, weight decay {decay:g} (the weights\ndiffer by "
-        f"{difference:.1g} of their norm)\n"
-    )
-    return {"results": results, "mapped_difference": difference}
-
-
-def show_book(results: list[dict[str, Any]], report: Report) -> None:
-    """Print a line for each of the book's runs."""
-    report.table(
-        ["", *MEASURES.values(), "test / training"],
+            results.append({"method": method, "lambd": lambd, **epochs[-1]})
+            histories[lambd, method], kernels[method] = history, last["kernel"]
+    folder.table(
+        ["", *LABELS.values(), "test / training"],
         [
             [
                 f"{entry['method']}, lambda {entry['lambd']:g}",
-                *(f"{entry[name]:.3g}" for name in MEASURES),
+                *(f"{entry[name]:.3g}" for name in LABELS),
                 f"{entry['test_loss'] / entry['train_loss']:.2g}",
             ]
             for entry in results
         ],
     )
+    draw_curves(histories, config, folder)
+    difference = np.linalg.norm(kernels["mapped"] - kernels["scratch"])
+    difference = float(difference / np.linalg.norm(kernels["scratch"]))
+    rate, decay = concise_settings(config.learning_rate, config.lambd)
+    say(
+        "Losses are halved squared errors without the penalty. concise minimises the "
+        "error without the half,\nand takes the steps of scratch when it is mapped: "
+        f"learning rate {rate:g}, weight decay {decay:g} (the weights\ndiffer by "
+        f"{difference:.1g} of their norm).\n"
+    )
+    return {"results": results, "mapped_difference": difference}
 
 
-def run_grids(config: Config, report: Report) -> dict[str, Any]:
-    """Train, time, tell and draw the grids; returns times and medians over seeds."""
-    lambdas, problems = grid_lambdas(config), grid_problems(config)
-    grids, summaries = {}, {}
+def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Train a grid by each method, in one program; show them.
+
+    Each device trains its own lambdas; nothing passes between them.
+
+    Returns:
+      The seconds of each grid, and its medians over the seeds.
+    """
+    mesh = config.mesh()
+    lambdas = linear_problem.grid_lambdas(config.lambdas)
+    problems = linear_problem.grid_problems(config.seed, config.seeds, config)
+    placed = (
+        sharding.place(problems, sharding.whole(mesh)),
+        sharding.place(jnp.asarray(lambdas), sharding.along(mesh, 0)),
+    )
+    grids, summaries, rows = {}, {}, []
     for method in ("scratch", "L2 in Adam", "AdamW"):
-        grid, seconds = train_grid(config, problems, method)
+        program = linear_problem.grid_program(method, config)
+        compiled, compile_seconds = timing.compile(program, *placed)
+        measures, run_seconds = timing.timed(partial(compiled, *placed))
+        grids[method] = grid = jax.device_get(measures)
         medians = {name: np.median(values, axis=1) for name, values in grid.items()}
-        grids[method] = grid
+        seconds = {"compile": compile_seconds, "run": run_seconds}
         summaries[method] = {"seconds": seconds, "lambdas": lambdas, **medians}
-        runs = grid["norm"].size
-        lost = (~np.isfinite(grid["norm"])).sum()
-        report.say(
-            f"{method}: {runs:,} runs in {seconds['run']:.2f} s after "
-            f"{seconds['compile']:.1f} s of compiling, "
-            f"{1e3 * seconds['run'] / runs:.2g} ms a run; {lost} diverged"
-        )
-    report.say(
-        f"\nw = 0 has an expected test loss of {zero_loss(config):.3g}\n"
+        best = np.nan_to_num(medians["test_loss"], nan=np.inf).argmin()
+        numbers = lambdas[best], medians["test_loss"][best], medians["norm"][-1]
+        cells = [f"{number:.3g}" for number in (*numbers, *seconds.values())]
+        diverged = (~np.isfinite(grid["norm"])).sum()
+        rows.append([method, *cells, f"{diverged} of {grid['norm'].size:,}"])
+    norm = f"norm at {lambdas[-1]:g}"
+    folder.table(
+        ["", "best lambda", "test loss", norm, "compile (s)", "run (s)", "diverged"],
+        rows,
+        title=f"{config.lambdas} lambdas, medians of {config.seeds} seeds",
+    )
+    say(
+        f"w = 0 has an expected test loss of {linear_problem.zero_loss(config):.3g}.\n"
         "Adam divides the gradient by its own root mean square, and the gradient of an "
         "L2 penalty with it: no\nweight moves by much more than the learning rate in a "
-        "step, however large lambda is. AdamW takes\nlearning rate x lambda of each "
-        "weight away beside Adam's step.\n"
-        f"With lambda {lambdas[-1]:g} the norm of w ends at "
-        f"{summaries['L2 in Adam']['norm'][-1]:.3g} with L2 in Adam, and at "
-        f"{summaries['AdamW']['norm'][-1]:.3g} with AdamW.\n"
+        "step, however large lambda is. AdamW subtracts\nlearning rate x lambda of "
+        "each weight beside Adam's step.\n"
     )
-    draw_grids(config, {"SGD": grids.pop("scratch")}, report.folder / "sweep.png")
-    draw_grids(config, grids, report.folder / "adam.png")
+    small = "The larger lambda, the smaller the weights; dotted: weights of zero."
+    draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
+    rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay."
+    draw_grids(config, grids, folder, "adam.png", rescaled)
     return summaries
 
 
-def draw_curves(config: Config, histories: dict[Any, Any], path: Path) -> None:
+def draw_curves(
+    histories: Mapping[tuple[float, str], Measures], config: Config, folder: RunFolder
+) -> None:
     """Draw both losses against the epoch, without and with the penalty."""
-    lambdas = tuple(dict.fromkeys(lambd for _, lambd in histories))
-    lines = [
-        (method, dashes, split, colour)
-        for method, dashes in (("scratch", "-"), ("concise", "--"))
-        for split, colour in (("train", plots.COLOURS[0]), ("test", plots.COLOURS[1]))
-    ]
-    title = f"{config.inputs} weights learnt from {config.train_rows} rows"
-    with plots.figure(path, 1, len(lambdas), size=(8.5, 3.4), title=title) as panels:
-        for axes, lambd in zip(np.atleast_1d(panels), lambdas, strict=True):
-            for method, dashes, split, colour in lines:
-                losses = histories[method, lambd][f"{split}_loss"]
-                epochs = np.arange(1, config.epochs + 1)
-                label = f"{method}, {split}"
-                axes.plot(epochs, losses, dashes, color=colour, label=label)
+    lambdas = dict.fromkeys(lambd for lambd, _ in histories)
+    with folder.figure(
+        "curves.png",
+        1,
+        len(lambdas),
+        size=(8.5, 3.4),
+        title=f"{config.inputs} weights learnt from {config.train_rows} rows",
+        caption="How far the test loss stays above the training loss for each lambda.",
+        alt="Line charts of the halved squared error against the epoch on a "
+        "logarithmic scale, one chart for each lambda: training and test loss, from "
+        "scratch solid and concise dashed.",
+        squeeze=False,
+    ) as panels:
+        epochs = np.arange(1, config.epochs + 1)
+        for axes, lambd in zip(panels[0], lambdas, strict=True):
+            for method, dashes in (("scratch", "-"), ("concise", "--")):
+                for i, split in enumerate(("train", "test")):
+                    losses = histories[lambd, method][f"{split}_loss"]
+                    line = {"color": plots.COLOURS[i], "label": f"{method}, {split}"}
+                    axes.plot(epochs, losses, dashes, **line)
             axes.set(xlabel="epoch", ylabel="halved squared error", yscale="log")
             axes.set_title(f"lambda {lambd:g}", fontsize=10)
             axes.legend()
 
 
-def draw_grids(config: Config, grids: dict[str, Any], path: Path) -> None:
+def draw_grids(
+    config: Config,
+    grids: Mapping[str, Measures],
+    folder: RunFolder,
+    file: str,
+    caption: str,
+) -> None:
     """Draw each measure against lambda: the median, and the middle 80% of the seeds."""
-    lambdas, zero = grid_lambdas(config), zero_loss(config)
-    title = (
-        f"After {config.epochs} epochs; losses are halved squared errors; median and "
-        f"middle 80% of {config.seeds} seeds"
-    )
-    with plots.figure(path, 1, 3, size=(8.5, 3.0), title=title) as panels:
-        for axes, (name, words) in zip(panels, MEASURES.items(), strict=True):
-            for colour, (label, grid) in zip(
-                plots.COLOURS, grids.items(), strict=False
-            ):
+    lambdas = linear_problem.grid_lambdas(config.lambdas)
+    zero = linear_problem.zero_loss(config)
+    with folder.figure(
+        file,
+        1,
+        3,
+        size=(8.5, 3.0),
+        title=f"After {config.epochs} epochs; losses are halved squared errors; median "
+        f"and middle 80% of {config.seeds} seeds",
+        caption=caption,
+        alt="Three line charts against lambda on logarithmic axes: training loss, test "
+        f"loss and norm of the weights, a line for each of {', '.join(grids)}: the "
+        "median over the seeds, with a band for the middle 80%.",
+    ) as panels:
+        for axes, (name, words) in zip(panels, LABELS.items(), strict=True):
+            for label, grid in grids.items():
                 low, median, high = np.quantile(grid[name], (0.1, 0.5, 0.9), axis=1)
-                axes.plot(lambdas, median, color=colour, label=label)
-                axes.fill_between(lambdas, low, high, color=colour, alpha=0.2, lw=0)
+                axes.plot(lambdas, median, label=label)
+                axes.fill_between(lambdas, low, high, alpha=0.2, lw=0)
             axes.set(xlabel="lambda", ylabel=words, xscale="log", yscale="log")
         _, test, norm = panels
         test.axhline(zero, color="0.3", ls=":")

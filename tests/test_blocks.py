@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from flax.errors import ScopeParamShapeError
 
 from ch4jax.blocks import (
     MLP,
@@ -42,12 +41,6 @@ def test_mlp_is_two_products_with_a_relu_in_between():
     np.testing.assert_allclose(
         y, h @ out["kernel"] + out["bias"][None], rtol=1e-5, atol=1e-6
     )
-
-
-def test_an_mlp_names_the_width_that_its_parameters_have_and_the_width_it_got():
-    variables = MLP().init(jax.random.key(0), rows())
-    with pytest.raises(ScopeParamShapeError, match=r"\(21, 256\).*\(20, 256\)"):
-        MLP().apply(variables, rows(width=21))
 
 
 def test_the_inner_block_of_a_nest_has_parameters_of_its_own():
@@ -97,8 +90,6 @@ def test_training_leaves_the_constant_weight_alone_and_needs_no_mask(fixed_hidde
 def test_a_row_of_the_wrong_width_is_refused_by_both_widths(fixed_hidden):
     with pytest.raises(ValueError, match="expects rows of width 20, got 21"):
         FixedHiddenMLP().apply(fixed_hidden, rows(width=21))
-    with pytest.raises(ValueError, match="expects rows of width 20, got 16"):
-        FixedHiddenMLP().init(jax.random.key(0), rows(width=16))
 
 
 @jax.jit
@@ -124,9 +115,7 @@ def test_the_largest_numbers_come_down_though_their_sum_is_infinite(dtype, x64):
     assert jnp.isinf(jnp.abs(y).sum())
     halved, n = halve(y)
     assert n == limits.maxexp + 6  # 32 of 2**maxexp are too many, 64 are not
-    below_1 = (
-        float(limits.max) / 2.0 ** (limits.maxexp - 1) / 2
-    )  # no dtype has 2**maxexp
+    below_1 = float(limits.max) / 2.0 ** (limits.maxexp - 1) / 2  # not 2.0**maxexp
     np.testing.assert_array_equal(halved.astype(float), jnp.full((2, 20), below_1 / 64))
 
 
@@ -145,7 +134,7 @@ def test_the_gradient_is_the_power_of_two_that_was_multiplied_with():
 
 def test_the_loop_ends_with_an_infinity_and_makes_no_halving_with_a_nan():
     infinite, n = halve(jnp.array([jnp.inf, 1.0]))
-    assert n == 128 + 2  # finfo(float32).maxexp, and room for a sum of two
+    assert n == 128 + 2  # finfo(float32).maxexp, and the bits of the size 2
     assert infinite[0] == jnp.inf
     undefined, n = halve(jnp.array([jnp.nan, jnp.inf, 4.0]))
     assert n == 0

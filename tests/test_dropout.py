@@ -1,11 +1,13 @@
 """Dropout: what the layer does, and that scratch and Flax are one network."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ch4jax.dropout import DropoutMLP, dropout_layer, init_mlp, mlp
+from ch4jax.dropout import DropoutMLP, dropout_layer, init_mlp, mask_and_rescale, mlp
 
 RATES = (0.2, 0.5)
 
@@ -40,6 +42,25 @@ def test_the_gradient_is_the_mask_over_the_fraction_kept(rate):
 def test_a_rate_outside_0_to_1_is_refused_by_its_value(rate):
     with pytest.raises(ValueError, match=rf"must be in \[0, 1\], got {rate}"):
         dropout_layer(jnp.ones(3), rate, key=jax.random.key(0))
+
+
+def test_a_traced_rate_drops_what_the_same_python_number_drops():
+    x, rates = jnp.linspace(-2.0, 2.0, 64), (0.0, 0.2, 0.5, 0.9)
+
+    def drop(function, rate):
+        return function(x, rate, key=jax.random.key(3))
+
+    traced = jax.jit(jax.vmap(partial(drop, mask_and_rescale)))(jnp.array(rates))
+    for row, rate in zip(traced, rates, strict=True):
+        expected = drop(dropout_layer, rate)
+        np.testing.assert_array_equal(row == 0, expected == 0)
+        np.testing.assert_allclose(row, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_a_python_rate_of_the_masked_step_is_below_1(rate):
+    with pytest.raises(ValueError, match=rf"must be in \[0, 1\), got {rate}"):
+        mask_and_rescale(jnp.ones(3), rate, key=jax.random.key(0))
 
 
 def test_masks_are_the_same_for_one_key_and_differ_between_keys():

@@ -5,27 +5,19 @@ import json
 import pytest
 
 from experiments import backprop
-from experiments.common.console import Report
 from experiments.common.errors import UsageError
 
 
-def run(folder, **flags):
-    backprop.run(backprop.Config(out=folder, **flags), Report("backprop"))
-    return json.loads((folder / "summary.json").read_text())
-
-
-def test_the_run_checks_gradients_and_counts_bytes(tmp_path, capsys):
-    summary = run(tmp_path, hidden=8, batch_size=16, lambd=0.5)
+def test_the_run_checks_gradients_and_counts_bytes(tmp_path):
+    backprop.run(backprop.Config(out=tmp_path, hidden=8, batch_size=16, lambd=0.5))
+    summary = json.loads((tmp_path / "summary.json").read_text())
     quantities = summary["quantities"]
     assert list(quantities) == ["x", "w1", "z", "h", "w2", "o", "s", "L", "J"]
     for name in list(quantities)[1:]:
         assert quantities[name]["difference"] <= 1e-12, name
-    assert quantities["J"]["norm"] == pytest.approx(
-        quantities["L"]["norm"] + quantities["s"]["norm"]
-    )
-    norms = (quantities["w1"]["norm"], quantities["w2"]["norm"])
-    penalty = 0.25 * (norms[0] ** 2 + norms[1] ** 2)
-    assert quantities["s"]["norm"] == pytest.approx(penalty)
+    norms = {name: entry["norm"] for name, entry in quantities.items()}
+    assert norms["J"] == pytest.approx(norms["L"] + norms["s"])
+    assert norms["s"] == pytest.approx(0.25 * (norms["w1"] ** 2 + norms["w2"] ** 2))
 
     assert summary["differences"]["float64"]["error"] < 1e-7
     assert summary["differences"]["float32"]["error"] > 1e-7
@@ -36,9 +28,6 @@ def test_the_run_checks_gradients_and_counts_bytes(tmp_path, capsys):
     assert memory["jax.grad"]["intermediates"] >= memory["by hand"]
     again = memory["jax.checkpoint"]["matrix_products"]
     assert again > memory["jax.grad"]["matrix_products"]
-    for figure in ("graph.png", "differences.png"):
-        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
-    assert "by hand, only h and o are kept: 1,152 bytes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -55,6 +44,6 @@ def test_the_run_checks_gradients_and_counts_bytes(tmp_path, capsys):
 def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(UsageError, match=message) as error:
-        run(out, **flags)
+        backprop.run(backprop.Config(out=out, **flags))
     assert "\n" not in str(error.value)
     assert not out.exists()

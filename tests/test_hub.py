@@ -1,16 +1,13 @@
-"""The data hub: nothing wrong is kept, and nothing half-written is left."""
+"""The data hub: no wrong file is kept, and nothing half-written is left."""
 
 import hashlib
-import http.server
 import io
 import socket
 import tarfile
-import threading
 import zipfile
-from functools import partial
-from pathlib import Path
 
 import pytest
+from served import FileServer
 
 from ch4jax.data import hub
 from ch4jax.errors import DataError, NetworkError
@@ -25,57 +22,20 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "outer" / "cache"
 
 
-class Server:
-    """A server on this machine whose answers a test sets by path.
-
-    An answer is a status, the bytes sent, and how many bytes were promised.
-    """
-
-    def __init__(self):
-        self.answers = {}
-        self.asked = []
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                server.asked.append(self.path)
-                status, body, promised = server.answers[self.path]
-                self.send_response(status)
-                self.send_header("Content-Length", str(promised))
-                self.send_header("Location", self.path)
-                self.end_headers()
-                self.wfile.write(body)
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        serve = partial(self.http.serve_forever, poll_interval=0.01)
-        threading.Thread(target=serve, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-    def answer(self, path, body, *, status=200, promised=None):
-        size = len(body) if promised is None else promised
-        self.answers[path] = status, body, size
-
-
 @pytest.fixture
 def server():
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
+    with FileServer() as server:
+        yield server
 
 
 @pytest.fixture
 def offer(server, monkeypatch):
     """Put a file on the server and into `DATA_HUB`."""
 
-    def offer(path, content, *, sha1=None):
-        sha1 = sha1 or hashlib.sha1(content).hexdigest()
-        entry = hub.HubFile(f"{server.url}/{path}", sha1)
+    def offer(path, content):
+        entry = hub.HubFile(server.url + path, hashlib.sha1(content).hexdigest())
         monkeypatch.setitem(hub.DATA_HUB, "thing", entry)
-        server.answer(f"/{path}", content)
+        server.files[path] = content
 
     return offer
 
@@ -96,28 +56,23 @@ def test_the_hub_knows_the_two_tables_by_the_sums_of_the_book():
     assert all(file.url.startswith(hub.DATA_URL) for file in hub.DATA_HUB.values())
 
 
-def test_a_file_is_fetched_once_and_then_comes_from_the_cache(offer, server, cache):
+def test_a_file_is_downloaded_once_and_then_comes_from_the_cache(offer, server, cache):
     offer("table.csv", CONTENT)
     path = hub.download("thing")
     assert path == cache / "table.csv"
     assert path.read_bytes() == CONTENT
     assert hub.download("thing") == path
-    assert server.asked == ["/table.csv"]
+    assert server.asked == ["table.csv"]
     assert left_in(cache.parent.parent) == ["outer/cache/table.csv"]
 
 
-def test_another_cache_folder_may_be_named(offer, tmp_path):
-    offer("table.csv", CONTENT)
-    assert hub.download("thing", tmp_path / "here") == tmp_path / "here" / "table.csv"
-
-
-def test_everything_in_the_hub_is_fetched(offer, server, monkeypatch):
+def test_everything_is_downloaded_into_another_folder(offer, tmp_path, monkeypatch):
     offer("table.csv", CONTENT)
     monkeypatch.setattr(hub, "DATA_HUB", {"thing": hub.DATA_HUB["thing"]})
-    assert [path.name for path in hub.download_all()] == ["table.csv"]
+    assert hub.download_all(tmp_path / "here") == [tmp_path / "here" / "table.csv"]
 
 
-def test_progress_is_shown_on_what_the_caller_lends(offer):
+def test_progress_is_shown_on_the_object_of_the_caller(offer):
     class Bar:
         total = done = 0
 
@@ -141,42 +96,33 @@ def test_an_unknown_name_is_refused():
         hub.download("nothing")
 
 
-def test_after_an_interrupted_download_the_next_one_is_whole(offer, server, cache):
-    offer("table.csv", CONTENT)
-    server.answer("/table.csv", CONTENT[:5000], promised=len(CONTENT))
-    with pytest.raises(NetworkError):
-        hub.download("thing")
-    assert left_in(cache) == []
-    server.answer("/table.csv", CONTENT)
-    assert hub.download("thing").read_bytes() == CONTENT
-
-
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ({"status": 404}, NetworkError, r"404.*put it at .*table\.csv by hand \(SHA-1"),
-        ({"status": 500}, NetworkError, r"500.*by hand"),
-        ({"status": 302}, NetworkError, r"Exceeded 30 redirects.*by hand"),
-        ({"promised": 10**6}, NetworkError, r"by hand"),
+        ({"files": {}}, NetworkError, r"404.*SHA-1 \w{40} at .*table\.csv by hand"),
+        ({"withheld": 10}, NetworkError, r"by hand"),
         (
-            {"body": b"other"},
+            {"files": {"table.csv": b"other"}},
             DataError,
-            r"SHA-1 is [0-9a-f]{40}, expected [0-9a-f]{40}",
+            r"expected sha1:\w+ but got \w+.*by hand",
         ),
-        ({"body": b""}, DataError, r"sent something else"),
     ],
-    ids=["404", "500", "redirects", "short", "wrong", "empty"],
+    ids=["missing", "short", "wrong"],
 )
-def test_a_faulty_server_leaves_nothing(answer, error, message, offer, server, cache):
+def test_a_failed_download_leaves_nothing_and_the_next_is_whole(
+    answer, error, message, offer, server, cache
+):
     offer("table.csv", CONTENT)
-    server.answer("/table.csv", **({"body": CONTENT} | answer))
+    vars(server).update(answer)
     with pytest.raises(error, match=message) as raised:
         hub.download("thing")
     assert "\n" not in str(raised.value)
     assert left_in(cache.parent.parent) == []
+    vars(server).update(files={"table.csv": CONTENT}, withheld=0)
+    assert hub.download("thing").read_bytes() == CONTENT
 
 
-def test_a_silent_server_is_not_waited_for(monkeypatch, cache):
+def test_download_does_not_wait_for_a_silent_server(monkeypatch, cache):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/table.csv"
         monkeypatch.setitem(hub.DATA_HUB, "thing", hub.HubFile(url, "0" * 40))
@@ -185,33 +131,25 @@ def test_a_silent_server_is_not_waited_for(monkeypatch, cache):
     assert left_in(cache) == []
 
 
-def test_a_damaged_file_in_the_cache_is_named_and_fetched_again(offer, cache):
+def test_a_damaged_file_in_the_cache_is_replaced_or_kept_offline(offer, server, cache):
     offer("table.csv", CONTENT)
     cache.mkdir(parents=True)
     (cache / "table.csv").write_bytes(CONTENT[:-1])
-    with pytest.warns(UserWarning, match=r"table\.csv is damaged: its SHA-1 is"):
-        assert hub.download("thing").read_bytes() == CONTENT
-
-
-def test_without_network_a_damaged_file_is_named_and_kept(offer, server, cache):
-    offer("table.csv", CONTENT)
-    server.answer("/table.csv", b"", status=500)
-    cache.mkdir(parents=True)
-    (cache / "table.csv").write_bytes(CONTENT[:-1])
-    with (
-        pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(DataError, match=r"table\.csv is damaged: its SHA-1 is .*, and"),
-    ):
+    server.files.clear()
+    with pytest.raises(NetworkError, match=r"404.*put the file with SHA-1 .* by hand"):
         hub.download("thing")
     assert (cache / "table.csv").read_bytes() == CONTENT[:-1]
+    server.files["table.csv"] = CONTENT
+    assert hub.download("thing").read_bytes() == CONTENT
 
 
 def test_a_cache_that_cannot_be_written_is_named(offer, cache):
     offer("table.csv", CONTENT)
     cache.parent.mkdir()
     cache.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"cache cannot be written: "):
+    with pytest.raises(DataError, match=r"table.csv cannot be written: ") as error:
         hub.download("thing")
+    assert "\n" not in str(error.value)
 
 
 def zipped(members):
@@ -223,17 +161,12 @@ def zipped(members):
 
 
 def tarred(members, mode="w:gz"):
-    """Return a tar; a member that is a TarInfo has no content."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as file:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                member.size = len(content)
-                file.addfile(member, io.BytesIO(content))
-            else:
-                member.type, member.linkname = content
-                file.addfile(member)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
     return stream.getvalue()
 
 
@@ -241,74 +174,48 @@ ARCHIVES = {"a.zip": zipped, "a.tar.gz": tarred, "a.tar": lambda m: tarred(m, "w
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_an_archive_is_unpacked_beside_itself(name, offer, cache):
+def test_an_archive_is_unpacked_beside_itself_once(name, offer, cache):
     offer(name, ARCHIVES[name]({"train.csv": b"1", "deep/er/test.csv": b"2"}))
     folder = hub.download_extract("thing")
     assert folder == cache / "a"
     assert left_in(folder) == ["deep/er/test.csv", "train.csv"]
     assert (folder / "deep/er/test.csv").read_bytes() == b"2"
+    (folder / "train.csv").unlink()
+    assert left_in(hub.download_extract("thing")) == ["deep/er/test.csv"]
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_top_folder_of_the_right_name_is_not_nested(name, offer, cache):
+def test_a_single_top_folder_of_the_right_name_is_the_folder(name, offer, cache):
     offer(name, ARCHIVES[name]({"book/train.csv": b"1"}))
     assert hub.download_extract("thing", "book") == cache / "book"
     assert left_in(cache) == sorted(["book/train.csv", name])
 
 
-def test_a_folder_that_is_there_is_kept(offer, cache):
-    offer("a.zip", zipped({"train.csv": b"1"}))
-    folder = hub.download_extract("thing")
-    (folder / "mine").write_text("kept")
-    assert left_in(hub.download_extract("thing")) == ["mine", "train.csv"]
-
-
-@pytest.mark.parametrize("folder", ["../a", "/etc", "a/b", ".."])
-def test_a_folder_has_to_be_a_plain_name(folder, offer, tmp_path):
-    offer("a.zip", zipped({"train.csv": b"1"}))
-    with pytest.raises(ValueError, match="folder must be a plain name"):
-        hub.download_extract("thing", folder)
-
-
-OUTSIDE = str(Path(__file__).parent / "escaped.csv")
-CLIMBING = ["../out.csv", "a/../../out.csv", OUTSIDE, "..\\out.csv", "C:\\out.csv"]
-
-
-@pytest.mark.parametrize("member", CLIMBING)
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
-def test_an_archive_cannot_write_outside_its_folder(name, member, offer, cache):
-    offer(name, ARCHIVES[name]({"fine.csv": b"1", member: b"2"}))
-    with pytest.raises(DataError, match="leads out of it"):
+@pytest.mark.parametrize("member", ["../out.csv", "a/../../out.csv"])
+def test_a_tar_that_leads_outside_its_folder_is_refused(member, offer, cache):
+    offer("a.tar.gz", tarred({"fine.csv": b"1", member: b"2"}))
+    with pytest.raises(DataError, match=r"a\.tar\.gz is not a sound tar or zip: .*out"):
         hub.download_extract("thing")
-    assert left_in(cache.parent.parent) == [f"outer/cache/{name}"]
-    assert not Path(OUTSIDE).exists()
+    assert left_in(cache.parent.parent) == ["outer/cache/a.tar.gz"]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_in_a_tar_are_refused(kind, offer, cache):
-    offer("a.tar.gz", tarred({"a": (kind, "/etc"), "a/passwd": b"2"}))
-    with pytest.raises(DataError, match="'a', a link or a device"):
+def test_members_with_absolute_or_climbing_paths_stay_inside(offer, cache, tmp_path):
+    outside = str(tmp_path / "outside.csv")
+    for name, make, members in (
+        ("a.zip", zipped, {"../out.csv": b"1", outside: b"2"}),
+        ("b.tar.gz", tarred, {outside: b"2"}),
+    ):
+        offer(name, make(members))
         hub.download_extract("thing")
-    assert left_in(cache) == ["a.tar.gz"]
+    folders = ("outer/cache/a/", "outer/cache/b/")
+    assert sum(path.startswith(folders) for path in left_in(tmp_path)) == 3
+    assert len(left_in(tmp_path)) == 3 + 2  # and the archives
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
-def test_a_bomb_is_refused_before_it_is_unpacked(name, offer, cache, monkeypatch):
-    monkeypatch.setattr(hub, "SMALL_BYTES", 10_000)
-    offer(name, ARCHIVES[name]({"zeros": bytes(2_000_000)}))
-    with pytest.raises(DataError, match="is a bomb"):
-        hub.download_extract("thing")
-    assert left_in(cache) == [name]
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar"])
-@pytest.mark.parametrize("fault", ["cut", "foreign", "empty"])
-def test_a_damaged_archive_leaves_no_folder(name, fault, offer, cache):
-    whole = ARCHIVES[name]({"train.csv": CONTENT, "test.csv": CONTENT})
-    content = {"cut": whole[: len(whole) // 2], "foreign": b"?" * 999, "empty": b""}
-    offer(name, content[fault])
-    with pytest.raises(DataError, match=rf"{name} (cannot|is neither)") as error:
+@pytest.mark.parametrize("content", [b"", b"?" * 999, zipped({"a": CONTENT})[:-30]])
+def test_what_is_no_archive_leaves_no_folder(content, offer, cache):
+    offer("a.zip", content)
+    with pytest.raises(DataError, match=r"a\.zip is not a sound tar or zip: ") as error:
         hub.download_extract("thing")
     assert "\n" not in str(error.value)
-    assert left_in(cache) == [name]
-    assert [path.name for path in cache.iterdir()] == [name]
+    assert [path.name for path in cache.iterdir()] == ["a.zip"]

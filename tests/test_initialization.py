@@ -8,18 +8,7 @@ from flax import linen as nn
 
 from ch4jax import initialization as init
 
-SHAPES = [
-    (1, 900),
-    (900, 1),
-    (30, 30),
-    (784, 256),
-    (256, 256),
-    (256, 10),
-    (100, 400),
-    (400, 100),
-    (17, 63),
-    (64, 64),
-]
+SHAPES = [(1, 900), (900, 1), (784, 256), (17, 63)]
 # name -> variance from (inputs, outputs), and the kurtosis of the distribution.
 CLOSED_FORMS = {
     "xavier_uniform": (lambda i, o: 2 / (i + o), 1.8),
@@ -75,13 +64,6 @@ def test_the_bias_of_pytorch_depends_on_the_inputs_of_its_layer():
         b = init.torch_bias(fan_in)(jax.random.key(0), (5_000,))
         check_moments(b, 1 / (3 * fan_in), 1.8)
         assert float(jnp.abs(b).max()) <= 1 / np.sqrt(fan_in)
-
-
-def test_uniform_kernels_fill_their_range_and_stay_in_it():
-    for name, bound in (("xavier_uniform", np.sqrt(6 / 300)), ("torch_kernel", 0.1)):
-        w = getattr(init, name)(jax.random.key(0), (100, 200))
-        # The largest of n is short of the bound by bound / n, in expectation.
-        assert bound * (1 - 10 / w.size) <= float(jnp.abs(w).max()) <= bound * 1.000001
 
 
 def test_the_books_own_initialiser_keeps_half_and_nothing_small():

@@ -64,24 +64,15 @@ def test_rows_of_the_wrong_width_are_refused_by_both_widths():
         jax.eval_shape(network.init, jax.random.key(0), jnp.ones((2, 64)))
 
 
-def test_weights_and_biases_learn():
-    """The book's layer reads `.data`, so its parameters would stay where they are."""
+def test_weights_and_biases_have_gradients():
+    """The book's layer reads `.data`, so its parameters never learn."""
     x = jax.random.normal(jax.random.key(1), (128, 5))
-    target = MyLinear(5, 3).apply(MyLinear(5, 3).init(jax.random.key(2), x), x)
-    start = MyLinear(5, 3).init(jax.random.key(0), x)
-    optimizer = optax.adam(0.05)
+    y, variables = MyLinear(5, 3).init_with_output(jax.random.key(0), x)
 
     def loss(variables):
-        return optax.l2_loss(MyLinear(5, 3).apply(variables, x), target).mean()
+        return optax.l2_loss(MyLinear(5, 3).apply(variables, x), y + 1).sum()
 
-    def step(carry, _):
-        variables, state = carry
-        value, gradients = jax.value_and_grad(loss)(variables)
-        updates, state = optimizer.update(gradients, state)
-        return (optax.apply_updates(variables, updates), state), value
-
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=400))
-    (end, _), losses = run((start, optimizer.init(start)))
-    assert losses[-1] < 1e-3 * losses[0]
-    for name in ("weight", "bias"):
-        assert (end["params"][name] != start["params"][name]).all()
+    slopes = jax.grad(loss)(variables)["params"]
+    active = (y > 0).astype(float)  # the derivative of the loss is -1 there
+    np.testing.assert_allclose(slopes["bias"], -active.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(slopes["weight"], -x.T @ active, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from ch4jax.errors import DataError
 
 
 class IdxFile(NamedTuple):
-    """What a file has to hold.
+    """What a file must hold.
 
     Attributes:
       name: without the `.gz` that it may carry.
@@ -41,25 +41,24 @@ def find(folder: Path, file: IdxFile) -> Path | None:
 
 
 def read(path: Path, file: IdxFile) -> UInt8[np.ndarray, "..."]:
-    """Read the array in `path`, which has to hold exactly what `file` says.
+    """Read the array in `path`, which must hold exactly what `file` describes.
 
     Raises:
-      DataError: if it does not; the message names the file, what it is, and what
-        it should be.
+      DataError: if it does not; the message names the file, what it holds, and what
+        it should hold.
     """
     expected = len(file.header) + math.prod(file.shape)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            content = stream.read(expected + 1)  # no more, whatever is packed in it
-    except EOFError:
+            content = stream.read(expected + 1)  # no more, however much is packed
+    except EOFError as error:
         raise DataError(
-            f"{path} is cut short: the packed data stop before their end, expected "
-            f"{expected:,} unpacked bytes"
-        ) from None
+            f"{path} is truncated: expected {expected:,} unpacked bytes"
+        ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a sound gzip file: {error}") from None
+        raise DataError(f"{path} is not a valid gzip file: {error}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
     header = content[: len(file.header)]
     if header != file.header:

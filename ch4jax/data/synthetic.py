@@ -19,9 +19,9 @@ def linear_regression(
       w: true weights.
       b: true bias.
       num_rows: rows to draw.
-      noise: standard deviation of what is added to each label.
-      key: consumed here. Features and noise have a key each: with one key for
-        both, the noise would equal a feature.
+      noise: standard deviation of the noise on each label.
+      key: consumed here; split between features and noise, because with one key for
+        both the noise would equal a feature.
 
     Raises:
       ValueError: if `num_rows` is below 1 or `noise` is negative or not finite.

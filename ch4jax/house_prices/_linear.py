@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
-from ch4jax.house_prices.tables import HousePrices as HousePrices
-from ch4jax.house_prices.tables import read as read
 from ch4jax.storage import atomic
 from ch4jax.training import Metrics, MetricsFn, folds
 
@@ -29,16 +27,16 @@ class Encoded(NamedTuple):
 def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Encoded:
     """Turn features into numbers, as the book does.
 
-    Numbers are standardised and then 0 where they are missing; each category gets a
-    column of zeros and ones, and so does its being missing. `Id` and `SalePrice` are
-    left out.
+    Numbers are standardised, and missing ones are 0 after that; each category gets a
+    column of zeros and ones, and so does a missing one. `Id` and `SalePrice` are left
+    out.
 
     Args:
       train: a table, see `read`.
       test: another.
-      fit_on: `all` takes means, deviations (ddof 1) and categories from both tables,
-        as the book does, which leaks if `test` is there to validate on; `train` takes
-        them from the first, and a category unseen there is encoded as zeros.
+      fit_on: `all` estimates means, deviations (ddof 1) and categories from both
+        tables, as the book does, which leaks if you validate on `test`; `train`
+        estimates them from the first, and a category unseen there becomes zeros.
 
     Raises:
       ValueError: if `fit_on` is neither.
@@ -53,7 +51,7 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Enco
 
     numbers = list(fitted.select_dtypes("number").columns)
     mean, scale = fitted[numbers].mean(), pd.Series(fitted[numbers].std())
-    varies = fitted[numbers].max() > fitted[numbers].min()  # else there is no scale
+    varies = fitted[numbers].max() > fitted[numbers].min()  # a constant has no scale
     scaled = ((both[numbers] - mean) / scale.where(varies, np.inf)).fillna(0.0)
 
     blocks, names = [scaled.to_numpy(float)], numbers
@@ -89,7 +87,7 @@ def linear(
 def squared_log_error(
     predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
 ) -> Float[Array, "*rows"]:
-    """Return (log prediction - log price)², with predictions below 1 taken for 1.
+    """Return (log prediction - log price)², with predictions raised to at least 1.
 
     >>> squared_log_error(jnp.array([100.0, -5.0]), jnp.array([100.0, 1.0])).tolist()
     [0.0, 0.0]
@@ -100,7 +98,7 @@ def squared_log_error(
 def log_rmse(
     predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
 ) -> Float[Array, ""]:
-    """Return the root mean of `squared_log_error`, the measure of the competition."""
+    """Return the root mean of `squared_log_error`, the metric of the competition."""
     return jnp.sqrt(squared_log_error(predictions, prices).mean())
 
 
@@ -108,13 +106,13 @@ class Setting(NamedTuple):
     """Hyperparameters of Adam; arrays, so that a program can map over them.
 
     Attributes:
-      learning_rate: its step size.
-      weight_decay: times each parameter, the bias too, is added to the gradient, as
-        PyTorch's Adam does it.
+      learning_rate: step size.
+      weight_decay: this times each parameter, the bias included, is added to the
+        gradient, as in PyTorch's Adam.
     """
 
-    learning_rate: Any
-    weight_decay: Any
+    learning_rate: float | Float[Array, "..."]
+    weight_decay: float | Float[Array, "..."]
 
 
 @partial(jax.jit, static_argnames=("epochs", "batch_size", "steps"))
@@ -170,7 +168,13 @@ def train_linear(
 
 
 def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
-    def metrics(params: dict[str, Array], x: Array, prices: Array, *, key: Any) -> Any:
+    def metrics(
+        params: dict[str, Array],
+        x: Float[Array, "batch features"],
+        prices: Float[Array, " batch"],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Metrics:
         predictions = linear(params, x)
         return {
             "loss": jnp.square(predictions - prices),
@@ -186,17 +190,17 @@ def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
 def write_submission(
     path: Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, " rows"]
 ) -> None:
-    """Write `Id,SalePrice` for the competition, all or nothing.
+    """Write `Id,SalePrice` for the competition, by atomic replace.
 
     Raises:
-      ValueError: if an Id is doubled, there is not one price for each, or a price is
+      ValueError: if an Id occurs twice, there is not one price for each, or a price is
         not a positive number; nothing is written then.
     """
     ids = np.asarray(ids)
     if ids.shape != prices.shape:
         raise ValueError(f"{ids.size} Ids need as many prices, got {prices.size}")
     if np.unique(ids).size != ids.size:
-        raise ValueError("an Id is doubled")
+        raise ValueError("an Id occurs twice")
     bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))
     if bad.size:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Features of the house-price tables as good competitors make them, fitted honestly.
+"""Features of the house-price tables as good competitors make them, without leaks.
 
-What is estimated from data (medians, spreads, which kinds are frequent, what a
-neighbourhood adds) is estimated by `fit` from the rows it is given, and from nothing
-else. A row that was fitted on gets its neighbourhood's effect without its own price.
+`fit` estimates everything that is estimated (medians, spreads, which kinds are
+frequent, the effect of a neighbourhood) from the rows it is given, and nothing else.
+For such a row, the effect of its neighbourhood leaves out its own price.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 QUALITY = ("Po", "Fa", "TA", "Gd", "Ex")
 FINISH = ("Unf", "LwQ", "Rec", "BLQ", "ALQ", "GLQ")
-ORDINAL = {  # from worst to best; a missing one means that there is no such thing: 0
+ORDINAL = {  # from worst to best; missing means that the house has none: 0
     **dict.fromkeys(("ExterQual", "ExterCond", "BsmtQual", "BsmtCond"), QUALITY),
     **dict.fromkeys(("HeatingQC", "KitchenQual", "FireplaceQu", "PoolQC"), QUALITY),
     **dict.fromkeys(("GarageQual", "GarageCond"), QUALITY),
@@ -40,7 +40,7 @@ PRESENCE = (
     *("PoolArea", "2ndFlrSF", "BsmtFinSF1", "GarageArea", "MasVnrArea"),
     *("WoodDeckSF", "OpenPorchSF"),
 )
-# Numbers fine enough for a price to wave along them; they stand first.
+# Numbers fine enough for periodic embeddings; they are the first columns.
 CONTINUOUS = (
     *("TotalSF", "GrLivArea", "LotArea", "WeightedSF", "1stFlrSF", "2ndFlrSF"),
     *("TotalBsmtSF", "BsmtFinSF1", "BsmtUnfSF", "GarageArea", "LotFrontage"),
@@ -49,17 +49,17 @@ CONTINUOUS = (
     *("OverallQual", "OverallCond", "QualitySum", "QualityByArea", "QualityByAge"),
     *("RoomSize", "Baths", "TotRmsAbvGrd", "NeighborhoodEffect"),
 )
-NUM_KINDS = 160  # the most frequent ones get a column; fixed, so all folds match
+NUM_KINDS = 160  # the most frequent ones get a column; fixed, so that all folds match
 RAREST = 4  # rows a kind needs for a column
-SHRINKAGE = 10.0  # rows that the mean of all neighbourhoods counts for in each
+SHRINKAGE = 10.0  # the mean of all neighbourhoods weighs as much as this many rows
 
 
 class Encoder(NamedTuple):
-    """All that was estimated, from the rows that `fit` was given.
+    """What `fit` estimated.
 
     Attributes:
-      median: of each number; fills in for missing ones.
-      scale: of each number: its interquartile range as a normal's deviation.
+      median: of each number; replaces missing ones.
+      scale: of each number: the deviation of a normal with its interquartile range.
       kinds: the pairs (column, kind) that get a column.
       place_sum: log price per area, summed over each neighbourhood.
       place_rows: rows in each neighbourhood.
@@ -73,7 +73,7 @@ class Encoder(NamedTuple):
 
 
 def derive(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what each row says about itself; nothing is estimated here.
+    """Return what follows from each row alone; nothing is estimated here.
 
     Args:
       table: as `house_prices.read` returns it; `Id` and `SalePrice` are left out.
@@ -81,14 +81,13 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
       Numbers, and kinds as text.
     """
-    made: Any = table.drop(columns=["Id", "SalePrice"], errors="ignore")
-    made = made.assign(
-        MSSubClass=made["MSSubClass"].astype(str),
-        Month=made["MoSold"].astype(str),
-        Neighborhood=made["Neighborhood"].fillna("unknown"),
+    made = table.drop(columns=["Id", "SalePrice"], errors="ignore").assign(
+        MSSubClass=table["MSSubClass"].astype(str),
+        Month=table["MoSold"].astype(str),
+        Neighborhood=table["Neighborhood"].fillna("unknown"),
     )
     for column, scale in ORDINAL.items():
-        ranks = made[column].map({kind: i for i, kind in enumerate(scale, start=1)})
+        ranks = made[column].map({kind: i for i, kind in enumerate(scale, start=1)}.get)
         made[column] = ranks.astype(float)
         if column not in NEVER_ABSENT:
             made[column] = made[column].fillna(0.0)
@@ -123,7 +122,7 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
     made = made.assign(**{f"Has{c}": (numbers[c] > 0).astype(float) for c in PRESENCE})
     for column in SKEWED:
         made[column] = np.log1p(made[column].clip(lower=0))
-    # Centred at a middling house, so that these say more than their factors do.
+    # Centred at an average house; otherwise these hardly differ from their factors.
     above = numbers["OverallQual"] - 6
     return made.assign(
         QualityByArea=above * (made["TotalSF"] - 7.8), QualityByAge=above * made["Age"]
@@ -131,7 +130,7 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit(derived: pd.DataFrame, log_prices: Float[np.ndarray, " n"]) -> Encoder:
-    """Estimate an encoder from these rows, which `derive` made."""
+    """Estimate an encoder from these rows, which come from `derive`."""
     value = pd.Series(log_prices - derived["TotalSF"].to_numpy())
     by_place: Any = value.groupby(derived["Neighborhood"].to_numpy())
     encoder = Encoder(
@@ -154,7 +153,7 @@ def fit(derived: pd.DataFrame, log_prices: Float[np.ndarray, " n"]) -> Encoder:
     }
     return encoder._replace(
         median=median,
-        scale=spread.where(spread > 0, np.inf),  # a constant tells nothing
+        scale=spread.where(spread > 0, np.inf),  # a constant becomes 0
         kinds=sorted(counts, key=lambda pair: (-counts[pair], pair))[:NUM_KINDS],
     )
 
@@ -166,14 +165,14 @@ def encode(
 ) -> Float[np.ndarray, "n features"]:
     """Turn rows into numbers: `CONTINUOUS` first, then the others, then the kinds.
 
-    Numbers are scaled robustly and bent smoothly into (-3, 3), so that a house of
-    unheard-of size cannot carry a prediction away (Holzmüller et al., 2024).
+    Numbers are scaled robustly and bent smoothly into (-3, 3), so that one huge number
+    cannot dominate a prediction (Holzmüller et al., 2024).
 
     Args:
       encoder: from `fit`.
-      derived: the rows, which `derive` made.
-      log_prices: those of rows that `fit` was given, and of no others: each is taken
-        out of the effect of its own neighbourhood.
+      derived: the rows, from `derive`.
+      log_prices: pass them for the rows that `fit` was given, and for no others: each
+        is left out of the effect of its own neighbourhood.
     """
     numbers = _numbers(encoder, derived, log_prices)
     scaled = (numbers.fillna(encoder.median) - encoder.median) / encoder.scale
@@ -187,9 +186,9 @@ def encode(
 def _numbers(
     encoder: Encoder, derived: pd.DataFrame, log_prices: np.ndarray | None
 ) -> pd.DataFrame:
-    """Return the numbers in their order, with what each neighbourhood adds.
+    """Return the numbers in their order, with the effect of each neighbourhood.
 
-    That is the mean log price per area, shrunken towards the mean of all.
+    That is its mean log price per area, shrunken towards the mean of all.
     """
     places = list(derived["Neighborhood"])
     total = np.array([encoder.place_sum.get(place, 0.0) for place in places])

@@ -1,11 +1,16 @@
-"""The house-price tables: where they are looked for, checked cell by cell.
+"""The house-price tables: where they come from, checked cell by cell.
 
 They are those of De Cock (2011) as Kaggle's competition "House Prices: Advanced
 Regression Techniques" cuts them: 1,460 sales with prices and 1,459 without.
 """
 
+import csv
+import io
 import lzma
 import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-import ch4jax.house_prices.csv_table as csv_table
 from ch4jax.data import hub
 from ch4jax.errors import DataError
 
@@ -22,7 +26,6 @@ KAGGLE_FOLDERS = (
     Path("/kaggle/input/house-prices-advanced-regression-techniques"),
     Path("/kaggle/input/competitions/house-prices-advanced-regression-techniques"),
 )
-LARGEST_TABLE = 32 * 1024 * 1024  # bytes; the real ones have half a million
 MISSING = ("", "NA")  # and not "None", which is a kind of masonry veneer
 
 
@@ -32,7 +35,7 @@ class HousePrices(NamedTuple):
     Attributes:
       train: `Id`, 79 features and `SalePrice` in dollars.
       test: `Id` and the features.
-      source: where the tables were.
+      source: where the tables come from.
     """
 
     train: pd.DataFrame
@@ -44,34 +47,36 @@ def read(source: str = "auto", *, progressbar: Any = False) -> HousePrices:
     """Read both tables and check every cell.
 
     Args:
-      source: `shipped` takes the tables of this package; `auto` takes those in
-        Kaggle's input folder on Kaggle's machines, and else the shipped ones; `hub`
-        goes through `ch4jax.data.hub`; anything else is a folder or zip that holds
-        `train.csv` and `test.csv`, as Kaggle hands them out.
+      source: `shipped` is the tables of this package; `auto` is those in Kaggle's
+        input folder on Kaggle's machines, and the shipped ones anywhere else; `hub`
+        downloads them with `ch4jax.data.hub`; anything else is a folder or zip that
+        holds `train.csv` and `test.csv`, as Kaggle hands them out.
       progressbar: for `hub`, see `hub.download`.
 
     Raises:
       DataError: if a table is not what it should be; names the place in it.
-      NetworkError: for `hub`, if a table has to be fetched and cannot be.
+      NetworkError: for `hub`, if a download fails.
     """
     if source == "auto":
         found = [folder for folder in KAGGLE_FOLDERS if folder.is_dir()]
         source = str(found[0]) if found else "shipped"
     if source == "shipped":
         paths = [SHIPPED_FOLDER / f"{name}.csv.xz" for name in ("train", "test")]
-        contents = {str(path): lzma.decompress(path.read_bytes()) for path in paths}
+        contents = {path: lzma.decompress(path.read_bytes()) for path in paths}
     elif source == "hub":
         paths = [
             hub.download(f"kaggle_house_{name}", progressbar=progressbar)
             for name in ("train", "test")
         ]
-        contents = {str(path): path.read_bytes() for path in paths}
+        contents = {path: path.read_bytes() for path in paths}
     else:
-        contents = _read_kaggle(Path(source).expanduser())
+        place = Path(source).expanduser()
+        paths = [place / "train.csv", place / "test.csv"]
+        contents = {path: _read_kaggle(path) for path in paths}
     (train, content), (test, test_content) = contents.items()
     return HousePrices(
-        read_table(content, train, with_prices=True),
-        read_table(test_content, test, with_prices=False),
+        read_table(content, str(train), with_prices=True),
+        read_table(test_content, str(test), with_prices=False),
         source,
     )
 
@@ -79,7 +84,7 @@ def read(source: str = "auto", *, progressbar: Any = False) -> HousePrices:
 def read_table(content: bytes, name: str, *, with_prices: bool) -> pd.DataFrame:
     """Read one table from the bytes of its CSV file.
 
-    Its columns may stand in any order; they come back in that of the shipped table.
+    Its columns may be in any order; they come back in that of the shipped table.
 
     Raises:
       DataError: begins with `name` and says what is wrong, and where.
@@ -87,7 +92,7 @@ def read_table(content: bytes, name: str, *, with_prices: bool) -> pd.DataFrame:
     is_number = _columns()
     if not with_prices:
         is_number = {c: kind for c, kind in is_number.items() if c != "SalePrice"}
-    cells = csv_table.read(content, list(is_number), name)
+    cells = _read_cells(content, list(is_number), name)
     table = pd.DataFrame(
         {
             column: _numbers(values, column, name)
@@ -111,14 +116,69 @@ def read_table(content: bytes, name: str, *, with_prices: bool) -> pd.DataFrame:
 
 @cache
 def _columns() -> dict[str, bool]:
-    """Return whether it holds numbers for each column of the shipped table."""
+    """Return, for each column of the shipped table, whether it holds numbers."""
     path = SHIPPED_FOLDER / "train.csv.xz"
     table = pd.read_csv(path, keep_default_na=False, na_values=list(MISSING))
     numbers = table.select_dtypes("number").columns
     return {column: column in numbers for column in table.columns}
 
 
-def _numbers(cells: list[str], column: str, name: str) -> pd.Series:
+def _read_kaggle(path: Path) -> bytes:
+    """Return the bytes of a file in a folder or in a zip."""
+    try:
+        if zipfile.is_zipfile(path.parent):
+            return (zipfile.Path(path.parent) / path.name).read_bytes()
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"{path} is not there; expected a folder or zip with train.csv and test.csv"
+        ) from error
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _read_cells(
+    content: bytes, columns: Sequence[str], name: str
+) -> dict[str, tuple[str, ...]]:
+    """Return the cells of each of `columns`, in that order, from a CSV file in UTF-8.
+
+    A byte-order mark, any kind of line end and blank lines are fine.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name} is not UTF-8: {error.reason} in line {line}"
+        ) from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header, *rows = [row for row in reader if row] or [[]]
+    except csv.Error as error:
+        raise DataError(
+            f"{name} is not a table in CSV: {error} in line {reader.line_num}"
+        ) from error
+    times = Counter(header)
+    for fault, wrong in (
+        ("lacks the column", [c for c in columns if c not in times]),
+        ("has the unknown column", [c for c in times if c not in columns]),
+        ("has twice the column", [c for c in times if times[c] > 1]),
+    ):
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise DataError(f"{name} {fault} {wrong[0][:40]!r}{more}")
+    if not rows:
+        raise DataError(f"{name} has a header and no rows")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise DataError(
+                f"{name} has {len(row)} cells in row {number}, expected {len(header)}"
+            )
+    cells = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return {column: cells[column] for column in columns}
+
+
+def _numbers(cells: Sequence[str], column: str, name: str) -> pd.Series:
     """Return whole numbers where all are whole, and NaN where a cell is missing."""
     given = ~pd.Series(cells).isin(MISSING)
     numbers: Any = pd.to_numeric(pd.Series(cells).where(given), errors="coerce")
@@ -128,26 +188,3 @@ def _numbers(cells: list[str], column: str, name: str) -> pd.Series:
             "expected a finite number"
         )
     return numbers
-
-
-def _read_kaggle(place: Path) -> dict[str, bytes]:
-    """Return the bytes of `train.csv` and `test.csv` in a folder or zip, by path."""
-    contents = {}
-    for path in (place / "train.csv", place / "test.csv"):
-        try:
-            if place.is_dir():
-                with path.open("rb") as file:
-                    contents[str(path)] = file.read(LARGEST_TABLE + 1)
-            else:
-                with zipfile.ZipFile(place) as archive, archive.open(path.name) as file:
-                    contents[str(path)] = file.read(LARGEST_TABLE + 1)
-        except (KeyError, FileNotFoundError):
-            raise DataError(
-                f"{path} is not there; expected a folder or zip with train.csv and "
-                "test.csv"
-            ) from None
-        except hub.UNPACKING_ERRORS as error:
-            raise DataError(f"{path} cannot be read: {error}") from None
-        if len(contents[str(path)]) > LARGEST_TABLE:
-            raise DataError(f"{path} has more than {LARGEST_TABLE:,} bytes")
-    return contents

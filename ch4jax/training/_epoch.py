@@ -1,6 +1,6 @@
-"""One model, one compiled epoch: the state, the step, the scan, the evaluation.
+"""One model: its state, a step, an epoch, a whole training run, an evaluation.
 
-Everything here is driven by one function of the caller's, the *metrics function*
+Everything here is driven by one function of yours, the *metrics function*
 
     metrics_fn(params, inputs, labels, *, key) -> {"loss": rows, ...}
 
@@ -8,9 +8,8 @@ which returns one value a row for each metric. Training minimises the mean of
 `"loss"`; evaluation passes `key=None`, which means that nothing is random.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +17,36 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 Metrics = dict[str, Array]
-MetricsFn = Callable[..., Metrics]
 Data = tuple[Array, Array]
+
+
+@runtime_checkable
+class MetricsFn(Protocol):
+    """A metrics function; partials and closures are metrics functions too."""
+
+    def __call__(
+        self,
+        params: PyTree,
+        inputs: Array,
+        labels: Array,
+        /,
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Metrics:
+        """Return one value a row for each metric."""
+        ...
 
 
 class TrainState(NamedTuple):
     """All that changes during training, and all that a checkpoint holds."""
 
     params: PyTree
-    opt_state: Any
+    opt_state: optax.OptState
     step: Int[Array, "*members"]
 
 
 class Batch(NamedTuple):
-    """A batch of constant size; the rows where `real` is false are padding."""
+    """A batch of constant size; where `real` is false, rows are padding."""
 
     inputs: Array
     labels: Array
@@ -71,9 +86,14 @@ def batch_rows(
       key: shuffles the rows; None keeps their order.
 
     Returns:
-      The row numbers, each of which stands exactly once where the second
-      result is true. Padding repeats row 0.
+      Row numbers, and which of them are real: each row is real exactly once. Padding
+      repeats row 0.
+
+    Raises:
+      ValueError: if `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     steps = -(-num_rows // batch_size)
     rows = jnp.arange(num_rows)
     if key is not None:
@@ -81,6 +101,14 @@ def batch_rows(
     rows = jnp.pad(rows, (0, steps * batch_size - num_rows))
     real = jnp.arange(steps * batch_size) < num_rows
     return rows.reshape(steps, batch_size), real.reshape(steps, batch_size)
+
+
+def take_rows(
+    data: Data, rows: Int[Array, " batch"], real: Bool[Array, " batch"]
+) -> Batch:
+    """Return the batch with these rows of `data`."""
+    inputs, labels = data
+    return Batch(inputs[rows], labels[rows], real)
 
 
 def train_step(
@@ -112,8 +140,7 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1), sums
 
 
-@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "batch_size"))
-def train_epoch(
+def _train_epoch(
     state: TrainState,
     data: Data,
     *,
@@ -124,14 +151,15 @@ def train_epoch(
 ) -> tuple[TrainState, Metrics]:
     """Train on every row of `data` once, in an order that `key` shuffles.
 
-    The mean loss of the last, shorter batch is that of PyTorch's DataLoader
-    without `drop_last`: over the rows that there are.
+    The loss of the last, shorter batch is the mean over its rows, as with PyTorch's
+    DataLoader without `drop_last`. Jitted, with `metrics_fn`, `optimizer` and
+    `batch_size` static.
 
     Args:
       state: where to start.
       data: inputs and labels, one row an example.
       metrics_fn: see the head of this module.
-      optimizer: what made `state.opt_state`.
+      optimizer: what made `state.opt_state`; its hyperparameters are Python numbers.
       batch_size: rows in a batch.
       key: the key of the *run*, the same in each epoch: the order of epoch and
         step is drawn from it and `state.step`.
@@ -145,20 +173,57 @@ def train_epoch(
     rows, real = batch_rows(
         num_rows, batch_size, key=jax.random.fold_in(shuffle_key, state.step)
     )
-
-    def step(
-        state: TrainState, batch: tuple[Array, Array]
-    ) -> tuple[TrainState, Metrics]:
-        return train_step(
-            state,
-            _take(data, *batch),
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            key=step_key,
-        )
-
-    state, sums = jax.lax.scan(step, state, (rows, real))
+    step = partial(train_step, metrics_fn=metrics_fn, optimizer=optimizer, key=step_key)
+    state, sums = jax.lax.scan(
+        lambda state, batch: step(state, take_rows(data, *batch)), state, (rows, real)
+    )
     return state, jax.tree.map(lambda s: s.sum() / num_rows, sums)
+
+
+train_epoch = jax.jit(
+    _train_epoch, static_argnames=("metrics_fn", "optimizer", "batch_size")
+)
+
+
+def fit(
+    params: PyTree,
+    data: Data,
+    *,
+    metrics_fn: MetricsFn,
+    optimizer: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    key: PRNGKeyArray,
+) -> tuple[PyTree, PyTree]:
+    """Train from first epoch to last; made to be jitted, and mapped, by its caller.
+
+    `optimizer` and `metrics_fn` may close over arguments of what you jit, so that one
+    program serves every learning rate. The batches are those of `train_epoch`.
+
+    Args:
+      params: before training.
+      data: inputs and labels, one row an example.
+      metrics_fn: see the head of this module.
+      optimizer: any.
+      epochs: passes over the rows.
+      batch_size: rows in a batch.
+      key: the key of the run.
+
+    Returns:
+      The parameters after the last epoch; and those after each epoch, with a leading
+      axis of epochs.
+    """
+    epoch = partial(
+        _train_epoch, metrics_fn=metrics_fn, optimizer=optimizer, batch_size=batch_size
+    )
+
+    def step(state: TrainState, _: None) -> tuple[TrainState, PyTree]:
+        # Epochs draw from one key: `state.step` makes them differ.
+        state, _metrics = epoch(state, data, key=jax.random.clone(key))
+        return state, state.params
+
+    state, path = jax.lax.scan(step, init_state(params, optimizer), length=epochs)
+    return state.params, path
 
 
 @partial(jax.jit, static_argnames=("metrics_fn", "batch_size"))
@@ -170,15 +235,10 @@ def evaluate(
     batches = batch_rows(num_rows, min(batch_size, num_rows), key=None)
 
     def sums(batch: tuple[Array, Array]) -> Metrics:
-        inputs, labels, real = _take(data, *batch)
+        inputs, labels, real = take_rows(data, *batch)
         return _sum_real_rows(metrics_fn(params, inputs, labels, key=None), real)
 
     return jax.tree.map(lambda s: s.sum() / num_rows, jax.lax.map(sums, batches))
-
-
-def _take(data: Data, rows: Array, real: Array) -> Batch:
-    inputs, labels = data
-    return Batch(inputs[rows], labels[rows], real)
 
 
 def _sum_real_rows(metrics: Metrics, real: Array) -> Metrics:

@@ -1,13 +1,13 @@
 """Cross-validation in one program: every fold, seed and setting is a member.
 
-A fold is a mask over the rows of the whole table: true where the fold trains,
-false where it validates. All members then have arrays of one shape, whatever the
-sizes of their folds, and `jax.vmap` maps `fit` over any of its arguments.
+A fold is a mask over the rows of the whole table: true where the fold trains, false
+where it validates. All members then have arrays of one shape, whatever the sizes of
+their folds, and `jax.vmap` maps `fit`, which is `training.fit` on masked rows, over any
+of its arguments.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 import ch4jax.training._epoch as training
-from ch4jax.training._epoch import Batch, Data, Metrics, MetricsFn, TrainState
+from ch4jax.training._epoch import Data, Metrics, MetricsFn, TrainState, take_rows
 
-Recipe = Callable[[Any], tuple[MetricsFn, optax.GradientTransformation]]
+Recipe = Callable[[PyTree], tuple[MetricsFn, optax.GradientTransformation]]
 
 
 def k_fold(
@@ -58,13 +58,13 @@ def shuffled_batches(
     """Deal the rows that a fold trains on into batches, in an order that `key` draws.
 
     Returns:
-      The row numbers; those of the fold stand first, each exactly once, and the
-      second result is true there.
+      Row numbers, and which of them are real: each row of the fold is real exactly
+      once, and they come first.
     """
     # Sorting plain integers is six times as fast as sorting rows by random numbers
-    # (argsort). So each integer holds, from the highest bit: whether the fold leaves
-    # the row out, a random number, the row. Two rows that draw the same number, which
-    # happens less than once in a shuffle of 1,460 rows, stay in order.
+    # (argsort). Each integer holds, from the highest bit: whether the fold leaves the
+    # row out, a random number, the row. Two rows that draw the same number, less than
+    # one pair in a shuffle of 1,460 rows, stay in order.
     num_rows = in_training.size
     low = num_rows.bit_length()
     draws = jax.random.bits(key, (num_rows,), jnp.uint32) >> (low + 1) << low
@@ -90,46 +90,44 @@ def fit(
     watch: bool,
     key: PRNGKeyArray,
 ) -> tuple[PyTree, Metrics]:
-    """Train one member from first epoch to last; made to be mapped and jitted.
+    """Train one member from first epoch to last; made to be jitted, and mapped.
 
     Args:
       params: before training.
-      setting: the hyperparameters, arrays that `recipe` understands.
+      setting: the hyperparameters, the argument of `recipe`.
       data: inputs and labels of the whole table.
       in_training: the rows to train on.
       recipe: setting -> metrics function (see `ch4jax.training`) and optimiser.
       epochs: passes over the rows of the fold.
       batch_size: rows in a batch.
       steps: steps in an epoch, enough for the largest fold: `steps_per_epoch`.
-      watch: look at all rows after each epoch.
+      watch: evaluate after each epoch.
       key: the key of the run; epoch i draws from `fold_in(key, i)`.
 
     Returns:
-      The parameters after the last epoch, and, if `watch` asks for it, the mean of
-      each metric over the rows of the fold and over the others (`train_*` and
+      The parameters after the last epoch; and, if `watch`, the mean of each metric
+      over the rows of the fold and over the others after each epoch (`train_*` and
       `valid_*`, shape (epochs,)).
     """
     metrics_fn, optimizer = recipe(setting)
 
-    def step(
-        state: TrainState, batch: tuple[Array, Array], *, key: PRNGKeyArray
-    ) -> tuple[TrainState, None]:
-        rows, real = batch
-        inputs, labels = data
-        new, _ = training.train_step(
-            state,
-            Batch(inputs[rows], labels[rows], real),
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            key=key,
-        )
-        # A smaller fold may be through one step earlier than the largest.
-        return jax.tree.map(partial(jnp.where, real.any()), new, state), None
+    train_step = partial(
+        training.train_step, metrics_fn=metrics_fn, optimizer=optimizer
+    )
 
     def epoch(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
         shuffle_key, step_key = jax.random.split(jax.random.fold_in(key, number))
+
+        def step(
+            state: TrainState, batch: tuple[Array, Array]
+        ) -> tuple[TrainState, None]:
+            rows, real = batch
+            new, _ = train_step(state, take_rows(data, rows, real), key=step_key)
+            # A smaller fold may need one step fewer than the largest.
+            return jax.tree.map(partial(jnp.where, real.any()), new, state), None
+
         batches = shuffled_batches(in_training, batch_size, steps, key=shuffle_key)
-        state, _ = jax.lax.scan(partial(step, key=step_key), state, batches)
+        state, _ = jax.lax.scan(step, state, batches)
         if not watch:
             return state, {}
         metrics = metrics_fn(state.params, *data, key=None)

@@ -23,7 +23,7 @@ def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
 
 
 def init_states(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    """Return the states before the first step; leaves lead with `members`."""
+    """Return the states before the first step; `params` lead with `members`."""
     return jax.vmap(partial(training.init_state, optimizer=optimizer))(params)
 
 
@@ -37,23 +37,17 @@ def train_epoch(
     batch_size: int,
     keys: Key[Array, " members"],
 ) -> tuple[TrainState, Metrics]:
-    """Train each member for one epoch on the same `data`, in its own order.
+    """Train each member for one epoch on the same `data`, in the order of its own key.
 
-    See `training.train_epoch`. Each member has its key, shape (members,), and
-    each metric comes back with the shape (members,).
+    See `training.train_epoch`. Each metric comes back with the shape (members,).
     """
-
-    def member(state: TrainState, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        return training.train_epoch(
-            state,
-            data,
-            metrics_fn=metrics_fn,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            key=key,
-        )
-
-    return jax.vmap(member)(states, keys)
+    member = partial(
+        training.train_epoch,
+        metrics_fn=metrics_fn,
+        optimizer=optimizer,
+        batch_size=batch_size,
+    )
+    return jax.vmap(lambda state, key: member(state, data, key=key))(states, keys)
 
 
 @partial(jax.jit, static_argnames=("metrics_fn", "batch_size"))

@@ -1,8 +1,8 @@
 """JAX's random bits on a CPU: the same to the last bit, in a third of the time or less.
 
-For a CPU, JAX makes a loop of the rounds of Threefry-2x32 (Salmon et al., "Parallel
-Random Numbers: As Easy as 1, 2, 3", SC 2011), and in each of them all numbers go
-through memory. Written out they stay in registers.
+For a CPU, JAX compiles the rounds of Threefry-2x32 (Salmon et al., "Parallel Random
+Numbers: As Easy as 1, 2, 3", SC 2011) to a loop, and in each round all numbers go
+through memory. Unrolled, they stay in registers.
 """
 
 from itertools import cycle
@@ -22,9 +22,9 @@ def rounds(
     count0: UInt32[Array, "..."],
     count1: UInt32[Array, "..."],
 ) -> list[UInt32[Array, "..."]]:
-    """Return the two words that a key makes of a counter, in twenty rounds.
+    """Encrypt a counter of two words with a key of two words, in twenty rounds.
 
-    All shapes are one, or can be broadcast to one.
+    The shapes must broadcast.
     """
     keys = (key0, key1, key0 ^ key1 ^ PARITY)
     x, y = count0 + keys[0], count1 + keys[1]
@@ -38,10 +38,10 @@ def rounds(
 
 
 def unroll() -> None:
-    """From here on, compile random bits for a CPU by `rounds`.
+    """Make JAX compile random bits for a CPU from `rounds`, from now on.
 
-    It is JAX as a whole that is changed, for this process; so no room does it, and
-    `experiments` do. What was compiled before stays as it is.
+    This changes JAX for the whole process, so experiments call it and `ch4jax` does
+    not. Programs that are already compiled stay as they are.
     """
-    written_out = mlir.lower_fun(rounds, multiple_results=True)
-    mlir.register_lowering(threefry2x32_p, written_out, platform="cpu")
+    unrolled = mlir.lower_fun(rounds, multiple_results=True)
+    mlir.register_lowering(threefry2x32_p, unrolled, platform="cpu")

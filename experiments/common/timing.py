@@ -1,18 +1,22 @@
-"""Time spent compiling, in the first call, and in the steady state, kept apart."""
+"""Seconds spent compiling, in the first call, and in every later one."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax.stages import Compiled, Wrapped
+from jaxtyping import PyTree
+
+T = TypeVar("T")
 
 
 class Timing(NamedTuple):
     """Seconds of one piece of work.
 
     Attributes:
-      first: the first call; holds tracing and compiling where there is any.
+      first: the first call, with tracing and compiling where there is any.
       median: of the rounds after the first.
       fastest: of the rounds after the first.
       slowest: of the rounds after the first.
@@ -24,7 +28,7 @@ class Timing(NamedTuple):
     slowest: float
 
 
-def compile(jitted: Any, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any], float]:
+def compile(jitted: Wrapped, *args: Any, **kwargs: Any) -> tuple[Compiled, float]:
     """Compile a jitted function for these arguments.
 
     Returns:
@@ -36,7 +40,7 @@ def compile(jitted: Any, *args: Any, **kwargs: Any) -> tuple[Callable[..., Any],
     return compiled, time.perf_counter() - start
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def timed(work: Callable[[], T]) -> tuple[T, float]:
     """Run `work`, wait for its arrays, and return them with the seconds it took."""
     start = time.perf_counter()
     result = jax.block_until_ready(work())
@@ -44,9 +48,9 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def interleave(
-    works: Mapping[str, Callable[[], Any]], *, rounds: int
+    works: Mapping[str, Callable[[], PyTree]], *, rounds: int
 ) -> dict[str, Timing]:
-    """Time several pieces of work in turn, so that a drifting machine hurts all alike.
+    """Time several pieces of work in turn, so that a drift of the machine hits all.
 
     Args:
       works: what to run, by name; each is run once, then `rounds` times more.

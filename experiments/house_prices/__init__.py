@@ -6,23 +6,21 @@ log prices in which nothing is fitted outside its fold.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from rich.console import Console
-from rich.progress import Progress
+from typing import Literal
 
 from ch4jax import house_prices
+from ch4jax.errors import DataError
 from experiments.common import cli
-from experiments.common.console import Report
+from experiments.common.console import console, say
 from experiments.common.errors import UsageError
-from experiments.house_prices import best as house_best
-from experiments.house_prices import book as house_seed
-from experiments.house_prices import search as house_search
+from experiments.common.run_folder import RunFolder
+from experiments.house_prices import best, book, search
+from experiments.house_prices.members import CrossValidation
 
 
 @dataclass(frozen=True)
-class Config(cli.Flags):
-    """Flags; the defaults are the book's."""
+class Config(cli.DeviceFlags):
+    """Flags; the defaults are the book's. `--devices` share the members of a fold."""
 
     recipe: Literal["seed", "search", "best"] = "seed"
     """The book's, a search over hyperparameters, or the best of this package."""
@@ -41,13 +39,6 @@ class Config(cli.Flags):
     """In the book's recipe; 0 if not given."""
     batch_size: cli.OptionalInt = None
     """Rows in a batch, in the book's recipe; 64 if not given."""
-    devices: cli.OptionalInt = None
-    """Devices that share the members of each fold; one if not given."""
-
-    @property
-    def num_seeds(self) -> int:
-        """Members for each fold."""
-        return self.seeds or (10 if self.recipe == "seed" else 2)
 
     def __post_init__(self) -> None:
         """Check what does not depend on the data."""
@@ -56,95 +47,88 @@ class Config(cli.Flags):
             raise UsageError(f"--folds must be at least 2, got {self.folds}")
         cli.check_at_least_1("--seeds", self.seeds)
         cli.check_at_least_1("--epochs", self.epochs)
-        cli.check_at_least_1("--devices", self.devices)
-        if self.num_seeds % (self.devices or 1):
-            raise UsageError(
-                f"--seeds must be a multiple of the {self.devices} --devices, "
-                f"got {self.num_seeds}"
-            )
         cli.check_at_least_1("--batch-size", self.batch_size)
         cli.check_positive("--learning-rate", self.learning_rate)
         if self.weight_decay != 0:
             cli.check_positive("--weight-decay", self.weight_decay)
-        for name in ("learning_rate", "weight_decay", "batch_size"):
-            if self.recipe != "seed" and getattr(self, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
+        if self.recipe == "seed":
+            return
+        for flag, value in (
+            ("--learning-rate", self.learning_rate),
+            ("--weight-decay", self.weight_decay),
+            ("--batch-size", self.batch_size),
+        ):
+            if value is not None:
                 raise UsageError(f"{flag} is for --recipe seed, got {self.recipe}")
 
 
-def run(config: Config, report: Report) -> None:
-    """Read the tables, show them, and follow the recipe."""
-    on_terminal = report.console.is_terminal
-    data = house_prices.read(
-        config.data, progressbar=DownloadBar(report.console) if on_terminal else False
+def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparameters]:
+    """Return the flags, or else what suits the recipe.
+
+    Raises:
+      UsageError: if a flag does not fit the rows with prices, or the devices.
+      DataError: if an outer fold has too few rows for the inner folds of the best
+        recipe.
+    """
+    for flag, value in (("--folds", config.folds), ("--batch-size", config.batch_size)):
+        if value is not None and value > rows:
+            raise UsageError(
+                f"{flag} must be at most the {rows:,} rows with prices, got {value}"
+            )
+    smallest = rows - -(-rows // config.folds)
+    if config.recipe == "best" and smallest < best.INNER_FOLDS:
+        raise DataError(
+            f"{rows} rows with prices in {config.folds} folds leave {smallest} to "
+            f"train on; the best recipe needs at least {best.INNER_FOLDS}"
+        )
+    seeds, epochs = (10, 100) if config.recipe == "seed" else (2, 40)
+    seeds, epochs = config.seeds or seeds, config.epochs or epochs
+    if seeds % (config.devices or 1):
+        raise UsageError(
+            f"--seeds must be a multiple of the {config.devices} --devices, got {seeds}"
+        )
+    return (
+        CrossValidation(config.seed, config.folds, seeds, epochs, config.mesh()),
+        book.Hyperparameters(
+            learning_rate=config.learning_rate or 5.0,
+            weight_decay=config.weight_decay or 0.0,
+            batch_size=config.batch_size or 64,
+        ),
     )
-    rows = len(data.train)
-    if config.folds > rows:
-        raise UsageError(
-            f"--folds must be at most the {rows:,} rows with prices, got {config.folds}"
-        )
-    if config.batch_size is not None and config.batch_size > rows:
-        raise UsageError(
-            f"--batch-size must be at most the {rows:,} rows with prices, "
-            f"got {config.batch_size}"
-        )
-    if config.recipe == "best":
-        house_best.check_rows(rows, config.folds)
-    report.begin(config)
-    show_data(data, report)
-    recipes = {
-        "seed": house_seed.seed,
-        "search": house_search.search,
-        "best": house_best.best,
-    }
-    summary = recipes[config.recipe](config, data, report)
-    report.finish(
+
+
+def run(config: Config) -> None:
+    """Read the tables, show them, and follow the recipe."""
+    with console.status("reading the tables"):
+        data = house_prices.read(config.data)
+    validation, hyperparameters = resolve(config, len(data.train))
+    resolved = {"seeds": validation.seeds, "epochs": validation.epochs}
+    if config.recipe == "seed":
+        resolved |= hyperparameters._asdict()
+    folder = RunFolder.create("house_prices", config, resolved)
+    say(f"data: {data.source}")
+    say(f"train {data.train.shape}, test {data.test.shape}")
+    say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
+    if config.recipe == "seed":
+        summary = book.run(data, validation, hyperparameters, folder)
+    elif config.recipe == "search":
+        summary = search.run(data, validation, folder)
+    else:
+        summary = best.run(data, validation, folder)
+    score = summary["out_of_fold_log_rmse"]
+    error = summary["out_of_fold_log_rmse_standard_error"]
+    folder.finish(
         {
             "recipe": config.recipe,
             "data": data.source,
-            "seconds": {"total": report.seconds()},
+            "seconds": {"total": folder.seconds()},
             **summary,
-        }
+        },
+        headline=f"Log RMSE {score:.4f} ± {error:.4f} over all rows, each predicted "
+        "by models that never saw it.",
     )
-
-
-class DownloadBar:
-    """What pooch shows the progress of a download on, drawn by rich.
-
-    Attributes:
-      total: bytes of the file; pooch sets it.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self.total = 0
-        self._bar = Progress(console=console, transient=True)
-        self._task = self._bar.add_task("downloading", total=None)
-
-    def update(self, count: int) -> None:
-        """Count bytes that have come."""
-        self._bar.start()
-        self._bar.update(self._task, total=self.total, advance=count)
-
-    def reset(self) -> None:
-        """Begin again at zero."""
-        self._bar.reset(self._task)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
-
-
-def show_data(data: Any, report: Report) -> None:
-    """Print the shapes, and a corner of the table."""
-    report.say(f"data: {data.source}")
-    report.say(f"train {data.train.shape}, test {data.test.shape}")
-    report.say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
 
 
 def main() -> None:
     """Run from the command line."""
     cli.main(Config, run)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,99 +4,129 @@ Whatever is estimated for a fold (encoding, scaling, filling in, the mean of the
 prices) is estimated from the rows that the fold trains on.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax import numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Key
 
-from ch4jax.house_prices import features as house_features
-from ch4jax.house_prices import models as house_models
-from ch4jax.house_prices.models import Model
+from ch4jax.house_prices import HousePrices, features, models
+from ch4jax.house_prices.models import Architecture, Setting
 from ch4jax.training import folds, sharding
 from experiments.common import timing
+from experiments.common.console import say
+
+ARCHITECTURES = {"linear": Architecture(hidden=(), waves=0), "mlp": Architecture()}
+BATCH_SIZE = 128
 
 
-def models(config: Any) -> dict[str, Any]:
-    """Return the architectures by name."""
-    epochs = config.epochs or 40
-    return {
-        "linear": Model(hidden=(), waves=0, epochs=epochs),
-        "mlp": Model(epochs=epochs),
-    }
+class CrossValidation(NamedTuple):
+    """Which models are trained, how long, and where.
+
+    Attributes:
+      seed: shuffles the folds, except the book's, and draws the keys.
+      folds: how many.
+      seeds: members of each fold.
+      epochs: passes over the rows of a fold.
+      mesh: devices that share the members of each fold.
+    """
+
+    seed: int
+    folds: int
+    seeds: int
+    epochs: int
+    mesh: Mesh
 
 
-def encode(data: Any, in_training: Any) -> Any:
+def log_of_prices(data: HousePrices) -> Float[np.ndarray, " rows"]:
+    """Return the logarithm of each known price."""
+    return np.log(data.train["SalePrice"].to_numpy(float))
+
+
+def encode(
+    data: HousePrices, in_training: Bool[np.ndarray, "folds rows"]
+) -> Float[np.ndarray, "folds all_rows features"]:
     """Encode every row, of both tables, once for each fold.
 
     Args:
       data: the tables.
-      in_training: shape (folds, training rows): what each fold may be fitted on.
-
-    Returns:
-      Shape (folds, training rows + test rows, features).
+      in_training: the rows of the first table that each fold may be fitted on.
     """
-    log_prices = np.log(data.train["SalePrice"].to_numpy(float))
-    tables = pd.concat([data.train, data.test], ignore_index=True)
-    derived: Any = house_features.derive(tables)
-    rest = np.zeros(len(data.test), bool)
-    folds = []
+    log_prices = log_of_prices(data)
+    derived = features.derive(pd.concat([data.train, data.test], ignore_index=True))
+    by_fold = []
     for rows in in_training:
-        seen, log_seen = np.append(rows, rest), log_prices[rows]
-        encoder = house_features.fit(derived[seen], log_seen)
-        of_seen = house_features.encode(encoder, derived[seen], log_seen)
+        seen = np.append(rows, np.zeros(len(data.test), bool))
+        encoder = features.fit(derived.loc[seen], log_prices[rows])
+        of_seen = features.encode(encoder, derived.loc[seen], log_prices[rows])
         x = np.empty((len(derived), of_seen.shape[1]), np.float32)
         x[seen] = of_seen
-        x[~seen] = house_features.encode(encoder, derived[~seen])
-        folds.append(x)
-    return np.stack(folds)
+        x[~seen] = features.encode(encoder, derived.loc[~seen])
+        by_fold.append(x)
+    return np.stack(by_fold)
 
 
 def train(
-    model: Any, settings: Any, data: Any, x: Any, in_training: Any, keys: Any
-) -> tuple[Any, float]:
-    """Return log prices, (settings, folds, seeds, all rows), and the seconds taken.
+    settings: Mapping[str, Sequence[Setting]],
+    data: HousePrices,
+    in_training: Bool[np.ndarray, "folds rows"],
+    validation: CrossValidation,
+) -> tuple[
+    dict[str, Float[np.ndarray, "settings folds seeds all_rows"]], dict[str, float]
+]:
+    """Train every architecture with each of its settings, in each fold.
 
-    Each member of `keys`, (folds, seeds), is trained with each setting.
+    Returns:
+      For each architecture the log prices that its members predict, for the rows of
+      both tables, and the seconds that it took.
     """
     rest = len(data.test)  # no fold trains on them, so their log prices may be 0
-    log_prices = np.log(data.train["SalePrice"].to_numpy(float))
-    predictions, seconds = timing.timed(
-        lambda: house_models.train(
-            model,
-            house_models.Setting(*jnp.asarray(settings, float).T),
-            jnp.asarray(x),
-            jnp.asarray(np.pad(log_prices, (0, rest)), float),
-            jnp.asarray(np.pad(in_training, ((0, 0), (0, rest)))),
-            steps=folds.steps_per_epoch(in_training, model.batch_size),
-            keys=keys,
+    x = jnp.asarray(encode(data, in_training))
+    log_prices = jnp.asarray(np.pad(log_of_prices(data), (0, rest)), float)
+    rows = jnp.asarray(np.pad(in_training, ((0, 0), (0, rest))))
+    key, shape = jax.random.key(validation.seed), (len(in_training), validation.seeds)
+    predictions, seconds = {}, {}
+    for i, (name, architecture) in enumerate(ARCHITECTURES.items()):
+        keys = jax.random.split(jax.random.fold_in(key, i), shape)
+        work = partial(
+            models.train,
+            architecture,
+            Setting(*jnp.asarray(settings[name], float).T),
+            x,
+            log_prices,
+            rows,
+            epochs=validation.epochs,
+            batch_size=BATCH_SIZE,
+            steps=folds.steps_per_epoch(in_training, BATCH_SIZE),
+            keys=place(keys, validation.mesh),
         )
-    )
-    return np.asarray(predictions, float), seconds
+        trained, seconds[name] = timing.timed(work)
+        predictions[name] = np.asarray(trained, float)
+        count = predictions[name][..., 0].size
+        say(f"{name}: {count} models in {seconds[name]:.0f} s, with compiling")
+    return predictions, seconds
 
 
-def draw_keys(config: Any, folds: int, *, key: Any) -> Any:
-    """Return a key for each fold and seed, spread over the devices asked for."""
-    drawn = jax.random.split(key, (folds, config.num_seeds))
-    return over_devices(drawn, config.devices)
+def place(keys: Key[Array, "folds seeds"], mesh: Mesh) -> Key[Array, "folds seeds"]:
+    """Give each device the keys, and so the members, of its seeds.
 
-
-def over_devices(keys: Any, devices: int | None) -> Any:
-    """Place the keys of members, (folds, seeds), so that each device has its seeds.
-
-    Who is given them trains there. Where the devices do not divide the seeds, as for
-    the one member that is trained on every row, each device trains all.
+    Where the devices do not divide the seeds, as for the one member that is trained on
+    every row, each device trains all.
     """
-    if devices is None:
-        return keys
-    mesh = sharding.make_mesh(devices)
-    whole = sharding.spread(mesh, 1).whole
     divided = keys.shape[1] % mesh.size == 0
-    return sharding.place(keys, sharding.along(mesh, 1) if divided else whole)
+    layout = sharding.along(mesh, 1) if divided else sharding.whole(mesh)
+    return sharding.place(keys, layout)
 
 
-def held_out(predictions: Any, in_training: Any) -> Any:
-    """Return what each row's fold, the one that left it out, says: (seeds, rows)."""
+def held_out(
+    predictions: Float[np.ndarray, "folds seeds all_rows"],
+    in_training: Bool[np.ndarray, "folds rows"],
+) -> Float[np.ndarray, "seeds rows"]:
+    """Return the prediction of each row by the fold that left it out."""
     own = predictions[..., : in_training.shape[-1]]
     return np.where(in_training[:, None, :], 0.0, own).sum(axis=0)

@@ -3,15 +3,17 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from ch4jax.house_prices import write_submission
+from ch4jax.house_prices import HousePrices, write_submission
 from experiments.common import plots
-from experiments.common.console import Report, count
+from experiments.common.console import count, say
 from experiments.common.errors import Failed
+from experiments.common.run_folder import RunFolder
 
 
-def spread(values: Any) -> float | None:
-    """Return the deviation over the last axis, or None: one seed has none."""
+def spread(values: Float[np.ndarray, "..."]) -> float | None:
+    """Return the standard deviation, or None: one value has none."""
     return float(values.std(ddof=1)) if values.size > 1 else None
 
 
@@ -20,15 +22,19 @@ def plus_minus(deviation: float | None) -> str:
     return "" if deviation is None else f"±{deviation:.4f}"
 
 
-def tell(data: Any, out_of_fold: Any, name: str, report: Report) -> dict[str, Any]:
+def show(
+    data: HousePrices,
+    out_of_fold: Float[np.ndarray, "seeds rows"],
+    recipe: str,
+    folder: RunFolder,
+) -> dict[str, Any]:
     """Print and draw predictions that no member made of a row it was trained on.
 
     Args:
       data: the tables.
-      out_of_fold: log prices, shape (seeds, rows), each row by the fold that left it
-        out.
-      name: of the recipe, for the figure.
-      report: where to.
+      out_of_fold: log prices, each row by the fold that left it out.
+      recipe: for the figure.
+      folder: of the run.
 
     Returns:
       For the summary: log-RMSE over all rows of the mean over seeds in log space, its
@@ -38,44 +44,33 @@ def tell(data: Any, out_of_fold: Any, name: str, report: Report) -> dict[str, An
     mean = out_of_fold.mean(axis=0)
     errors = mean - np.log(prices)
     score = float(np.sqrt(np.square(errors).mean()))
-    # The root bends the standard error of the mean square by 1 / (2 * root).
-    deviation = np.square(errors).std(ddof=1) / np.sqrt(errors.size)
-    several = len(out_of_fold) > 1
+    # The root scales the standard error of the mean square by 1 / (2 * root).
+    deviation = np.square(errors).std(ddof=1) / np.sqrt(errors.size) / (2 * score)
     worst = np.argsort(-np.abs(errors))[:8]
-    columns = ["Neighborhood", "SaleCondition", "OverallQual", "GrLivArea"]
-    report.table(
+    columns = ["Id", "Neighborhood", "SaleCondition", "OverallQual", "GrLivArea"]
+    houses = data.train.iloc[worst][columns].astype(str).to_numpy().tolist()
+    numbers = zip(prices[worst], np.exp(mean[worst]), errors[worst], strict=True)
+    heads = ["Id", "neighbourhood", "sale", "quality", "area"]
+    folder.table(
+        [*heads, "true $", "predicted $", "log error"],
         [
-            "Id",
-            "neighbourhood",
-            "sale",
-            "quality",
-            "area",
-            "true $",
-            "predicted $",
-            "log error",
-        ],
-        [
-            [
-                str(data.train["Id"].iloc[row]),
-                *(str(data.train[column].iloc[row]) for column in columns),
-                f"{prices[row]:,.0f}",
-                f"{np.exp(mean[row]):,.0f}",
-                f"{errors[row]:+.2f}",
-            ]
-            for row in worst
+            [*house, f"{price:,.0f}", f"{predicted:,.0f}", f"{error:+.2f}"]
+            for house, (price, predicted, error) in zip(houses, numbers, strict=True)
         ],
         title="worst predicted houses, out of fold",
+        num_texts=3,
     )
     without = np.delete(errors, worst[:2])
-    report.say(
+    say(
         f"out of fold, {count(len(out_of_fold), 'seed')} averaged in log space: "
-        f"log RMSE {score:.4f} ±{deviation / (2 * score):.4f} (standard error over the "
-        f"rows); {np.sqrt(np.square(without).mean()):.4f} without the two worst"
+        f"log RMSE {score:.4f} ±{deviation:.4f} (standard error over the rows); "
+        f"{np.sqrt(np.square(without).mean()):.4f} without the two worst"
     )
-    draw(prices, np.exp(mean), worst, f"recipe {name}: log RMSE {score:.4f}", report)
+    draw(prices, np.exp(mean), worst, f"recipe {recipe}: log RMSE {score:.4f}", folder)
+    several = len(out_of_fold) > 1
     return {
         "out_of_fold_log_rmse": score,
-        "out_of_fold_log_rmse_standard_error": deviation / (2 * score),
+        "out_of_fold_log_rmse_standard_error": deviation,
         "spread_over_seeds": out_of_fold.std(axis=0, ddof=1).mean()
         if several
         else None,
@@ -86,25 +81,31 @@ def tell(data: Any, out_of_fold: Any, name: str, report: Report) -> dict[str, An
     }
 
 
-def draw(prices: Any, predictions: Any, worst: Any, title: str, report: Report) -> None:
-    """Draw predicted against true prices, and name the worst."""
-    with plots.figure(
-        report.folder / "out_of_fold.png", size=(8.5, 5.0), title=title
+def draw(
+    prices: Float[np.ndarray, " rows"],
+    predictions: Float[np.ndarray, " rows"],
+    worst: Int[np.ndarray, " worst"],
+    title: str,
+    folder: RunFolder,
+) -> None:
+    """Draw predicted against true prices, and mark the worst."""
+    with folder.figure(
+        "out_of_fold.png",
+        size=(8.5, 5.0),
+        title=title,
+        caption="Every house, predicted by models that never saw it.",
+        alt="Scatter chart of the predicted against the true price in dollars, both "
+        "logarithmic, with the line where they are equal and the eight worst "
+        "predictions marked.",
     ) as axes:
         others = np.setdiff1d(np.arange(prices.size), worst)
         axes.scatter(prices[others], predictions[others], s=6, alpha=0.5, lw=0)
-        colour = plots.COLOURS[1]
-        axes.scatter(
-            prices[worst], predictions[worst], s=24, color=colour, label="worst eight"
-        )
+        mark = {"color": plots.COLOURS[1], "label": "worst eight"}
+        axes.scatter(prices[worst], predictions[worst], s=24, **mark)
         ends = [prices.min() / 1.1, prices.max() * 1.1]
         axes.plot(ends, ends, color="black", lw=0.8, label="predicted = true")
-        axes.set(
-            xlabel="true price ($)",
-            ylabel="predicted price ($), out of fold",
-            xscale="log",
-            yscale="log",
-        )
+        axes.set(xlabel="true price ($)", ylabel="predicted price ($), out of fold")
+        axes.set(xscale="log", yscale="log")
         ticks = [50_000, 100_000, 200_000, 400_000, 800_000]
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -112,16 +113,17 @@ def draw(prices: Any, predictions: Any, worst: Any, title: str, report: Report) 
         axes.legend()
 
 
-def submit(data: Any, prices: Any, report: Report) -> None:
+def submit(
+    data: HousePrices, prices: Float[np.ndarray, " rows"], folder: RunFolder
+) -> None:
     """Write `submission.csv` into the run folder.
 
     Raises:
       Failed: if a price cannot be submitted.
     """
+    path = folder.path / "submission.csv"
     try:
-        write_submission(
-            report.folder / "submission.csv", data.test["Id"].to_numpy(), prices
-        )
+        write_submission(path, data.test["Id"].to_numpy(), prices)
     except ValueError as error:
-        raise Failed(f"submission.csv was not written: {error}") from None
-    report.say(f"submission.csv: {len(prices):,} predicted prices")
+        raise Failed(f"submission.csv was not written: {error}") from error
+    say(f"submission.csv: {len(prices):,} predicted prices")

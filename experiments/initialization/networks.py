@@ -1,179 +1,193 @@
-"""The deep perceptrons that `experiments.initialization` watches and trains."""
+"""The deep perceptrons that `experiments.initialization` measures and trains."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
 from jax import numpy as jnp
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
-from ch4jax import deep_mlp
-from ch4jax import initialization as room
-from ch4jax.data.fashion_mnist import to_float
-from ch4jax.deep_mlp import Architecture
-from ch4jax.training import classification_metrics, population
-from experiments.common.console import Report
-from experiments.common.loop import Fit, fit
+from ch4jax import deep_mlp, initialization
+from ch4jax.data.fashion_mnist import FashionMNIST, to_float
+from ch4jax.training import Metrics, classification_metrics, population
+from experiments.common import loop
+from experiments.common.cli import TrainingFlags
+from experiments.common.loop import Trained
+from experiments.common.run_folder import RunFolder
 
 BATCH_SIZE = 32
-CLIP = {"norm": 1.0, "value": 0.01}
+ACTIVATIONS = {"ReLU": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
+INITIALIZERS = {
+    "N(0, 0.01²)": initialization.normal(0.01),
+    "N(0, 0.3²)": initialization.normal(0.3),
+    "constant 0.01": initialization.constant(0.01),
+    "Xavier": initialization.xavier_uniform,
+    "Xavier, normal": initialization.xavier_normal,
+    "He": initialization.he_normal,
+    "PyTorch's kernel": initialization.torch_kernel,
+    "PyTorch's bias": initialization.torch_bias(256),
+    "the book's own": initialization.sparse_uniform,
+}
+CLIPPING = {
+    "": optax.identity(),
+    "norm": optax.clip_by_global_norm(1.0),
+    "value": optax.clip(0.01),
+}
 
 
-class Network(NamedTuple):
-    """A deep perceptron, in words; `initializers` and `architecture` know them."""
-
-    activation: str
-    init: str
-    residual: bool = False
-    layer_norm: bool = False
-
-    @property
-    def label(self) -> str:
-        """Name of the network in tables and figures."""
-        extras = ", residual" * self.residual + ", layer norm" * self.layer_norm
-        return f"{self.activation}, {self.init}{extras}"
-
-
-class Recipe(NamedTuple):
-    """A network and how it is trained.
+class Variant(NamedTuple):
+    """A deep perceptron, and how it is trained.
 
     Attributes:
-      learning_rate: of SGD in the first step; it falls to zero as a cosine does.
-        Where it is not 0.01, the label names it.
-      clip: `norm` or `value`, to the bound in `CLIP`; empty: not at all.
+      activation: a key of `ACTIVATIONS`.
+      initializer: of the kernels, a key of `INITIALIZERS`.
+      residual: see `deep_mlp.Architecture`.
+      layer_norm: see there.
+      learning_rate: of SGD in the first step; it falls to zero along a cosine.
+      clipping: of the gradient, a key of `CLIPPING`.
     """
 
-    network: Network
+    activation: str
+    initializer: str
+    residual: bool = False
+    layer_norm: bool = False
     learning_rate: float = 0.01
-    clip: str = ""
+    clipping: str = ""
 
     @property
     def label(self) -> str:
-        """Name of the recipe in tables and figures."""
-        extra = f", clipped by {self.clip}" if self.clip else ""
-        rate = f", rate {self.learning_rate}" * (self.learning_rate != 0.01)
-        return f"{self.network.label}{rate}{extra}"
+        """Name in tables and figures; names the learning rate unless it is 0.01."""
+        label = f"{self.activation}, {self.initializer}"
+        label += ", residual" * self.residual + ", layer norm" * self.layer_norm
+        if self.learning_rate != 0.01:
+            label += f", rate {self.learning_rate}"
+        return label + (f", clipped by {self.clipping}" if self.clipping else "")
+
+    @property
+    def architecture(self) -> deep_mlp.Architecture:
+        """What `deep_mlp.apply` does with the parameters."""
+        activation = ACTIVATIONS[self.activation]
+        return deep_mlp.Architecture(activation, self.residual, self.layer_norm)
 
 
-SMALL = Network("ReLU", "N(0, 0.01²)")
-LARGE = Network("ReLU", "N(0, 0.3²)")
-HE = Network("ReLU", "He")
-TANH = Network("tanh", "Xavier")
-SIGMOID = Network("sigmoid", "Xavier")
+SMALL = Variant("ReLU", "N(0, 0.01²)")
+LARGE = Variant("ReLU", "N(0, 0.3²)")
+HE = Variant("ReLU", "He")
+TANH = Variant("tanh", "Xavier")
+SIGMOID = Variant("sigmoid", "Xavier")
 SMALL_RESIDUAL = SMALL._replace(residual=True)
 SMALL_NORMED = SMALL._replace(layer_norm=True)
 SIGMOID_NORMED = SIGMOID._replace(layer_norm=True)
+HE_FAST = HE._replace(learning_rate=0.2)
+LARGE_FAST = LARGE._replace(learning_rate=0.2)
 
+# What fails is drawn solid, and its remedy dashed in the same colour.
+WATCHED = {
+    SMALL: (0, "-"),
+    SMALL_RESIDUAL: (0, "--"),
+    SIGMOID: (1, "-"),
+    SIGMOID_NORMED: (1, "--"),
+    LARGE: (3, "-"),
+    SMALL_NORMED: (4, "-"),
+    HE: (2, "-"),
+    TANH: (5, "-"),
+}
 COMPARISONS = {
-    "initialisation and activation": (
-        Recipe(SMALL),
-        Recipe(SIGMOID),
-        Recipe(HE),
-        Recipe(TANH),
-    ),
-    "residual connections": (Recipe(SMALL), Recipe(SMALL_RESIDUAL)),
-    "layer normalisation": (
-        Recipe(SIGMOID),
-        Recipe(SIGMOID_NORMED),
-        Recipe(SMALL_NORMED),
-    ),
+    "initialisation and activation": (SMALL, SIGMOID, HE, TANH),
+    "residual connections": (SMALL, SMALL_RESIDUAL),
+    "layer normalisation": (SIGMOID, SIGMOID_NORMED, SMALL_NORMED),
     "gradient clipping": (
-        Recipe(HE, 0.2),
-        Recipe(HE, 0.2, "norm"),
-        Recipe(HE, 0.2, "value"),
-        Recipe(LARGE, 0.2),
-        Recipe(LARGE, 0.2, "norm"),
+        HE_FAST,
+        HE_FAST._replace(clipping="norm"),
+        HE_FAST._replace(clipping="value"),
+        LARGE_FAST,
+        LARGE_FAST._replace(clipping="norm"),
     ),
 }
 
 
-def initializers() -> dict[str, Any]:
-    """Return the initialisers of kernels by the name they have here."""
-    return {
-        "N(0, 0.01²)": room.normal(0.01),
-        "N(0, 0.3²)": room.normal(0.3),
-        "constant 0.01": room.constant(0.01),
-        "Xavier": room.xavier_uniform,
-        "Xavier, normal": room.xavier_normal,
-        "He": room.he_normal,
-        "PyTorch's kernel": room.torch_kernel,
-        "PyTorch's bias": room.torch_bias(256),
-        "the book's own": room.sparse_uniform,
-    }
+class Setting(NamedTuple):
+    """What all networks of a run share.
+
+    Attributes:
+      data: what they are trained on.
+      width: units of each hidden layer.
+      depth: hidden layers.
+      epochs: passes over the data.
+      seeds: networks of each variant, from the seeds SEED, SEED + 1, ...
+      flags: the seed, and those of `loop.train`.
+      folder: where the metrics and figures go.
+    """
+
+    data: FashionMNIST
+    width: int
+    depth: int
+    epochs: int
+    seeds: int
+    flags: TrainingFlags
+    folder: RunFolder
+
+    @property
+    def keys(self) -> Key[Array, " seeds"]:
+        """A key for each network of a variant; the same for every variant."""
+        return population.seed_keys(self.flags.seed, self.seeds)
 
 
-def architecture(network: Network) -> Any:
-    """Return what `ch4jax.deep_mlp` calls an architecture."""
-    activations = {"ReLU": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
-    return Architecture(
-        activations[network.activation], network.residual, network.layer_norm
-    )
-
-
-def init_params(network: Network, *, width: int, depth: int, keys: Any) -> Any:
+def init_params(
+    variant: Variant, setting: Setting, keys: Key[Array, " seeds"]
+) -> deep_mlp.Params:
     """Draw the parameters of one network for each key."""
-    kernel_init = initializers()[network.init]
-    return jax.vmap(
-        lambda key: deep_mlp.init_params(
-            28 * 28, width, depth, 10, kernel_init, key=key
-        )
-    )(keys)
+
+    def init(key: PRNGKeyArray) -> deep_mlp.Params:
+        kernel_init = INITIALIZERS[variant.initializer]
+        size = (setting.width, setting.depth)
+        return deep_mlp.init_params(28 * 28, *size, 10, kernel_init, key=key)
+
+    return jax.vmap(init)(keys)
 
 
-def signal(network: Network, data: Any, *, width: int, depth: int, keys: Any) -> Any:
-    """Follow 256 images through one untrained network for each key."""
-    design = architecture(network)
+def signal(variant: Variant, setting: Setting) -> deep_mlp.Signal:
+    """Follow 256 images through the untrained networks of a variant."""
 
     @jax.jit
-    def measure(params: Any, images: Any, labels: Any) -> Any:
-        return jax.vmap(
-            lambda member: deep_mlp.signal(member, to_float(images), labels, design)
-        )(params)
+    @jax.vmap
+    def measure(params: deep_mlp.Params) -> deep_mlp.Signal:
+        images = to_float(jnp.asarray(setting.data.train_images[:256]))
+        labels = jnp.asarray(setting.data.train_labels[:256], int)
+        return deep_mlp.signal(params, images, labels, variant.architecture)
 
-    params = init_params(network, width=width, depth=depth, keys=keys)
-    labels = data.train_labels[:256].astype(int)
-    return measure(params, data.train_images[:256], labels)
+    return measure(init_params(variant, setting, setting.keys))
 
 
-def train(
-    recipe: Recipe,
-    data: Any,
-    report: Report,
-    *,
-    width: int,
-    depth: int,
-    epochs: int,
-    keys: Any,
-) -> Fit:
-    """Train one network for each key.
+def train(variant: Variant, setting: Setting) -> Trained:
+    """Train the networks of a variant.
 
     Raises:
-      Failed: if a training loss is no longer finite.
+      Failed: if a training loss is not finite.
     """
-    design = architecture(recipe.network)
 
-    def metrics(params: Any, images: Any, labels: Any, *, key: Any) -> Any:
-        logits, _ = deep_mlp.apply(params, to_float(images), design)
+    def metrics_fn(
+        params: PyTree, images: Array, labels: Array, *, key: PRNGKeyArray | None
+    ) -> Metrics:
+        logits, _ = deep_mlp.apply(params, to_float(images), variant.architecture)
         return classification_metrics(logits, labels)
 
-    clip = {
-        "": optax.identity(),
-        "norm": optax.clip_by_global_norm(CLIP["norm"]),
-        "value": optax.clip(CLIP["value"]),
-    }[recipe.clip]
-    steps = epochs * -(-len(data.train_images) // BATCH_SIZE)
-    schedule = optax.cosine_decay_schedule(recipe.learning_rate, steps)
-    optimizer = optax.chain(clip, optax.sgd(schedule))
-    init_keys, train_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    params = init_params(recipe.network, width=width, depth=depth, keys=init_keys)
-    return fit(
-        report,
-        recipe.label,
+    data = setting.data
+    steps = setting.epochs * -(-len(data.train_images) // BATCH_SIZE)
+    schedule = optax.cosine_decay_schedule(variant.learning_rate, steps)
+    optimizer = optax.chain(CLIPPING[variant.clipping], optax.sgd(schedule))
+    init_keys, train_keys = jax.vmap(jax.random.split, out_axes=1)(setting.keys)
+    params = init_params(variant, setting, init_keys)
+    return loop.train(
+        variant.label,
         population.init_states(params, optimizer),
-        (data.train_images, data.train_labels),
-        (data.test_images, data.test_labels),
-        epochs=epochs,
-        keys=train_keys,
-        metrics_fn=metrics,
+        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
+        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+        metrics_fn=metrics_fn,
         optimizer=optimizer,
+        epochs=setting.epochs,
         batch_size=BATCH_SIZE,
+        flags=setting.flags,
+        folder=setting.folder,
+        keys=train_keys,
     )

@@ -1,43 +1,39 @@
 """What `experiments.initialization` trains: one hidden layer, and thirty."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ch4jax.deep_mlp import unit_spread
-from ch4jax.training import population
 from experiments.common import plots
-from experiments.common.console import Report, count
+from experiments.common.console import count, say
 from experiments.common.errors import Failed
-from experiments.initialization.networks import COMPARISONS, Network, Recipe, train
+from experiments.common.loop import Trained
+from experiments.initialization.networks import COMPARISONS, Setting, Variant, train
 
 
-def show_symmetry(config: Any, data: Any, report: Report) -> dict[str, Any]:
+def show_symmetry(setting: Setting) -> dict[str, dict[str, Any]]:
     """Train one hidden layer from constant and from random weights."""
-    epochs = min(config.epochs, 5)
+    setting = setting._replace(depth=1, epochs=min(setting.epochs, 5), seeds=1)
     results = {}
-    with plots.figure(
-        report.folder / "symmetry.png",
+    with setting.folder.figure(
+        "symmetry.png",
         2,
         8,
         size=(8.5, 2.5),
-        title=f"Weights of eight units of one hidden layer after {epochs} epochs, "
-        "as images",
+        title="Weights of eight units of one hidden layer after "
+        f"{count(setting.epochs, 'epoch')}, as images",
+        caption="From a constant, all units of a layer stay copies of each other.",
+        alt="Two rows of eight small images, the weights of eight hidden units: above "
+        "from a constant start, below from a random one.",
     ) as panels:
         for row, init in zip(panels, ("constant 0.01", "N(0, 0.01²)"), strict=True):
-            fitted = train(
-                Recipe(Network("ReLU", init), 0.1),
-                data,
-                report,
-                width=config.width,
-                depth=1,
-                epochs=epochs,
-                keys=population.seed_keys(config.seed, 1),
-            )
-            kernel = fitted.states.params.first.kernel[0]
+            trained = train(Variant("ReLU", init, learning_rate=0.1), setting)
+            kernel = trained.states.params.first.kernel[0]
             results[init] = {
                 "largest_difference": unit_spread(kernel),
-                "test_accuracy": fitted.history["test_accuracy"][-1].mean(),
+                "test_accuracy": trained.history["test_accuracy"][-1].mean(),
             }
             scale = float(np.abs(kernel[:, :8]).max())
             for axes, unit in zip(row, np.asarray(kernel).T, strict=False):
@@ -45,80 +41,69 @@ def show_symmetry(config: Any, data: Any, report: Report) -> dict[str, Any]:
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
             row[0].set_ylabel(init, fontsize=9)
-    for init, result in results.items():
-        spread, accuracy = result.values()
-        report.say(
-            f"one hidden layer from {init}: units differ by at most {spread:.2g}, "
-            f"test accuracy {accuracy:.3f}"
-        )
+    rows = [
+        [init, f"{r['largest_difference']:.2g}", f"{r['test_accuracy']:.3f}"]
+        for init, r in results.items()
+    ]
+    columns = ["one hidden layer from", "largest difference of units", "test acc."]
+    setting.folder.table(columns, rows)
     return results
 
 
-def show_remedies(config: Any, data: Any, report: Report) -> list[dict[str, Any]]:
-    """Train every recipe once, print a table, draw each remedy beside what fails."""
-    histories, results = {}, []
-    for recipe in dict.fromkeys(sum(COMPARISONS.values(), ())):
-        result: dict[str, Any] = {"recipe": recipe.label, "diverged": False}
+def show_remedies(setting: Setting) -> list[dict[str, Any]]:
+    """Train every variant, print a table, draw each remedy beside what fails."""
+    trained: dict[Variant, Trained] = {}
+    results: list[dict[str, Any]] = []
+    rows = []
+    for variant in dict.fromkeys(sum(COMPARISONS.values(), ())):
         try:
-            fitted = train(
-                recipe,
-                data,
-                report,
-                width=config.width,
-                depth=config.depth,
-                epochs=config.epochs,
-                keys=population.seed_keys(config.seed, config.seeds),
-            )
+            trained[variant] = train(variant, setting)
         except Failed as error:
-            # Some are here to fail; the others have to be shown beside them.
-            report.say(f"diverged: {str(error).partition(';')[0]}")
-            result["diverged"] = True
-        else:
-            histories[recipe] = fitted.history
-            result["train_loss"] = fitted.final["loss"].mean()
-            result["test_accuracy"] = fitted.history["test_accuracy"][-1]
-        results.append(result)
-
-    report.table(
+            # Some are expected to diverge; the others are shown beside them.
+            say(f"diverged: {str(error).partition(';')[0]}")
+            results.append({"recipe": variant.label, "diverged": True})
+            rows.append([variant.label, "diverged", "", ""])
+            continue
+        loss = trained[variant].final["loss"].mean()
+        scores = trained[variant].history["test_accuracy"][-1]
+        result = {"diverged": False, "train_loss": loss, "test_accuracy": scores}
+        results.append({"recipe": variant.label, **result})
+        numbers = (loss, scores.mean(), scores.min())
+        rows.append([variant.label, *(f"{n:.3f}" for n in numbers)])
+    setting.folder.table(
         ["", "train loss", "test acc.", "worst seed"],
-        [
-            [result["recipe"], "diverged", "", ""]
-            if result["diverged"]
-            else [
-                result["recipe"],
-                f"{result['train_loss']:.3f}",
-                f"{result['test_accuracy'].mean():.3f}",
-                f"{result['test_accuracy'].min():.3f}",
-            ]
-            for result in results
-        ],
-        title=f"{config.depth} hidden layers, {config.epochs} epochs",
+        rows,
+        title=f"{setting.depth} hidden layers, {count(setting.epochs, 'epoch')}",
     )
-    draw_remedies(config, histories, report)
+    draw_remedies(setting, trained)
     return results
 
 
-def draw_remedies(config: Any, histories: dict[Any, Any], report: Report) -> None:
+def draw_remedies(setting: Setting, trained: Mapping[Variant, Trained]) -> None:
     """Draw test accuracy against the epoch, a panel for each comparison."""
-    # What stays at chance lies on one line: no two dashes alike.
+    # The curves at chance coincide, so each has its own dashes.
     dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
-    epochs = np.arange(1, config.epochs + 1)
-    with plots.figure(
-        report.folder / "remedies.png",
+    epochs = np.arange(1, setting.epochs + 1)
+    with setting.folder.figure(
+        "remedies.png",
         2,
         2,
         size=(8.5, 7.6),
-        title=f"{config.depth} hidden layers of {config.width} on the tenth, learning "
-        f"rate 0.01 unless named, mean of {count(config.seeds, 'seed')}",
+        title=f"{setting.depth} hidden layers of {setting.width} on the tenth, "
+        f"learning rate 0.01 unless named, mean of {count(setting.seeds, 'seed')}",
+        caption="Each remedy beside the network that fails without it.",
+        alt="Four line charts of the test accuracy against the epoch: initialisation "
+        "and activation, residual connections, layer normalisation, and gradient "
+        "clipping, a line for each network.",
     ) as panels:
-        for axes, (title, recipes) in zip(
+        for axes, (title, variants) in zip(
             panels.flat, COMPARISONS.items(), strict=True
         ):
-            for i, recipe in enumerate(recipes):
+            for i, variant in enumerate(variants):
                 line = {"colour": plots.COLOURS[i], "linestyle": dashes[i]}
-                label, values = recipe.label, np.full((len(epochs), 1), np.nan)
-                if recipe in histories:
-                    values = histories[recipe]["test_accuracy"]
+                label, values = variant.label, np.full((len(epochs), 1), np.nan)
+                if variant in trained:
+                    values = trained[variant].history["test_accuracy"]
                 else:
                     label += ": diverged"
                 plots.band(axes, epochs, values, label=label, **line)

@@ -16,7 +16,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from torch import Tensor, nn
 
-from ch4jax import initialization, interop, parameters, training, weight_decay
+from ch4jax import initialization, interop, parameters, training
 
 Rows = tuple[np.ndarray, np.ndarray]  # inputs and labels
 Optimizers = tuple[
@@ -88,7 +88,7 @@ def fit(
 ) -> PyTree:
     """Train from `params` to the end by the first optimiser; the caller compiles it."""
     (optimizer, _), *_ = system.optimizers.values()
-    return weight_decay.descend(
+    return training.fit(
         params,
         data,
         metrics_fn=system.metrics_fn,

@@ -1,21 +1,21 @@
 """The comparison passes what is equal, and finds each fault that is put in."""
 
 import json
-from functools import partial
 
 import jax
 import numpy as np
 import optax
 import pytest
-import torch
 from jax import numpy as jnp
 
 from ch4jax import blocks, dropout, interop, training, weight_decay
 from ch4jax.data import fashion_mnist
+from ch4jax.layers import MyLinear
+from ch4jax.parameters import SharedMLP
 from experiments import compare
 from experiments.common import cli
-from experiments.common.console import Report
 from experiments.common.errors import Failed, UsageError
+from experiments.pytorch import deep_mlp as deep_mlp_systems
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
 from experiments.pytorch import levels, modules, outcomes, twins
@@ -53,7 +53,9 @@ def regression():
 
 @pytest.fixture
 def fixed_hidden():
-    return module_system("FixedHiddenMLP", blocks.FixedHiddenMLP(), twins.FixedHiddenMLP, 20)
+    return module_system(
+        "FixedHiddenMLP", blocks.FixedHiddenMLP(), twins.FixedHiddenMLP, 20
+    )
 
 
 def module_system(name, model, twin, width):
@@ -236,23 +238,47 @@ def test_a_difference_that_is_no_number_fails():
         assert not levels.Verdict("system", 1, "what", apart, 1e-12).passed
 
 
-def run_weight_decay(systems, monkeypatch, out, **flags):
-    monkeypatch.setattr(weight_decay_systems, "systems", lambda: systems)
-    config = compare.Config(systems=("weight_decay",), out=out, **flags)
-    try:
-        compare.run(config)
-    finally:
-        names = ("summary.json", "record.json")
-        run_weight_decay.left = [json.loads((out / name).read_text()) for name in names]
+def run_weight_decay(system, out, monkeypatch):
+    monkeypatch.setattr(weight_decay_systems, "systems", lambda: [system])
+    compare.run(compare.Config(systems=("weight_decay",), out=out))
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def test_the_command_prints_its_verdicts_and_leaves_them(tmp_path, monkeypatch, capsys):
+    _, scratch = weight_decay_systems.systems(rows=8, num_inputs=6)
+    outcome = scratch.outcome._replace(runs=4, epochs=1, margin=10.0)
+    run_weight_decay(scratch._replace(epochs=1, outcome=outcome), tmp_path, monkeypatch)
+    summary, record = (read(tmp_path / f"{n}.json") for n in ("summary", "record"))
+    assert {row["verdict"] for row in summary["verdicts"]} == {"equal"}
+    assert {row["level"] for row in summary["verdicts"]} == {1, 2, 3, 4}
+    steps = {dtype: len(c) for dtype, c in summary["courses"][scratch.name].items()}
+    assert steps == {"float64": 2, "float32": 2}
+    assert len(summary["outcomes"][scratch.name]["theirs"]) == 4
+    assert len(record["tables"][0]["rows"]) == len(summary["verdicts"])
+    assert [f["file"] for f in record["figures"]] == ["drift.png", "outcomes.png"]
+    assert "weight decay, scratch, 13 comparisons, 0 failed" in capsys.readouterr().out
+
+
+def test_a_failed_verdict_fails_the_command(regression, tmp_path, monkeypatch):
+    wrong = with_optimizer(regression, "SGD with L2", optax.sgd(RATE))
+    with pytest.raises(Failed, match="weight decay, concise, level 2, SGD with L2"):
+        run_weight_decay(wrong, tmp_path, monkeypatch)
+    verdicts = read(tmp_path / "summary.json")["verdicts"]
+    assert "failed" in {row["verdict"] for row in verdicts}
+    assert " failed." in read(tmp_path / "record.json")["headline"]
 
 
 def test_without_pytorch_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(compare.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "ch4jax\[torch\]"'):
-        compare.run(compare.Config(out=tmp_path / "run"), Report("compare"))
+        compare.run(compare.Config(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_room_that_there_is_not_is_named():
-    with pytest.raises(UsageError, match="atoms"):
+def test_an_unknown_topic_is_named(capsys):
+    with pytest.raises(SystemExit):
         cli.parse(compare.Config, ["atoms"])
+    assert "atoms" in capsys.readouterr().err

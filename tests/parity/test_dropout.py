@@ -34,7 +34,10 @@ def metrics_fn(params, x, labels, *, key):
 
 def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(x64):
     rng = np.random.default_rng(0)
-    data = jnp.asarray(rng.normal(size=(ROWS, 12))), jnp.asarray(rng.integers(10, size=ROWS))
+    data = (
+        jnp.asarray(rng.normal(size=(ROWS, 12))),
+        jnp.asarray(rng.integers(10, size=ROWS)),
+    )
     layers = init_mlp(SIZES, std=0.3, key=jax.random.key(1))
     optimizer = optax.sgd(LEARNING_RATE)
     key = jax.random.key(3)
