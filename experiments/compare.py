@@ -130,7 +130,7 @@ def show(verdicts: Sequence[Verdict], folder: RunFolder) -> None:
     )
     say(
         "float32 drifts because training amplifies rounding, step after step; the same "
-        "program in float64 stays at rounding, so the program itself is right"
+        "program in float64 stays at rounding, so rounding is all that grows"
     )
 
 

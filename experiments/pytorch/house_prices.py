@@ -85,7 +85,7 @@ def systems(num_rows: int | None = None) -> list[System]:
             {"Adam": adam, "Adam with L2": with_l2},
             epochs,
             batch_size,
-            in_training=in_training,
+            fold=np.flatnonzero(in_training),
             run=run,
             batches=batches,
             outcome=Outcome(

@@ -204,9 +204,9 @@ def whole_runs(
 
     Training amplifies rounding, at the book's learning rate of 0.5 by up to 1e6 in 240
     steps. Where the difference exceeds 1e-12, that is measured: our compiled run three
-    times more, its start moved by one rounding. PyTorch may then be ten times as far
-    from us as we are from ourselves, and no further than `CHAOTIC`, from where on
-    nothing would be shown.
+    times more, its start moved by one rounding. PyTorch may then differ from us by ten
+    times as much as that moves our own result, and by no more than `CHAOTIC`, beyond
+    which agreement would mean nothing.
 
     Args:
       system: what is trained.

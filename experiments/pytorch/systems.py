@@ -128,7 +128,7 @@ class System(NamedTuple):
       epochs: of a whole run.
       batch_size: rows in a batch.
       rates: of dropout, one for each mask.
-      in_training: which rows to train on; all if None.
+      fold: numbers of the rows to train on; all if None.
       run: trains by a program of the package, as `fit` does.
       batches: those that `run` deals.
       outcome: by what independent runs are judged; None if there are none.
@@ -142,7 +142,7 @@ class System(NamedTuple):
     epochs: int
     batch_size: int
     rates: tuple[float, ...] = ()
-    in_training: np.ndarray | None = None
+    fold: np.ndarray | None = None
     run: Callable[["System", PyTree, training.Data, PRNGKeyArray], PyTree] = fit
     batches: Callable[["System", PRNGKeyArray], Batches] = batches
     outcome: Outcome | None = None
@@ -150,8 +150,7 @@ class System(NamedTuple):
     @property
     def rows(self) -> np.ndarray:
         """Numbers of the rows to train on."""
-        everything = np.arange(len(self.data[0]))
-        return everything if self.in_training is None else everything[self.in_training]
+        return np.arange(len(self.data[0])) if self.fold is None else self.fold
 
     def start(self, key: PRNGKeyArray) -> PyTree:
         """Draw the parameters, in the current precision."""

@@ -38,9 +38,7 @@ def images():
 
 @pytest.fixture
 def perceptrons(images):
-    small = {"batch_size": 32, "epochs": 1}
-    found = dropout_systems.systems(images, hidden=(16, 16))
-    return [system._replace(**small) for system in found]
+    return list(small_systems("dropout", images))
 
 
 @pytest.fixture
