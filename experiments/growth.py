@@ -1,25 +1,41 @@
 """How time and memory grow with batch, width, rows and population.
 
 One epoch of the dropout MLP, scanned, beside its matrix products: each of the four
-sizes is doubled in turn while the others stay. Memory is what the compiled program
+sizes is changed in turn while the others stay. Memory is what the compiled program
 takes for its arguments, results and scratch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from ch4jax.training import population
-from experiments.common import cli, plots, timing
-from experiments.common import roofline as floors
-from experiments.common.console import Report
+from experiments.common import cli, console, plots, roofline, timing
 from experiments.common.networks import flax_network, metrics_fn
+from experiments.common.run_folder import RunFolder
 
-RATES = (0.2, 0.5)
-BASE = {"batch size": 256, "width": 256, "rows": 4096, "population": 1}
+
+class Setting(NamedTuple):
+    """The sizes of an epoch."""
+
+    batch_size: int = 256
+    width: int = 256
+    rows: int = 4096
+    population: int = 1
+
+
+BASE = Setting()
+AXES = {
+    "batch size": (16, 64, 256, 1024, 4096),
+    "width": (32, 64, 128, 256, 512, 1024),
+    "rows": (1024, 4096, 16384, 65536),
+    "population": (1, 4, 16, 64),
+}
 
 
 @dataclass(frozen=True)
@@ -43,159 +59,149 @@ class Point(NamedTuple):
     """One epoch at one size.
 
     Attributes:
-      axis: what was changed: batch size, width, rows or population.
+      axis: which size was changed: batch size, width, rows or population.
       size: what it was changed to.
       seconds: of an epoch, the median.
-      floor_seconds: of its matrix products alone.
-      memory_mb: arguments, results and scratch of the program.
+      fastest: seconds of the fastest epoch.
+      floor_seconds: of its matrix products alone, the median.
+      memory_mb: arguments, results and scratch of the program, None if unknown.
       compile_seconds: tracing and compiling.
     """
 
     axis: str
     size: int
     seconds: float
+    fastest: float
     floor_seconds: float
     memory_mb: float | None
     compile_seconds: float
 
 
-def sizes(quick: bool) -> dict[str, tuple[int, ...]]:
-    """Return the sizes that each axis is tried at."""
-    every = {
-        "batch size": (16, 64, 256, 1024, 4096),
-        "width": (32, 64, 128, 256, 512, 1024),
-        "rows": (1024, 4096, 16384, 65536),
-        "population": (1, 4, 16, 64),
+def run(config: Config) -> None:
+    """Measure every point, print, draw, write."""
+    folder = RunFolder.create("growth", config)
+    points, disturbed = measure(config.quick, config.rounds)
+    for point in points:
+        folder.metrics(**point._asdict())
+    warning = f" ({timing.NOT_QUIET})" if disturbed else ""
+    ratios = [p.seconds / p.floor_seconds for p in points]
+    columns = ["", "size", "epoch (s)", "fastest", "products (s)", "x floor", "MB"]
+    cells = [
+        [
+            p.axis,
+            f"{p.size:,}",
+            *(f"{seconds:.4f}" for seconds in (p.seconds, p.fastest, p.floor_seconds)),
+            f"{ratio:.2f}",
+            "-" if p.memory_mb is None else f"{p.memory_mb:,.1f}",
+        ]
+        for p, ratio in zip(points, ratios, strict=True)
+    ]
+    folder.table(columns, cells, f"an epoch of the dropout MLP{warning}")
+    if disturbed:
+        folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
+    draw(points, warning, folder)
+    summary = {
+        "base": {axis: getattr(BASE, axis.replace(" ", "_")) for axis in AXES},
+        "points": [p._asdict() for p in points],
+        "quiet": not disturbed,
+        "seconds": folder.seconds(),
     }
-    return {
-        axis: values[::2][:3] if quick else values for axis, values in every.items()
-    }
+    folder.finish(
+        summary,
+        headline=f"An epoch takes {min(ratios):.2f} to {max(ratios):.2f} times as long "
+        f"as its matrix products alone{warning}.",
+    )
 
 
-def epoch(setting: dict[str, int]) -> tuple[Callable[[], Any], float | None, float]:
+def epoch(setting: Setting) -> tuple[Callable[[], PyTree], float | None, float]:
     """Return an epoch on random images, its memory, and the seconds to compile it."""
-    network = flax_network((setting["width"],) * 2, RATES, 0.01)
+    network = flax_network((setting.width,) * 2, (0.2, 0.5), 0.01)
     optimizer = optax.sgd(0.1)
     image_key, label_key, init_key, key = jax.random.split(jax.random.key(0), 4)
-    rows, members = setting["rows"], setting["population"]
-    images = jax.random.bits(image_key, (rows, 28, 28), "uint8")
-    labels = jax.random.randint(label_key, (rows,), 0, 10)
-    params = jax.vmap(network.init)(jax.random.split(init_key, members))
+    images = jax.random.bits(image_key, (setting.rows, 28, 28), "uint8")
+    labels = jax.random.randint(label_key, (setting.rows,), 0, 10)
+    params = jax.vmap(network.init)(jax.random.split(init_key, setting.population))
     arguments = (population.init_states(params, optimizer), (images, labels))
-    keys = jax.random.split(key, members)
-    program, seconds = timing.compile(
-        population.train_epoch,
-        *arguments,
-        metrics_fn=metrics_fn(network),
-        optimizer=optimizer,
-        batch_size=setting["batch size"],
-        keys=keys,
-    )
-    return lambda: program(*arguments, keys=keys), floors.program_mb(program), seconds
+    keys = jax.random.split(key, setting.population)
+    given = {"metrics_fn": metrics_fn(network), "optimizer": optimizer}
+    train = partial(population.train_epoch, **given, batch_size=setting.batch_size)
+    program, seconds = timing.compile(jax.jit(train), *arguments, keys=keys)
+    memory = roofline.program_mb(program)
+    return lambda: program(*arguments, keys=keys), memory, seconds
 
 
-def measure(todo: list[tuple[str, int]], rounds: int, report: Report) -> list[Point]:
-    """Compile an epoch and its products at every size, then time them all in turn."""
-    settings = {(axis, size): BASE | {axis: size} for axis, size in todo}
-    epochs: dict[str, Callable[[], Any]] = {}
-    products: dict[str, Callable[[], Any]] = {}
-    compiled = {}
-    with report.progress("compiled", len(todo)) as done:
+def measure(quick: bool, rounds: int) -> tuple[list[Point], dict[str, str]]:
+    """Compile an epoch and its products at every size, then time them all in turn.
+
+    Returns:
+      The points, and why some of them must not be quoted (`timing.disturbances`).
+    """
+    settings = {
+        (axis, size): BASE._replace(**{axis.replace(" ", "_"): size})
+        for axis, sizes in AXES.items()
+        for size in (sizes[::2][:3] if quick else sizes)
+    }
+    works: dict[tuple[int, ...], Callable[[], PyTree]] = {}
+    compiled: dict[Setting, tuple[float | None, float]] = {}
+    with console.progress("compiled", len(settings)) as done:
         for (axis, size), setting in settings.items():
-            name = str(setting)
-            if name not in epochs:  # where the axes cross, once is enough
-                epochs[name], *compiled[name] = epoch(setting)
-            products[products_of(setting)] = floors.matrix_products(
-                setting["rows"],
-                width=setting["width"],
-                batch_size=setting["batch size"],
-            )
+            if setting not in compiled:  # the axes cross at BASE
+                works[setting], memory, seconds = epoch(setting)
+                compiled[setting] = memory, seconds
+                # Without the population: they are the same for every member.
+                works[setting[:3]] = roofline.matrix_products(
+                    setting.rows, width=setting.width, batch_size=setting.batch_size
+                )
             done(f"{axis} {size}")
-    timings = timing.interleave(epochs | products, rounds=rounds)
-    return [
-        Point(
-            *point,
-            timings[str(setting)].median,
-            timings[products_of(setting)].median * setting["population"],
-            *compiled[str(setting)],
+    timings = timing.interleave(works, rounds=rounds)
+    points, named, floors = [], {}, {}
+    for (axis, size), setting in settings.items():
+        found, products = timings[setting], timings[setting[:3]]
+        floor = products.median * setting.population
+        points.append(
+            Point(axis, size, found.median, found.fastest, floor, *compiled[setting])
         )
-        for point, setting in settings.items()
-    ]
+        name = f"{axis} {size:,}"
+        named |= {name: found, f"{name}, products": products}
+        if setting.population == 1:  # one product may serve all members
+            floors[name] = floor
+    return points, timing.disturbances(named, floors)
 
 
-def products_of(setting: dict[str, int]) -> str:
-    """Name the products of a setting, which are the same for every member."""
-    return f"products of {setting | {'population': 1}}"
-
-
-def run(config: Config, report: Report) -> None:
-    """Measure every point, print, draw, write."""
-    report.begin(config)
-    axes = sizes(config.quick)
-    todo = [(axis, size) for axis, line in axes.items() for size in line]
-    points = measure(todo, config.rounds, report)
-    for point in points:
-        report.metrics(**point._asdict())
-    report.table(
-        ["axis", "size", "epoch (s)", "products (s)", "x floor", "memory (MB)"],
-        [
-            [
-                p.axis,
-                f"{p.size:,}",
-                f"{p.seconds:.4f}",
-                f"{p.floor_seconds:.4f}",
-                f"{p.seconds / p.floor_seconds:.2f}",
-                "-" if p.memory_mb is None else f"{p.memory_mb:,.1f}",
-            ]
-            for p in points
-        ],
-    )
-    draw(points, report)
-    report.finish(
-        {
-            "base": BASE,
-            "points": [p._asdict() for p in points],
-            "seconds": report.seconds(),
-        }
-    )
-
-
-def draw(points: list[Point], report: Report) -> None:
+def draw(points: Sequence[Point], warning: str, folder: RunFolder) -> None:
     """Draw seconds above and megabytes below, on logarithmic axes."""
-    axes_names = list(dict.fromkeys(p.axis for p in points))
-    with plots.figure(
-        report.folder / "growth.png",
+    lines = {p.axis: [q for q in points if q.axis == p.axis] for p in points}
+    with folder.figure(
+        "growth.png",
         2,
-        len(axes_names),
+        len(lines),
         size=(10, 4.6),
         title="an epoch of the dropout MLP: time and memory against size "
-        "(others: batch 256, width 256, 4,096 rows, one member)",
+        f"(others: batch 256, width 256, 4,096 rows, one member){warning}",
         sharex="col",
         squeeze=False,
+        caption="Time and memory of an epoch as one size grows; the dashed line is its "
+        "matrix products alone.",
+        alt="Two rows of four line charts on logarithmic axes: seconds above and "
+        "megabytes below, against batch size, width, rows and population; dashed, the "
+        "seconds of the matrix products.",
     ) as grid:
-        for axis, above, below in zip(axes_names, *grid, strict=True):
-            line = [p for p in points if p.axis == axis]
+        for (axis, line), above, below in zip(lines.items(), *grid, strict=True):
             x = [p.size for p in line]
+            floor = [p.floor_seconds for p in line]
+            memory = [p.memory_mb or float("nan") for p in line]
             above.plot(x, [p.seconds for p in line], marker="o", label="epoch")
-            above.plot(
-                x,
-                [p.floor_seconds for p in line],
-                color="grey",
-                linestyle="--",
-                label="its products",
-            )
-            memory = [
-                float("nan") if p.memory_mb is None else p.memory_mb for p in line
-            ]
+            above.plot(x, floor, color="grey", ls="--", label="its products")
             below.plot(x, memory, marker="o", color=plots.COLOURS[2])
-            for axes, label in ((above, "seconds"), (below, "MB")):
+            for axes in (above, below):
                 axes.set(xscale="log", yscale="log")
                 axes.tick_params(labelsize=7, which="both")
                 plots.plain_numbers(axes.yaxis)
                 axes.set_xticks(x, [f"{size:,}" for size in x])
-                if axis == axes_names[0]:
-                    axes.set_ylabel(label)
+                axes.set_xticks([], minor=True)
             below.set_xlabel(axis)
+        grid[0][0].set_ylabel("seconds")
+        grid[1][0].set_ylabel("MB")
         grid[0][0].legend(fontsize=7)
 
 

@@ -9,25 +9,12 @@
 # %% [markdown]
 # # Backpropagation by hand (D2L 5.3)
 #
-# One hidden layer, cross-entropy and an L2 penalty: every quantity of the forward
-# pass has a name, and the gradient of the objective in each of them is written out by
-# the chain rule.
+# One hidden layer, cross-entropy and an L2 penalty. Every quantity of the forward pass
+# has a name, and the chain rule gives the gradient of the objective with respect to
+# each of them.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -43,8 +30,8 @@ kept = jax.jit(backprop.forward)(params, x, labels, 0.01)
 print(f"L = {kept.L:.4f}, s = {kept.s:.4f}, J = L + s = {kept.J:.4f}")
 
 # %% [markdown]
-# The backward pass goes from `J` to the weights. It needs `h` and `o` of what the
-# forward pass computed, and nothing else.
+# The backward pass goes from `J` to the weights. Of the forward pass it needs `h` and
+# `o`, and nothing else.
 
 # %%
 by_hand = jax.jit(backprop.backward)(params, x, labels, 0.01, kept)
@@ -55,9 +42,9 @@ for name, gradient in by_hand._asdict().items():
     assert off < 1e-6
 
 # %% [markdown]
-# A gradient can also be checked without trusting any derivation: go a step forward
-# and a step back, and divide. Too long a step is not a derivative, too short a one
-# drowns in the rounding of float32.
+# You can also check a gradient without trusting any derivation: take a step forward
+# and a step back, and divide the difference by their distance. If the step is too
+# long, the result is not a derivative; if it is too short, float32 rounding hides it.
 
 
 # %%
@@ -82,5 +69,5 @@ plt.show()
 assert errors.min() < 1e-3 < errors[0]
 
 # %% [markdown]
-# **To try.** Put all of it under `with jax.enable_x64(True):` and see where the
-# valley of the last figure goes.
+# **To try.** Put everything under `with jax.enable_x64(True):`. Where does the minimum
+# of the last figure move?

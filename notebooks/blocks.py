@@ -9,25 +9,12 @@
 # %% [markdown]
 # # Blocks (D2L 6.1)
 #
-# A module is made of modules. In Flax it holds no parameters: `init` returns them and
-# `apply` takes them, so that both are pure functions. `MySequential` of this package
-# is `nn.Sequential`: with the same parameters it returns the same numbers.
+# Modules are made of modules. A Flax module holds no parameters: `init` returns them
+# and `apply` takes them, so both are pure functions. `MySequential` of this package
+# does what `nn.Sequential` does: with the same parameters it returns the same numbers.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -46,7 +33,7 @@ assert np.array_equal(ours, theirs)
 
 
 def show(network, name):
-    """Print the tree; shapes are enough for that, and nothing is drawn."""
+    """Print the tree of modules; that needs shapes only, no parameters."""
     print(outline(jax.eval_shape(network.init, jax.random.key(0), x), name))
 
 
@@ -54,8 +41,8 @@ show(MLP(), "MLP")
 
 # %% [markdown]
 # `FixedHiddenMLP` uses one layer twice, multiplies by a constant that is never
-# trained, and ends in a loop: the output is halved until its absolute values sum to 1
-# at most.
+# trained, and ends in a loop, which halves the output until its absolute values sum
+# to at most 1.
 
 # %%
 network = FixedHiddenMLP()
@@ -67,9 +54,8 @@ print(
 )
 
 # %% [markdown]
-# The loop makes the network jump wherever one more halving is needed, and its
-# gradient halve. It can be differentiated all the same: the number of halvings is
-# taken as given.
+# Because of the loop, the output jumps wherever one more halving is needed. You can
+# still differentiate it: the gradient treats the number of halvings as a constant.
 
 # %%
 factors = np.logspace(-2, 2, 300, dtype=np.float32)
@@ -82,7 +68,7 @@ plt.show()
 assert np.abs(values(factors)).max() <= 1
 
 # %% [markdown]
-# Blocks nest without end:
+# Blocks nest as deep as you like:
 
 # %%
 show(chimera(), "chimera")

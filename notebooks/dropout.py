@@ -9,25 +9,12 @@
 # %% [markdown]
 # # Dropout (D2L 5.6)
 #
-# A layer that drops each entry with some probability and makes the rest larger, so
-# that the expectation stays what it was. Randomness comes from a key, never from a
+# Dropout sets each entry to zero with some probability and scales up the others, so
+# that the expectation does not change. Randomness comes from a key, never from a
 # hidden state: the same key drops the same entries.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -40,8 +27,8 @@ for rate in (0.0, 0.5, 1.0):
     print(f"rate {rate}:", dropout_layer(x, rate, key=jax.random.key(0)), sep="\n")
 
 # %% [markdown]
-# Survivors are divided by `1 - rate`. So the mean over many masks is the input, but
-# the larger the rate, the more a single mask strays from it.
+# The entries that remain are divided by `1 - rate`. So the mean over many masks is the
+# input, but the larger the rate, the further a single mask is from it.
 
 # %%
 for rate in (0.2, 0.5, 0.8):
@@ -54,8 +41,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# In a network the layer stands after each hidden layer. With a key, the network is
-# the noisy one that is trained; with `key=None` it is the one that predicts.
+# In a network, dropout follows each hidden layer. With a key the network is noisy, as
+# in training; with `key=None` it is not, as in prediction.
 
 # %%
 params = init_mlp((8, 8, 8, 8), std=0.1, key=jax.random.key(2))
@@ -66,5 +53,5 @@ print("two evaluations agree:", np.array_equal(*quiet))
 
 # %% [markdown]
 # **To try.** Give both hidden layers the rate 0.9, and compare `noisy` with `quiet`.
-# What would training on such noise need more of: epochs, units, or learning rate?
-# `python -m experiments.dropout --rates 0.9 0.9` tells.
+# Would training with so much noise need more epochs, more units, or a larger learning
+# rate? Run `python -m experiments.dropout --rates 0.9 0.9` to see.

@@ -9,24 +9,11 @@
 # %% [markdown]
 # # House prices (D2L 5.7)
 #
-# A Kaggle competition from the table to the error that counts: the root mean squared
-# error of the *logarithm* of the price, on houses that the model has never seen.
+# A Kaggle competition, from the table to the error that Kaggle uses: the root mean
+# squared error of the *logarithm* of the price, on houses that the model has not seen.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -42,9 +29,9 @@ prices = jnp.asarray(data.train["SalePrice"].to_numpy(), float)
 print(f"{data.train.shape[1]} columns become {x.shape[1]} features")
 
 # %% [markdown]
-# Numbers are standardised, and each category gets a column of zeros and ones. A fold
-# is a mask over the rows: true where the fold trains. All five models are trained at
-# once, in one program.
+# Numbers are standardised, and each category becomes a column of zeros and ones. A
+# fold is a mask over the rows: true for the rows that it trains on. One program trains
+# all five models at once.
 
 # %%
 in_training = folds.k_fold(len(prices), 5)
@@ -62,14 +49,14 @@ params, history = house_prices.train_linear(
 curves = np.sqrt(history["valid_squared_log_error"])[0, :, 0]
 plt.semilogy(curves.T)
 plt.xlabel("epoch")
-plt.ylabel("log RMSE on the fold that is left out")
+plt.ylabel("log RMSE on the rows left out")
 plt.show()
 print(f"five folds: {curves[:, -1].mean():.4f}")
 assert 0.15 < curves[:, -1].mean() < 0.2
 
 # %% [markdown]
-# Each house is left out of exactly one fold, so each can be predicted by a model that
-# never saw it.
+# Each house is left out of exactly one training set, so a model that has not seen it
+# can predict its price.
 
 # %%
 by_fold = jax.tree.map(lambda p: p[0, :, 0], params)
@@ -83,5 +70,5 @@ plt.show()
 
 # %% [markdown]
 # **To try.** The curves are still falling. Which learning rate and how many epochs
-# bring them lowest, and does a weight decay of 1 help? What a search over such
-# settings finds: `python -m experiments.house_prices --recipe search`.
+# give the lowest error, and does a weight decay of 1 help? To search over such
+# settings, run `python -m experiments.house_prices --recipe search`.

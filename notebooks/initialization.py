@@ -10,24 +10,11 @@
 # # Initialisation (D2L 5.4)
 #
 # A signal that passes through many layers is multiplied by many matrices. Unless
-# their scale is right, it explodes or vanishes, and so does the gradient on its way
-# back.
+# their scale is right, the signal explodes or vanishes, and so does the gradient on
+# its way back.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -45,15 +32,16 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The squared norm grows by a factor of `4 * std**2` on average, which is 1 for a
-# deviation of 0.5: that is the idea behind the scales of Xavier and of He. A sigmoid
-# makes it worse, since it lets at most a quarter of the gradient through.
+# With each matrix, the squared norm grows by a factor of `4 * std**2` on average, which
+# is 1 for a standard deviation of 0.5. Xavier's and He's initialisations choose their
+# scales in this way. A sigmoid makes matters worse: it passes on at most a quarter of
+# the gradient.
 
 # %%
 print("gradient at 0, 2, 4, 8:", sigmoid_gradient(jnp.array([0.0, 2.0, 4.0, 8.0])))
 
 # %% [markdown]
-# The same in a perceptron with twenty hidden ReLU layers, before any training.
+# The same happens in a perceptron with twenty hidden ReLU layers, before any training.
 
 # %%
 x_key, *init_keys = jax.random.split(jax.random.key(1), 3)

@@ -9,24 +9,11 @@
 # %% [markdown]
 # # Custom layers (D2L 6.4)
 #
-# A layer without parameters, a layer with parameters, and how to see that a layer
+# A layer without parameters, a layer with parameters, and how to check that a layer
 # learns.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -40,9 +27,9 @@ y, variables = MyLinear(16, 8).init_with_output(jax.random.key(0), jnp.ones((2, 
 print(f"output {y.shape}, parameters {list(variables['params'])}")
 
 # %% [markdown]
-# Both fit into any network. This one is trained on the ReLU of a sum: once as it is,
-# and once with the gradient of `MyLinear` stopped, as if its weights were read behind
-# the gradient's back.
+# Both work in any network. This one learns the ReLU of a sum twice: once as it is, and
+# once with the gradient of `MyLinear` stopped, which is what reading weights through
+# `.data` does in PyTorch.
 
 # %%
 network = nn.Sequential((MyLinear(16, 8), CenteredLayer(), nn.Dense(1)))
@@ -82,5 +69,5 @@ plt.show()
 assert curves[0, -1] < curves[1, -1]
 
 # %% [markdown]
-# **To try.** Write `Scale`, a layer with one parameter by which it multiplies its
-# input, put it before `MyLinear`, and look at what it has learnt.
+# **To try.** Write `Scale`, a layer that multiplies its input by one parameter. Put it
+# before `MyLinear`, and look at the value that it learns.

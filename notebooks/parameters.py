@@ -9,24 +9,11 @@
 # %% [markdown]
 # # Parameters (D2L 6.2)
 #
-# The parameters of a module are a tree of arrays. They are found by path, and setting
-# one makes a new tree: the old one stays as it was.
+# The parameters of a module are a tree of arrays. You find them by path, and setting
+# one makes a new tree: the old one does not change.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -40,8 +27,8 @@ for leaf in parameters.summary(variables):
     print(f"{leaf.path:24} {leaf.shape!s:8} {leaf.num_bytes} bytes")
 
 # %% [markdown]
-# `get` and `replace` take a path; a rule of `reinitialize` takes a pattern, in which
-# `*` stands for anything.
+# `get` and `replace` take a path. `reinitialize` takes rules with patterns, in which
+# `*` matches anything.
 
 # %%
 path = "params/layers_0/kernel"
@@ -52,13 +39,13 @@ print("old and new:", kernel[0, 0], parameters.get(changed, path)[0, 0])
 rules = {"*/kernel": initialization.sparse_uniform}
 drawn = parameters.reinitialize(variables, rules, key=jax.random.key(1))
 for i, tree in enumerate((variables, drawn)):
-    plt.subplot(1, 2, i + 1, title=("as Flax draws it", "drawn anew")[i])
+    plt.subplot(1, 2, i + 1, title=("as initialised by Flax", "re-initialised")[i])
     plt.imshow(parameters.get(tree, path), cmap="RdBu")
 plt.show()
 
 # %% [markdown]
 # A layer that is used twice is stored once, and its gradient is the sum over its
-# uses. To see that, shapes are enough: `jax.eval_shape` draws nothing.
+# uses. `jax.eval_shape` shows what is stored without drawing any numbers.
 
 # %%
 shared = parameters.SharedMLP()
@@ -68,6 +55,6 @@ print("entries:", parameters.count(params))
 assert parameters.count(params) == 2 * (8 * 8 + 8) + (8 + 1)
 
 # %% [markdown]
-# **To try.** Ask for a path that does not exist, `params/layer_0/kernel` say, and
-# read the error. Then freeze the first layer with `parameters.freeze` and train the
-# second.
+# **To try.** Ask for a path that does not exist, for example `params/layer_0/kernel`,
+# and read the error. Then freeze the first layer with `parameters.freeze` and train
+# the second.

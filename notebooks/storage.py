@@ -9,24 +9,13 @@
 # %% [markdown]
 # # Saving and loading (D2L 6.5)
 #
-# What comes back is what was saved, bit for bit, or an error that says what is wrong.
+# You load exactly what you saved, bit for bit, or you get an error that says what is
+# wrong.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +31,7 @@ storage.save(folder / "tree", tree)
 print(storage.load(folder / "tree"))
 
 # %% [markdown]
-# Every file has its hash. One flipped bit, and nothing is loaded:
+# Every file has a hash. If one bit is flipped, nothing is loaded:
 
 # %%
 files = [path for path in (folder / "tree" / "arrays").rglob("*") if path.is_file()]
@@ -58,9 +47,9 @@ else:
     raise AssertionError("a flipped bit was not noticed")
 
 # %% [markdown]
-# `Checkpoints` keeps the newest states of a run. What is random at a step is drawn
-# from the step's number, so a run that goes on from a checkpoint does what an
-# uninterrupted one does.
+# `Checkpoints` keeps the newest states of a run. The noise of a step depends on the
+# step's number alone, so a run that resumes from a checkpoint repeats an uninterrupted
+# one exactly.
 
 
 # %%
@@ -82,7 +71,7 @@ def run(w, first, last, checkpoints=None):
 
 checkpoints = storage.Checkpoints(folder / "run", keep=2)
 start = jnp.full(3, 5.0)
-run(start, 0, 45, checkpoints)  # and here the power fails
+run(start, 0, 45, checkpoints)  # the power fails here
 saved, w = checkpoints.restore()
 resumed, whole = run(w, saved + 1, 80), run(start, 0, 80)
 plt.plot(whole, label="uninterrupted")
@@ -95,5 +84,5 @@ plt.show()
 assert np.array_equal(resumed, whole[saved + 1 :])
 
 # %% [markdown]
-# **To try.** Damage a file of the newest checkpoint and restore again: which step
-# comes back, and what is said?
+# **To try.** Damage a file of the newest checkpoint and restore again: which step do
+# you get, and what does the warning say?

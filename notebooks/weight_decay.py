@@ -9,24 +9,11 @@
 # %% [markdown]
 # # Weight decay (D2L 3.7)
 #
-# Two hundred weights are to be learnt from twenty rows: they can be fitted exactly,
-# and the result is useless. A penalty on the size of the weights changes that.
+# A model learns two hundred weights from twenty rows: it fits them exactly, and is
+# useless on new data. A penalty on the size of the weights changes that.
 
 # %%
-# Installs ch4jax where it is not yet: from a clone, if this runs in one.
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
-if importlib.util.find_spec("ch4jax") is None:
-    clones = [folder for folder in ("..", ".") if Path(folder, "ch4jax").is_dir()]
-    if not clones:
-        raise ModuleNotFoundError("ch4jax: run this in a clone of its repository")
-    install = [sys.executable, "-m", "pip", "install", "-q", clones[0]]
-    subprocess.run(install, check=True)
-
-# %%
+# If ch4jax is missing: pip install -e . in a clone of its repository.
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -42,9 +29,9 @@ train_data, test_data = (x[:20], y[:20]), (x[20:], y[20:])
 params = init_params(200, key=init_key)
 
 # %% [markdown]
-# `train` minimises the mean halved squared error plus lambda times half the squared
-# norm of the weights. It is a pure function, so `jax.vmap` trains for every lambda at
-# once, in one program.
+# `train` minimises the mean of half the squared error plus lambda times half the
+# squared norm of the weights. It is a pure function, so with `jax.vmap` one program
+# trains for every lambda at once.
 
 # %%
 lambdas = np.concatenate([[0], np.logspace(-3, 2, 30)]).astype(np.float32)
@@ -58,9 +45,9 @@ print(f"lambda 0: training loss {on_train[0]:.2g}, test loss {on_test[0]:.2g}")
 assert on_train[0] < 1e-3 < 1 < on_test[0]
 
 # %% [markdown]
-# Without the penalty the training loss is next to nothing and the test loss is not.
-# The larger lambda is, the smaller the weights, and the better they predict: the true
-# weights are small.
+# Without the penalty the training loss is almost zero, and the test loss is large. The
+# larger lambda is, the smaller the weights are, and the better they predict, because
+# the true weights are small.
 
 # %%
 plt.loglog(lambdas[1:], on_train[1:], label="training loss")
@@ -74,4 +61,4 @@ assert on_test[-1] < on_test[1]
 
 # %% [markdown]
 # **To try.** Make the true weights ten times as large, `jnp.full((200, 1), 0.1)`.
-# Which lambda is best now, and why is it no longer the largest?
+# Which lambda is best now, and why is it not the largest any more?

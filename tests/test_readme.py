@@ -1,10 +1,18 @@
-"""What the front door promises: commands that parse, numbers that were measured."""
+"""What the README promises: commands that parse, numbers that were measured.
+
+A comment like `<!-- backprop.json: quantities / w1 / difference -->` binds the number
+before it to that entry of `docs/results/backprop.json`; `a; b` binds the last two. A
+part of a path is a key, an index, or a value that selects rows of a list. A list of
+numbers is read as its mean, any other list or dictionary as its length.
+"""
 
 import importlib
 import itertools
 import json
+import pkgutil
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +25,12 @@ ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh-CN.md"]
 DOCS = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"python -m (experiments\.\w+[^`|\n#&]*)")
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?<!,)")
+COMMENT = re.compile(r"<!-- ([\w-]+\.json): (.*?) -->", re.DOTALL)
+RESULTS = {
+    path.name: json.loads(path.read_text(encoding="utf-8"))
+    for path in (ROOT / "docs" / "results").glob("*.json")
+}
 
 
 def text_of(name):
@@ -25,7 +38,7 @@ def text_of(name):
 
 
 def commands(name):
-    """Return module and arguments of every command that stands in a README."""
+    """Return module and arguments of every command in a README."""
     found = COMMAND.findall(text_of(name))
     whole = {" ".join(shlex.split(command)) for command in found}
     return sorted(whole - {"experiments.NAME"})
@@ -38,35 +51,53 @@ def rows(name):
     return [row for row in cells if len(row) == 3 and "`" in row[2]]
 
 
-def numbers_in(value):
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from numbers_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from numbers_in(item)
-        if value and all(isinstance(item, float) for item in value):
-            yield sum(value) / len(value)  # over the seeds
+def bindings(text):
+    """Yield every bound number as it is written, with its result file and path."""
+    for comment in COMMENT.finditer(text):
+        paths = [" ".join(path.split()) for path in comment[2].split(";")]
+        before = NUMBER.findall(COMMENT.sub("", text[: comment.start()]))
+        for written, path in zip(before[-len(paths) :], paths, strict=True):
+            yield written, comment[1], path
 
 
-def measured():
-    """Return every number of every committed result."""
-    files = sorted((ROOT / "docs" / "results").glob("*.json"))
-    return [n for file in files for n in numbers_in(json.loads(file.read_text()))]
+BOUND = [
+    pytest.param(*binding, id=f"{binding[0]} in {name}")
+    for name in ("README.md", "docs/scaling.md")
+    for binding in bindings(text_of(name))
+]
 
 
-def is_rounded(written, values):
-    """Tell whether some value, rounded as what is written, gives it."""
-    plain = written.replace(",", "")
-    if "e" in plain:
-        digits = len(plain.partition("e")[0].partition(".")[2])
-        return any(f"{v:.{digits}e}" == f"{float(plain):.{digits}e}" for v in values)
-    decimals = len(plain.partition(".")[2])
-    return any(abs(round(v, decimals) - float(plain)) < 1e-9 for v in values)
+def value_at(node, path):
+    """Return the number at `path` of a result."""
+    for part in path.split(" / "):
+        if isinstance(node, dict):
+            node = node[part]
+        elif part.isdigit():
+            node = node[int(part)]
+        else:
+            found = [row for row in node if part in row.values()]
+            node = found[0] if len(found) == 1 else found
+    if isinstance(node, int | float):
+        return node
+    all_numbers = isinstance(node, list) and isinstance(node[0], float)
+    return statistics.mean(node) if all_numbers else len(node)
+
+
+def rounded_as(written, value):
+    """Return `value` in the form of the number `written`."""
+    digits, exponent = re.fullmatch(r"[\d,]+\.?(\d*)(e.*)?", written).groups()
+    kind = "e" if exponent else "f"
+    return f"{value:{',' if ',' in written else ''}.{len(digits)}{kind}}"
+
+
+def shifted(node, unit):
+    """Return a result with numbers larger by `unit`, and lists longer by one."""
+    if isinstance(node, dict):
+        return {key: shifted(value, unit) for key, value in node.items()} | {"": None}
+    if isinstance(node, list):
+        more = [shifted(value, unit) for value in node]
+        return [*more, {}] if node and isinstance(node[0], dict) else more
+    return node + unit if isinstance(node, int | float) else node
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -75,9 +106,8 @@ def test_every_command_has_a_module_and_flags_that_it_knows(name):
     assert len(found) >= 10
     for command in found:
         module, *arguments = command.split()
-        room = importlib.import_module(module)
         own = list(itertools.takewhile(lambda word: word != "--", arguments))
-        cli.parse(room.Config, own)
+        cli.parse(importlib.import_module(module).Config, own)
 
 
 @pytest.mark.long
@@ -90,45 +120,53 @@ def test_every_command_of_the_front_page_runs(command, tmp_path):
     assert no_such_device or list(tmp_path.rglob("summary.json"))
 
 
-def test_every_number_in_the_table_stands_in_a_result_file():
-    values = measured()
+@pytest.mark.parametrize(("written", "file", "path"), BOUND)
+def test_a_bound_number_is_its_result_rounded(written, file, path):
+    assert rounded_as(written, value_at(RESULTS[file], path)) == written
+
+
+@pytest.mark.parametrize(("written", "file", "path"), BOUND)
+def test_one_unit_more_in_the_result_is_another_number(written, file, path):
+    mantissa, _, exponent = written.partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    unit = 10.0 ** (int(exponent or 0) - decimals)
+    other = value_at(shifted(RESULTS[file], unit), path)
+    assert rounded_as(written, other) != written
+
+
+def test_every_measured_number_of_the_table_is_bound():
     table = rows("README.md")
     assert len(table) >= 10
-    wrong = {
-        number: row[0]
-        for row in table
-        for number in NUMBER.findall(row[1])
-        if not is_rounded(number, values)
-    }
-    assert wrong == {}
-
-
-def test_a_number_that_nobody_measured_is_found():
-    assert is_rounded("1.18", [1.1812])
-    assert is_rounded("60,000", [60000.0])
-    assert is_rounded("1.0e-12", [1.04e-12])
-    assert not is_rounded("1.18", [1.2, 118.0])
+    for what, measured, _ in table:
+        bound = [written for written, _, _ in bindings(measured)]
+        assert bound == NUMBER.findall(COMMENT.sub("", measured)), what
 
 
 def test_both_readmes_have_the_same_commands_numbers_and_links():
     english, chinese = (text_of(name) for name in READMES)
     assert commands("README.md") == commands("README.zh-CN.md")
-    assert [row[2] for row in rows("README.md")] == [
-        row[2] for row in rows("README.zh-CN.md")
-    ]
     for a, b in zip(rows("README.md"), rows("README.zh-CN.md"), strict=True):
-        assert NUMBER.findall(a[1]) == NUMBER.findall(b[1])
+        assert a[2] == b[2]
+        assert NUMBER.findall(COMMENT.sub("", a[1])) == NUMBER.findall(b[1])
+    assert {written for written, _, _ in bindings(english)} <= set(
+        NUMBER.findall(chinese)
+    )
     links = re.compile(r"\]\(([^)]+)\)")
     other = {"README.md", "README.zh-CN.md"}
     assert set(links.findall(english)) - other == set(links.findall(chinese)) - other
 
 
-@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md", *DOCS])
-def test_every_link_into_the_repository_leads_somewhere(name):
-    folder = (ROOT / name).parent
-    for target in re.findall(r"\]\(([^)#]+)", text_of(name)):
-        if not target.startswith("http"):
-            assert (folder / target).exists(), target
+@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "CONTRIBUTING.md", *DOCS])
+def test_every_link_path_and_module_that_a_page_names_exists(name):
+    text = text_of(name)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        whole = (ROOT / name).parent / target
+        assert target.startswith("http") or whole.exists(), target
+    if name not in ("CHANGELOG.md", "docs/log.md"):  # which name what there was
+        for path in re.findall(r"`((?:ch4jax|experiments|tests)/[\w./]*)`", text):
+            assert (ROOT / path).exists(), path
+        for dotted in re.findall(r"`(ch4jax\.[\w.]+)", text):
+            pkgutil.resolve_name(dotted)
 
 
 def test_every_guarantee_of_storage_names_a_test_that_there_is():
@@ -138,13 +176,6 @@ def test_every_guarantee_of_storage_names_a_test_that_there_is():
     known = set(re.findall(r"def (test_\w+)", "".join(f.read_text() for f in files)))
     assert len(named) >= 10
     assert set(named) <= known
-
-
-def test_every_room_of_the_library_stands_in_the_map():
-    text = text_of("README.md")
-    for path in (ROOT / "ch4jax").glob("*.py"):
-        if path.name != "__init__.py":
-            assert path.name in text, path.name
 
 
 @pytest.mark.parametrize("name", READMES)

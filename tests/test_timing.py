@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.common import timing
+from experiments.common.timing import Timing
 
 
 def test_a_compiled_function_is_called_without_its_static_arguments():
@@ -33,3 +34,20 @@ def test_timed_returns_what_the_work_returned():
     result, seconds = timing.timed(lambda: jnp.ones(3).sum())
     assert result == 3
     assert seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "floor", "reason"),
+    [
+        (Timing(9.0, 1.2, 1.0, 1.5), 1.1, None),
+        (Timing(9.0, 1.2, 1.0, 1.51), 1.1, "the slowest round took 1.51 times"),
+        (Timing(9.0, 1.2, 1.0, 1.5), 1.8, "took 0.67 times as long as its floor"),
+    ],
+)
+def test_rounds_that_spread_and_times_below_their_floor_are_not_quiet(
+    seconds, floor, reason
+):
+    others = {"fast": Timing(1.0, 0.5, 0.5, 0.5), "floor": Timing(floor, *[floor] * 3)}
+    found = timing.disturbances({"epoch": seconds, **others}, {"epoch": floor})
+    assert list(found) == ([] if reason is None else ["epoch"])
+    assert reason is None or found["epoch"].startswith(reason)

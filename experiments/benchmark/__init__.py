@@ -1,29 +1,28 @@
 """Where the time goes: against PyTorch, and against what the machine can do.
 
-First the bandwidth of memory and the dispatch of an empty step are measured. Then come
-the matrix products of an epoch at their own shapes, and the same work done by PyTorch
-and by JAX, all rows in turn, round after round, so that a machine that drifts hurts all
-alike. Rows with PyTorch need `pip install "ch4jax[torch]"`.
+First come the bandwidth of memory and the dispatch of an empty step; then the matrix
+products of an epoch at their own shapes, and the same work done by PyTorch and by JAX,
+all rows in turn, round after round, so that a drift of the machine slows all of them
+alike. Rows with PyTorch need `pip install "ch4jax[torch]"`. If rounds differ too much,
+or an epoch takes less than its matrix products, the machine was not quiet, and the
+tables say so.
 """
 
-from collections.abc import Iterator
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 
-from ch4jax import house_prices
+import experiments.benchmark.figures as figures
+import experiments.benchmark.rows as rows
+import experiments.benchmark.tables as tables
 from ch4jax.data import fashion_mnist
-from ch4jax.training import folds
-from experiments.benchmark import figures as benchmark_figures
-from experiments.benchmark import rows as benchmark_rows
-from experiments.benchmark import tables as tables
-from experiments.benchmark.tables import FLOOR
-from experiments.common import cli, timing, weight_decay_runs
-from experiments.common import roofline as floors
-from experiments.common.console import Report
-from experiments.weight_decay import Config as WeightDecay
+from ch4jax.data.fashion_mnist import FashionMNIST
+from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
+from experiments.common import cli, linear_problem, roofline, timing
+from experiments.common.console import say
+from experiments.common.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,58 @@ class Config(cli.Flags):
         cli.check_at_least_1("--rounds", self.rounds)
 
 
+def run(config: Config) -> None:
+    """Measure the floors, time every row, print the tables, draw, write."""
+    data = fashion_mnist.load("mini" if config.quick else config.data)
+    folder = RunFolder.create("benchmark", config)
+    rounds = 1 if config.quick else config.rounds
+    found = machine()
+    say("\n".join(f"{name}: {value}" for name, value in found.items()))
+    floors = measure_floors(rounds)
+    say(
+        f"\ncopying {floors['copy_gb_per_second']:.1f} GB/s; an empty step "
+        f"{floors['dispatch_microseconds']:.0f} microseconds\n"
+    )
+    todo, not_run = works(config, data)
+    timings = timing.interleave({w.label: w.run for w in todo}, rounds=rounds)
+    measured = tables.relate(todo, list(timings.values()))
+    num_rows, products = len(data.train_images), measured[0]["median"]
+    operations = roofline.floating_point_operations(num_rows)
+    floors["products_seconds"] = products
+    floors["products_gflops"] = operations / products / 1e9
+    bounded = {w.label: products for w in todo if w.has_floor}
+    disturbed = timing.disturbances(timings, bounded)
+    warning = f" ({timing.NOT_QUIET})" if disturbed else ""
+    tables.show(measured, warning, folder)
+    if disturbed:
+        folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
+    if rounds == 1:
+        say("one round shows no spread: do not quote it")
+    say(f"products alone: {floors['products_gflops']:.0f} GFLOP/s")
+    for entry in not_run:
+        say(f"not run: {entry['name']}: {entry['reason']}")
+    where = f"on {found['processor']}, {found['threads']} threads{warning}"
+    figures.draw(measured, f"speed, PyTorch eager = 1, {where}", folder)
+    summary = {
+        "data": data.name,
+        "images": num_rows,
+        "machine": found,
+        "floors": floors,
+        "rows": measured,
+        "not_run": not_run,
+        "quiet": not disturbed,
+        "seconds": folder.seconds(),
+    }
+    folder.finish(summary, headline=tables.headline(measured, warning))
+
+
 def machine() -> dict[str, Any]:
     """Return what the times depend on."""
     return {
         "devices": [str(device.device_kind) for device in jax.devices()],
         "platform": jax.default_backend(),
-        "processor": floors.processor(),
-        "threads": floors.threads(),
+        "processor": roofline.processor(),
+        "threads": roofline.threads(),
         "jax": jax.__version__,
         "matmul_precision": jax.config.values["jax_default_matmul_precision"]
         or "default",
@@ -60,115 +104,64 @@ def machine() -> dict[str, Any]:
 
 def measure_floors(rounds: int) -> dict[str, float]:
     """Return the bandwidth of memory and the cost of a dispatch."""
-    calls = 1000
-    works = {"copy": floors.copy(), "dispatches": floors.dispatches(calls)}
+    works = {"copy": roofline.copy(), "dispatches": roofline.dispatches()}
     timings = timing.interleave(works, rounds=max(3, rounds))
+    copy, dispatches = timings["copy"].median, timings["dispatches"].median
     return {
-        "copy_gb_per_second": 2 * floors.COPIED_BYTES / timings["copy"].median / 1e9,
-        "dispatch_microseconds": timings["dispatches"].median / calls * 1e6,
+        "copy_gb_per_second": 2 * roofline.COPIED_BYTES / copy / 1e9,
+        "dispatch_microseconds": dispatches / roofline.DISPATCHES * 1e6,
     }
 
 
-def works(config: Config, data: Any, not_run: list[dict[str, str]]) -> Iterator[Any]:
-    """Yield every row that can run here; add the others to `not_run`."""
+def works(
+    config: Config, data: FashionMNIST
+) -> tuple[list[Work], list[dict[str, str]]]:
+    """Return the rows that can run here, the floor first, and why others cannot."""
+    houses = rows.read_houses()
     num_rows = len(data.train_images)
-    products = floors.matrix_products(num_rows)
-    yield benchmark_rows.Work(
-        benchmark_rows.DROPOUT, FLOOR, products, num_rows, "images"
-    )
-    tables = house_prices.read("shipped")
-    encoded = house_prices.encode(tables.train, tables.test)
-    houses = (
-        encoded.train.astype(np.float32),
-        tables.train["SalePrice"].to_numpy(np.float32),
-        folds.k_fold(len(encoded.train), 5),
-    )
-    yield from torch_works(config, data, houses, not_run)
-    yield from benchmark_rows.dropout_rows(data.on_device())
-    yield from benchmark_rows.sweep_rows()
-    yield from benchmark_rows.house_rows(*houses)
-    if machine()["platform"] == "cpu":
+    products = roofline.matrix_products(num_rows)
+    torch_rows, not_run = torch_works(config, data, houses)
+    if jax.default_backend() == "cpu":
         reason = "there is none on this machine: --platform gpu, --platform tpu"
         not_run.append({"name": "GPU and TPU", "reason": reason})
+    return [
+        Work(DROPOUT, FLOOR, products, num_rows),
+        *torch_rows,
+        *rows.dropout_rows(data),
+        *rows.sweep_rows(),
+        *rows.house_rows(houses),
+    ], not_run
 
 
 def torch_works(
-    config: Config, data: Any, houses: Any, not_run: list[dict[str, str]]
-) -> Iterator[Any]:
-    """Yield PyTorch's rows, on a device of the kind that JAX computes on."""
+    config: Config, data: FashionMNIST, houses: Houses
+) -> tuple[list[Work], list[dict[str, str]]]:
+    """Return PyTorch's rows, on the kind of device that JAX uses, and what is missing.
+
+    Both use as many threads.
+    """
     everything = "every row of PyTorch"
-    try:
-        import torch
-    except ModuleNotFoundError:
+    if importlib.util.find_spec("torch") is None:
         reason = 'PyTorch is not installed: pip install "ch4jax[torch]"'
-        not_run.append({"name": everything, "reason": reason})
-        return
-    from experiments.pytorch import rows
+        return [], [{"name": everything, "reason": reason}]
+    import experiments.benchmark.torch_rows as theirs
 
-    device = rows.device_for(jax.default_backend())
+    platform = jax.default_backend()
+    device = theirs.device_for(platform, seed=config.seed)
     if device is None:
-        reason = f"PyTorch {torch.__version__} has no {jax.default_backend()} here"
-        not_run.append({"name": everything, "reason": reason})
-        return
-    torch.set_num_threads(floors.threads())
-    torch.manual_seed(config.seed)
-    key = jax.random.key(config.seed)
-    problem = weight_decay_runs.draw_problem(WeightDecay(), key=key)
-    yield from rows.dropout_rows(data, device, compile=not config.quick)
-    yield from rows.sweep_rows(problem.train_data, device)
-    yield from rows.house_rows(*houses, device=device)
+        reason = f"PyTorch {theirs.torch.__version__} has no {platform} here"
+        return [], [{"name": everything, "reason": reason}]
+    problem = linear_problem.draw_problem(key=jax.random.key(config.seed))
+    found = [
+        *theirs.dropout_rows(data, device, compile=not config.quick),
+        *theirs.sweep_rows(problem, device),
+        *theirs.house_rows(houses, device),
+    ]
     if config.quick:
-        not_run.append({"name": "PyTorch, torch.compile", "reason": "--quick"})
-
-
-def run(config: Config, report: Report) -> None:
-    """Measure the floors, time every row, print the tables, draw, write."""
-    data = fashion_mnist.load("mini" if config.quick else config.data)
-    report.begin(config)
-    rounds = 1 if config.quick else config.rounds
-    found = machine()
-    report.say("\n".join(f"{name}: {value}" for name, value in found.items()))
-    num_rows = len(data.train_images)
-    found_floors = measure_floors(rounds)
-    report.say(
-        f"\ncopying {found_floors['copy_gb_per_second']:.1f} GB/s; an empty step "
-        f"{found_floors['dispatch_microseconds']:.0f} microseconds\n"
-    )
-    not_run: list[dict[str, str]] = []
-    todo = list(works(config, data, not_run))
-    timings = timing.interleave(
-        {f"{w.system}: {w.name}": w.run for w in todo}, rounds=rounds
-    )
-    rows = [tables.row(w, t) for w, t in zip(todo, timings.values(), strict=True)]
-    tables.relate(rows)
-    products = rows[0]["median"]
-    found_floors |= {
-        "products_seconds": products,
-        "products_gflops": floors.floating_point_operations(num_rows) / products / 1e9,
-    }
-    tables.show(rows, report)
-    report.say(f"products alone: {found_floors['products_gflops']:.0f} GFLOP/s")
-    for entry in not_run:
-        report.say(f"not run: {entry['name']}: {entry['reason']}")
-    content = {
-        "data": data.name,
-        "images": num_rows,
-        "machine": found,
-        "floors": found_floors,
-        "rows": rows,
-        "not_run": not_run,
-        "seconds": report.seconds(),
-    }
-    report.write_json("benchmark.json", content)
-    (report.folder / "benchmark.md").write_text(tables.markdown(rows))
-    benchmark_figures.draw(rows, found, report.folder)
-    report.finish(content)
+        return found, [{"name": "PyTorch, torch.compile", "reason": "--quick"}]
+    return found, []
 
 
 def main() -> None:
     """Run from the command line."""
     cli.main(Config, run)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,36 +1,37 @@
 """The figure of `experiments.benchmark`: the speed of every row against PyTorch's."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.benchmark.tables import FLOOR, by_system, short
+from experiments.benchmark.rows import FLOOR
+from experiments.benchmark.tables import Row, by_system, short
 from experiments.common import plots
+from experiments.common.run_folder import RunFolder
 
 
-def draw(rows: list[dict[str, Any]], found: dict[str, Any], folder: Path) -> None:
+def draw(rows: Sequence[Row], title: str, folder: RunFolder) -> None:
     """Draw the speed of every row against PyTorch's, and the floor."""
-    groups = {
-        system: [r for r in group if r["to_pytorch"] is not None]
-        for system, group in by_system(rows).items()
-    }
-    groups = {system: group for system, group in groups.items() if group}
+    groups = by_system([row for row in rows if row["to_pytorch"] is not None])
     if not groups:
         return
     sizes = [len(group) for group in groups.values()]
-    with plots.figure(
-        folder / "benchmark.png",
+    with folder.figure(
+        "benchmark.png",
         len(groups),
         1,
         size=(8.5, 0.27 * sum(sizes) + 0.8 * len(groups)),
-        title=f"speed, PyTorch eager = 1, on {found['processor']}, "
-        f"{found['threads']} threads",
+        title=title,
         height_ratios=sizes,
+        caption="Speed of each way to do the same work; eager PyTorch is 1. The dashed "
+        "line is the speed of the matrix products alone.",
+        alt="A chart for each system, on a logarithmic scale: a point for the speed of "
+        "each way to do the same work, on a line that starts at the speed of eager "
+        "PyTorch; JAX in blue, PyTorch in orange, the matrix products alone in grey.",
     ) as panels:
         for axes, (system, group) in zip(np.ravel(panels), groups.items(), strict=True):
-            for y, r in enumerate(group):
-                name, speed = r["name"], r["to_pytorch"]
+            for y, row in enumerate(group):
+                name, speed = row["name"], row["to_pytorch"]
                 colour = plots.COLOURS[0 if name.startswith("JAX") else 1]
                 if name == FLOOR:
                     colour = "grey"
@@ -48,7 +49,7 @@ def draw(rows: list[dict[str, Any]], found: dict[str, Any], folder: Path) -> Non
                     fontsize=7,
                     bbox={"color": "white", "pad": 0.5},
                 )
-            axes.set_yticks(range(len(group)), [r["name"] for r in group])
+            axes.set_yticks(range(len(group)), [row["name"] for row in group])
             axes.set(xscale="log")
             plots.plain_numbers(axes.xaxis)
             axes.grid(visible=False, axis="y")

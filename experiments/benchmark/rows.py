@@ -1,20 +1,21 @@
-"""What `experiments.benchmark` times on JAX's side, and how much work each row does."""
+"""The work that `experiments.benchmark` times: what each row does, and JAX's rows."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ch4jax import house_prices, training
-from ch4jax.training import folds, population
-from experiments.common import roofline as floors
-from experiments.common import timing, weight_decay_runs
+from ch4jax.data.fashion_mnist import FashionMNIST
+from ch4jax.training import Batch, Metrics, TrainState, folds, population
+from experiments.common import linear_problem, roofline, timing
 from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.roofline import BATCH_SIZE
-from experiments.weight_decay import Config
 
 HIDDEN = (256, 256)
 RATES = (0.2, 0.5)
@@ -22,6 +23,8 @@ STD = 0.01
 LEARNING_RATE = 0.5
 POPULATIONS = (1, 4, 16, 64)
 DROPOUT, SWEEP, HOUSES = "dropout MLP", "weight decay sweep", "house prices"
+UNITS = {DROPOUT: "images", SWEEP: "runs", HOUSES: "models"}  # trained on, or trained
+FLOOR = "matrix products alone"
 
 
 class Work(NamedTuple):
@@ -29,144 +32,125 @@ class Work(NamedTuple):
 
     Attributes:
       system: what is trained.
-      name: who trains it, and how.
+      name: which library trains it, and how.
       run: does the work once.
-      amount: of work in one run, in units of `unit`.
-      unit: images trained on, or models trained.
-      compile: seconds of tracing and compiling, None if that is in the first run.
-      memory: tells the megabytes that its arrays take, if they are known.
+      amount: of work in one run, in the system's `UNITS`.
+      compile: seconds of tracing and compiling, None if they are part of the first run.
+      memory_mb: megabytes that its arrays take, None if unknown.
+      has_floor: whether it multiplies the matrices of `FLOOR`, by JAX in float32, and
+        so cannot be faster. A population may be: one product serves all its members.
     """
 
     system: str
     name: str
-    run: Callable[[], Any]
-    amount: float
-    unit: str
+    run: Callable[[], PyTree]
+    amount: int
     compile: float | None = None
-    memory: Callable[[], float | None] = lambda: None
+    memory_mb: float | None = None
+    has_floor: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its system and its name."""
+        return f"{self.system}: {self.name}"
+
+
+class Houses(NamedTuple):
+    """Features and prices of the book, and the rows that each fold trains on."""
+
+    x: Float[np.ndarray, "rows features"]
+    prices: Float[np.ndarray, " rows"]
+    in_training: Bool[np.ndarray, "folds rows"]
+
+
+def read_houses() -> Houses:
+    """Read the shipped tables, and divide them into five folds."""
+    tables = house_prices.read("shipped")
+    x = house_prices.encode(tables.train, tables.test).train.astype(np.float32)
+    prices = tables.train["SalePrice"].to_numpy(np.float32)
+    return Houses(x, prices, folds.k_fold(len(x), 5))
 
 
 def compiled(
-    system: str, name: str, amount: float, unit: str, jitted: Any, *args: Any, **kw: Any
+    system: str,
+    name: str,
+    amount: int,
+    work: Callable[..., PyTree],
+    *args: PyTree,
+    **keys: PyTree,
 ) -> Work:
-    """Compile a jitted function; keyword arguments but `key`, `keys` are static."""
-    program, seconds = timing.compile(jitted, *args, **kw)
-    dynamic = {flag: value for flag, value in kw.items() if flag in ("key", "keys")}
-    return Work(
-        system,
-        name,
-        lambda: program(*args, **dynamic),
-        amount,
-        unit,
-        seconds,
-        lambda: floors.program_mb(program),
-    )
+    """Return a row that calls a function, compiled here, on these arguments."""
+    program, seconds = timing.compile(jax.jit(work), *args, **keys)
+    memory = roofline.program_mb(program)
+    return Work(system, name, lambda: program(*args, **keys), amount, seconds, memory)
 
 
-def dropout_rows(data: Any) -> Iterator[Work]:
+def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
     """Yield an epoch of the dropout MLP: step by step, scanned, and populations."""
-    images, labels = data.train_images, data.train_labels
+    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     num_rows = len(images)
-    optimizer = optax.sgd(LEARNING_RATE)
     network = flax_network(HIDDEN, RATES, STD)
-    plain = flax_network(HIDDEN, (0.0, 0.0), STD)
-    metrics = metrics_fn(network)
-    common = {"optimizer": optimizer, "batch_size": BATCH_SIZE}
+    plain = flax_network(HIDDEN, (0.0,) * len(RATES), STD)
+    optimizer = optax.sgd(LEARNING_RATE)
+    given = {"metrics_fn": metrics_fn(network), "optimizer": optimizer}
     start = training.init_state(network.init(jax.random.key(0)), optimizer)
-    step = jax.jit(training.train_step, static_argnames=("metrics_fn", "optimizer"))
+    step = jax.jit(partial(training.train_step, **given))
 
-    def step_by_step() -> Any:
+    def step_by_step() -> TrainState:
         state = start
         order, real = training.batch_rows(num_rows, BATCH_SIZE, key=jax.random.key(1))
-        for rows, here in zip(np.asarray(order), np.asarray(real), strict=True):
-            state, _ = step(
-                state,
-                training.Batch(images[rows], labels[rows], here),
-                metrics_fn=metrics,
-                optimizer=optimizer,
-                key=jax.random.key(2),
-            )
+        for rows, mask in zip(np.asarray(order), np.asarray(real), strict=True):
+            batch = Batch(images[rows], labels[rows], mask)
+            state, _ = step(state, batch, key=jax.random.key(2))
         return state
 
-    yield Work(DROPOUT, "JAX, step by step", step_by_step, num_rows, "images")
+    yield Work(DROPOUT, "JAX, step by step", step_by_step, num_rows, has_floor=True)
 
-    def in_bfloat16(params: Any, x: Any, y: Any, *, key: Any) -> Any:
-        low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
-        pixels = x.astype(jnp.bfloat16) / 255
-        logits = network.logits(low, pixels, key=key).astype(jnp.float32)
-        return training.classification_metrics(logits, y)
+    def low(params: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None) -> Metrics:
+        params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+        logits = network.logits(params, x.astype(jnp.bfloat16) / 255, key=key)
+        return training.classification_metrics(logits.astype(jnp.float32), y)
 
-    for name, fn in (
-        ("JAX, scanned epoch", metrics),
-        ("JAX, scanned epoch, no dropout", metrics_fn(plain)),
-        ("JAX, scanned epoch, bfloat16", in_bfloat16),
+    given |= {"batch_size": BATCH_SIZE}
+    for name, changed in (
+        ("JAX, scanned epoch", {}),
+        ("JAX, scanned epoch, no dropout", {"metrics_fn": metrics_fn(plain)}),
+        ("JAX, scanned epoch, bfloat16", {"metrics_fn": low}),
     ):
-        yield compiled(
-            DROPOUT,
-            name,
-            num_rows,
-            "images",
-            training.train_epoch,
-            start,
-            (images, labels),
-            metrics_fn=fn,
-            key=jax.random.key(1),
-            **common,
-        )
+        epoch = partial(training.train_epoch, **(given | changed))
+        rows, key = (images, labels), jax.random.key(1)
+        work = compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
+        yield work._replace(has_floor="bfloat16" not in name)
     # A tenth of the rows, so that 64 members do not take a minute.
     few = (images[: num_rows // 10], labels[: num_rows // 10])
+    epoch = partial(population.train_epoch, **given)
     for members in POPULATIONS:
         init_keys, keys = jax.random.split(jax.random.key(0), (2, members))
         states = population.init_states(jax.vmap(network.init)(init_keys), optimizer)
-        yield compiled(
-            DROPOUT,
-            f"JAX, population of {members}",
-            members * len(few[0]),
-            "images",
-            population.train_epoch,
-            states,
-            few,
-            metrics_fn=metrics,
-            keys=keys,
-            **common,
-        )
+        name, amount = f"JAX, population of {members}", members * len(few[0])
+        yield compiled(DROPOUT, name, amount, epoch, states, few, keys=keys)
 
 
 def sweep_rows(lambdas: int = 64, seeds: int = 32) -> Iterator[Work]:
     """Yield the grid of `experiments.weight_decay`, lambdas times seeds."""
-    config = Config(lambdas=lambdas, seeds=seeds)
-    for method, name in (("scratch", "SGD"), ("L2 in Adam", "Adam")):
-        yield compiled(
-            SWEEP,
-            f"JAX, {lambdas * seeds:,} at once, {name}",
-            lambdas * seeds,
-            "runs",
-            weight_decay_runs.grid_program(config, method),
-            weight_decay_runs.grid_problems(config),
-            jnp.asarray(weight_decay_runs.grid_lambdas(config)),
-        )
+    problems = linear_problem.grid_problems(num_seeds=seeds)
+    values = jnp.asarray(linear_problem.grid_lambdas(lambdas))
+    for method, optimizer in (("scratch", "SGD"), ("L2 in Adam", "Adam")):
+        name = f"JAX, {lambdas * seeds:,} at once, {optimizer}"
+        program = linear_problem.grid_program(method)
+        yield compiled(SWEEP, name, lambdas * seeds, program, problems, values)
 
 
-def house_rows(x: Any, prices: Any, in_training: Any) -> Iterator[Work]:
+def house_rows(houses: Houses) -> Iterator[Work]:
     """Yield the book's recipe: five folds, and 8 settings x 5 folds x 8 seeds."""
-    steps = folds.steps_per_epoch(in_training, 64)
+    steps, k = folds.steps_per_epoch(houses.in_training, 64), len(houses.in_training)
+    sizes = {"epochs": 100, "batch_size": 64, "steps": steps}
+    train = partial(house_prices.train_linear, **sizes)
+    arrays = [jnp.asarray(array) for array in houses]
     for settings, seeds in ((1, 1), (8, 8)):
-        models = settings * len(in_training) * seeds
-        setting = house_prices.Setting(
-            jnp.full(settings, 5.0), jnp.linspace(0.0, 1.0, settings)
-        )
-        yield compiled(
-            HOUSES,
-            f"JAX, {models} at once",
-            models,
-            "models",
-            house_prices.train_linear,
-            setting,
-            jnp.asarray(x),
-            jnp.asarray(prices),
-            jnp.asarray(in_training),
-            epochs=100,
-            batch_size=64,
-            steps=steps,
-            keys=jax.random.split(jax.random.key(0), (len(in_training), seeds)),
-        )
+        decays = jnp.linspace(0.0, 1.0, settings)
+        setting = house_prices.Setting(jnp.full(settings, 5.0), decays)
+        keys = jax.random.split(jax.random.key(0), (k, seeds))
+        models = settings * k * seeds
+        name = f"JAX, {models} at once"
+        yield compiled(HOUSES, name, models, train, setting, *arrays, keys=keys)

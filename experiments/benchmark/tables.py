@@ -1,42 +1,55 @@
 """The tables of `experiments.benchmark`: each row beside the floor and PyTorch."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from experiments.common.console import Report
+from experiments.benchmark.rows import DROPOUT, FLOOR, HOUSES, SWEEP, UNITS, Work
+from experiments.common.console import say
+from experiments.common.run_folder import RunFolder
+from experiments.common.timing import Timing
 
-FLOOR = "matrix products alone"
 REFERENCE = {
-    "dropout MLP": "PyTorch, eager, in memory",
-    "weight decay sweep": "PyTorch, one by one, SGD",
-    "house prices": "PyTorch, fold by fold",
+    DROPOUT: "PyTorch, eager, in memory",
+    SWEEP: "PyTorch, one by one, SGD",
+    HOUSES: "PyTorch, fold by fold",
 }
-COLUMNS = (
-    *("", "compile", "median", "spread (s)"),
-    *("rate", "x floor", "x PyTorch", "MB"),
-)
+COLUMNS = ("", "compile", "median", "fastest", "rate", "x floor", "x PyTorch", "MB")
+Row = dict[str, Any]
 
 
-def row(work: Any, timing: Any) -> dict[str, Any]:
-    """Return what is kept of a row."""
-    return {
-        "system": work.system,
-        "name": work.name,
-        "compile": work.compile,
-        **timing._asdict(),
-        "throughput": work.amount / timing.median,
-        "unit": f"{work.unit}/s",
-        "peak_memory_mb": work.memory(),
-    }
+def relate(works: Sequence[Work], timings: Sequence[Timing]) -> list[Row]:
+    """Return the rows of the summary.
+
+    `to_floor` is the time of a row over that of the floor, and `to_pytorch` its speed
+    over that of eager PyTorch, each for the same amount of work.
+    """
+    pairs = list(zip(works, timings, strict=True))
+    rates = {(work.system, work.name): work.amount / t.median for work, t in pairs}
+    rows = []
+    for work, seconds in pairs:
+        rate = rates[work.system, work.name]
+        floor = rates.get((work.system, FLOOR))
+        eager = rates.get((work.system, REFERENCE[work.system]))
+        rows.append(
+            {
+                "system": work.system,
+                "name": work.name,
+                "compile": work.compile,
+                **seconds._asdict(),
+                "throughput": rate,
+                "unit": f"{UNITS[work.system]}/s",
+                "peak_memory_mb": work.memory_mb,
+                "to_floor": floor and floor / rate,
+                "to_pytorch": eager and rate / eager,
+            }
+        )
+    return rows
 
 
-def relate(rows: list[dict[str, Any]]) -> None:
-    """Add to each row its time over that of the floor, and its speed over PyTorch's."""
-    rate = {(r["system"], r["name"]): r["throughput"] for r in rows}
-    for r in rows:
-        floor = rate.get((r["system"], FLOOR))
-        eager = rate.get((r["system"], REFERENCE[r["system"]]))
-        r["to_floor"] = floor and floor / r["throughput"]
-        r["to_pytorch"] = eager and r["throughput"] / eager
+def by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each system."""
+    names = dict.fromkeys(row["system"] for row in rows)
+    return {name: [row for row in rows if row["system"] == name] for name in names}
 
 
 def short(value: float | None) -> str:
@@ -46,46 +59,37 @@ def short(value: float | None) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
-def cells(r: dict[str, Any]) -> list[str]:
-    """Return a row as text."""
-
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else f"{value:{form}}"
-
-    return [
-        r["name"],
-        number(r["compile"], ".2f"),
-        f"{r['median']:.3f}",
-        f"{r['fastest']:.3f}-{r['slowest']:.3f}",
-        f"{r['throughput']:,.0f}",
-        number(r["to_floor"], ".2f"),
-        short(r["to_pytorch"]),
-        short(r["peak_memory_mb"]),
-    ]
-
-
-def by_system(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each system."""
-    names = dict.fromkeys(r["system"] for r in rows)
-    return {name: [r for r in rows if r["system"] == name] for name in names}
-
-
-def show(rows: list[dict[str, Any]], report: Report) -> None:
-    """Print a table for each system."""
+def show(rows: Sequence[Row], warning: str, folder: RunFolder) -> None:
+    """Print a table for each system, with the warning in its title."""
     for system, group in by_system(rows).items():
-        title = f"{system}, {group[-1]['unit']}"
-        report.table(COLUMNS, [cells(r) for r in group], title=title)
-    report.say(
-        "compile, median, spread: seconds; x floor: time, x PyTorch: speed, each for "
-        "the same amount of work; MB: arrays at their most; benchmark.json has more"
+        cells = [
+            [
+                row["name"],
+                "-" if row["compile"] is None else f"{row['compile']:.2f}",
+                f"{row['median']:.3f}",
+                f"{row['fastest']:.3f}",
+                short(row["throughput"]),
+                "-" if row["to_floor"] is None else f"{row['to_floor']:.2f}",
+                short(row["to_pytorch"]),
+                short(row["peak_memory_mb"]),
+            ]
+            for row in group
+        ]
+        folder.table(COLUMNS, cells, f"{system}, {group[0]['unit']}{warning}")
+    say(
+        "compile, median and fastest of the rounds: seconds; rate: at the median; x "
+        "floor: time, x PyTorch: speed, both at the median and for the same amount of "
+        "work; MB: arrays of the compiled program"
     )
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the tables for a README."""
-    lines = []
+def headline(rows: Sequence[Row], warning: str) -> str:
+    """Return the range of JAX's speed over PyTorch's, for each system."""
+    ranges = []
     for system, group in by_system(rows).items():
-        lines += [f"### {system}", "", f"| {' | '.join(COLUMNS)} |"]
-        lines += ["|" + " --- |" * len(COLUMNS)]
-        lines += [f"| {' | '.join(cells(r))} |" for r in group] + [""]
-    return "\n".join(lines)
+        jax = [row["to_pytorch"] for row in group if row["name"].startswith("JAX")]
+        if speeds := [speed for speed in jax if speed is not None]:
+            ranges.append(f"{short(min(speeds))} to {short(max(speeds))} ({system})")
+    if not ranges:
+        return "PyTorch was not timed."
+    return f"Speed of JAX over that of eager PyTorch: {', '.join(ranges)}{warning}."

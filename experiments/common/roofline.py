@@ -1,18 +1,20 @@
-"""What no program beats on this machine: products, memory, dispatch."""
+"""What limits speed on this machine: matrix products, memory and dispatch."""
 
 import os
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-from jax import numpy as jnp
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 SIZES = ((784, 256), (256, 256), (256, 10))
 BATCH_SIZE = 256
 COPIED_BYTES = 2**28
+DISPATCHES = 1000
+Kernels = tuple[Float[Array, "inputs outputs"], ...]
 
 
 def threads() -> int:
@@ -23,7 +25,7 @@ def threads() -> int:
 
 
 def processor() -> str:
-    """Return the name of the processor, empty where it is not told."""
+    """Return the name of the processor, empty if it is unknown."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     names = [line.partition(": ")[2] for line in lines if "model name" in line]
@@ -32,7 +34,7 @@ def processor() -> str:
 
 def matrix_products(
     num_rows: int, *, width: int = 256, batch_size: int = BATCH_SIZE
-) -> Callable[[], Any]:
+) -> Callable[[], Kernels]:
     """Return the products of an epoch: three forward, five backward, each step."""
     x_key, *keys = jax.random.split(jax.random.key(0), 4)
     sizes = ((784, width), (width, width), (width, 10))
@@ -41,10 +43,10 @@ def matrix_products(
     steps = jnp.arange(-(-num_rows // batch_size)) % len(x)
 
     @jax.jit
-    def products(weights: Any, x: Any) -> Any:
+    def products(weights: Kernels, x: Float[Array, "batches batch pixels"]) -> Kernels:
         w1, w2, w3 = weights
 
-        def step(_: Any, i: Any) -> Any:
+        def step(_: Kernels, i: Int[Array, ""]) -> tuple[Kernels, None]:
             h1 = x[i] @ w1
             h2 = h1 @ w2
             out = h2 @ w3
@@ -64,42 +66,38 @@ def floating_point_operations(num_rows: int) -> float:
     return 2.0 * num_rows * (2 * first + 3 * sum(others))
 
 
-def copy() -> Callable[[], Any]:
+def copy() -> Callable[[], Array]:
     """Return a copy of `COPIED_BYTES`, which are read once and written once."""
     add = jax.jit(lambda x: x + 1.0)
     x = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
     return lambda: add(x)
 
 
-def dispatches(calls: int = 1000) -> Callable[[], Any]:
-    """Return calls of a compiled function that does next to nothing, one by one."""
+def dispatches() -> Callable[[], Array]:
+    """Return `DISPATCHES` calls, one by one, of a compiled function that adds 1."""
     step = jax.jit(lambda x: x + 1)
     zero = jnp.zeros((), jnp.int32)
 
-    def run() -> Any:
+    def run() -> Array:
         x = zero
-        for _ in range(calls):
+        for _ in range(DISPATCHES):
             x = step(x)
         return x
 
     return run
 
 
-def program_mb(program: Any) -> float | None:
-    """Return the megabytes that a compiled program's arrays take, if it tells."""
+def program_mb(program: jax.stages.Compiled) -> float | None:
+    """Return the megabytes that a compiled program's arrays take, None if unknown."""
     usage = program.memory_analysis()
     if usage is None:
         return None
-    parts = (
-        usage.argument_size_in_bytes,
-        usage.output_size_in_bytes,
-        usage.temp_size_in_bytes,
-    )
-    return sum(parts) / 1e6
+    results = usage.output_size_in_bytes + usage.temp_size_in_bytes
+    return (usage.argument_size_in_bytes + results) / 1e6
 
 
 def peak_memory_mb() -> float | None:
-    """Return the most memory the process ever held; None where that is unknown."""
+    """Return the most memory that the process has held, None if unknown."""
     try:
         import resource
     except ModuleNotFoundError:  # not a Unix

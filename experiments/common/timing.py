@@ -1,22 +1,26 @@
-"""Seconds spent compiling, in the first call, and in every later one."""
+"""Seconds of compiling, of first calls and of warm rounds; are they fit to quote?"""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.stages import Compiled, Wrapped
 from jaxtyping import PyTree
 
+Name = TypeVar("Name", bound=Hashable)
 T = TypeVar("T")
+
+MAX_SPREAD = 1.5
+NOT_QUIET = "not quiet: do not quote"
 
 
 class Timing(NamedTuple):
     """Seconds of one piece of work.
 
     Attributes:
-      first: the first call, with tracing and compiling where there is any.
+      first: the first call; includes tracing and compiling if there is any.
       median: of the rounds after the first.
       fastest: of the rounds after the first.
       slowest: of the rounds after the first.
@@ -48,8 +52,8 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def interleave(
-    works: Mapping[str, Callable[[], PyTree]], *, rounds: int
-) -> dict[str, Timing]:
+    works: Mapping[Name, Callable[[], PyTree]], *, rounds: int
+) -> dict[Name, Timing]:
     """Time several pieces of work in turn, so that a drift of the machine hits all.
 
     Args:
@@ -62,11 +66,37 @@ def interleave(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     first = {name: timed(work)[1] for name, work in works.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[Name, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             seconds[name].append(timed(work)[1])
-    return {
-        name: Timing(first[name], statistics.median(times), min(times), max(times))
-        for name, times in seconds.items()
-    }
+    return {name: summarise(first[name], times) for name, times in seconds.items()}
+
+
+def summarise(first: float, rounds: Sequence[float]) -> Timing:
+    """Return the timing of a first call and of the rounds after it."""
+    return Timing(first, statistics.median(rounds), min(rounds), max(rounds))
+
+
+def disturbances(
+    timings: Mapping[str, Timing], floors: Mapping[str, float]
+) -> dict[str, str]:
+    """Return which timings other work on the machine disturbed, and how that shows.
+
+    Args:
+      timings: of every piece of work, by name.
+      floors: for some of them, the seconds that they cannot beat on a quiet machine.
+
+    Returns:
+      A reason for each whose slowest round took more than `MAX_SPREAD` times its
+      fastest, or whose median is below its floor; empty if the machine was quiet.
+    """
+    reasons = {}
+    for name, timing in timings.items():
+        spread, floor = timing.slowest / timing.fastest, floors.get(name, 0.0)
+        if spread > MAX_SPREAD:
+            reasons[name] = f"the slowest round took {spread:.2f} times the fastest"
+        if timing.median < floor:
+            below = timing.median / floor
+            reasons[name] = f"took {below:.2f} times as long as its floor"
+    return reasons

@@ -29,7 +29,7 @@ def load(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def accuracy(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the fraction of images whose class is told, nothing dropped."""
+    """Return the fraction of images that are classified rightly, nothing dropped."""
     net.eval()
     with torch.no_grad():
         right = [
