@@ -1,37 +1,28 @@
-"""PyTorch and JAX side by side: answers first, then times.
+"""PyTorch and JAX side by side: every system gives the same answers on both sides.
 
 Each system goes through four levels: (1) the same parameters and rows give the same
 outputs, loss and gradients; (2) one step of each optimiser; (3) a whole run with the
 same parameters, batches and masks; (4) independent runs end alike, by an equivalence
-test. Then the same training is timed on both sides, in turn. It needs PyTorch:
-`pip install "ch4jax[torch]"`.
+test. It needs PyTorch: `pip install "ch4jax[torch]"`.
 """
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
+import numpy as np
 
 from ch4jax.data import fashion_mnist
-from experiments import compare_figures
-from experiments.common import cli
-from experiments.common import roofline as floors
-from experiments.common.console import Report
+from experiments.common import cli, plots
+from experiments.common.console import progress, say
 from experiments.common.errors import Failed, UsageError
+from experiments.common.run_folder import RunFolder
+from experiments.pytorch.verdicts import Outcomes, Verdict
 
-Room = Literal["dropout", "weight_decay", "house_prices", "initialization", "blocks"]
-ROOMS: tuple[Room, ...] = (
-    "dropout",
-    "weight_decay",
-    "house_prices",
-    "initialization",
-    "blocks",
-)
-DRIFT = (
-    "float32 drifts because training amplifies rounding, step after step; the same "
-    "program in float64 stays at rounding, so what is amplified is no fault"
-)
+Topic = Literal["dropout", "weight_decay", "house_prices", "initialization", "blocks"]
+TOPICS: tuple[Topic, ...] = get_args(Topic)
 
 
 @dataclass(frozen=True)
@@ -40,69 +31,71 @@ class Config(cli.Flags):
 
     keep_programs: ClassVar[bool] = False
 
-    systems: cli.Positional[tuple[Room, ...]] = ROOMS
-    """Rooms to compare; all if none is given."""
+    systems: cli.Positional[tuple[Topic, ...]] = TOPICS
+    """Topics to compare; all if none is given."""
     quick: bool = False
-    """Leave out level 4, and time one round."""
-    rounds: int = 5
-    """Rounds of timing that are counted, after one that warms up."""
-
-    def __post_init__(self) -> None:
-        """Check what does not depend on the data."""
-        super().__post_init__()
-        cli.check_at_least_1("--rounds", self.rounds)
+    """Leave out the independent runs of level 4."""
 
 
-def run(config: Config, report: Report) -> None:
-    """Compare each system, print the tables, draw, and fail if a verdict does."""
+def run(config: Config) -> None:
+    """Compare each system, print the verdicts, draw, and fail if a verdict does."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
     import torch
 
-    from experiments.pytorch import outcomes, race
-
-    report.begin(config)
-    report.say(
-        f"PyTorch {torch.__version__} and JAX {jax.__version__} on "
-        f"{jax.devices()[0].device_kind}; times with {floors.threads()} threads each"
+    from experiments.pytorch import (
+        deep_mlp,
+        dropout,
+        house_prices,
+        levels,
+        modules,
+        outcomes,
+        weight_decay,
     )
-    torch.set_num_threads(1)  # for the answers; waiting threads would slow XLA's
+
+    folder = RunFolder.create("compare", config)
+    device = jax.devices()[0].device_kind
+    say(f"PyTorch {torch.__version__} and JAX {jax.__version__} on {device}")
+    torch.set_num_threads(1)  # PyTorch's waiting threads would slow XLA's
+    images = fashion_mnist.load("mini")
+    families = {
+        "dropout": lambda: dropout.systems(images),
+        "weight_decay": weight_decay.systems,
+        "house_prices": house_prices.systems,
+        "initialization": lambda: deep_mlp.systems(images),
+        "blocks": lambda: modules.systems(images),
+    }
+    topics = [topic for topic in TOPICS if topic in config.systems]
+    systems = [system for topic in topics for system in families[topic]()]
     verdicts, courses, judged = [], {}, {}
-    chosen = make(config.systems)
-    with report.progress("systems", len(chosen)) as done:
-        for system in chosen:
+    with progress("systems", len(systems)) as done:
+        for system in systems:
             key = jax.random.key(config.seed)
-            found, courses[system.name] = numbers(system, key)
+            found, courses[system.name] = levels.given_the_same(system, key)
             found.append(outcomes.same_start(system, key))
             if system.outcome and not config.quick:
                 runs = outcomes.independent_runs(system, system.outcome, key)
-                judged[system.name] = (system.outcome, runs)
-                found.append(outcomes.equivalence(system, system.outcome, runs))
+                judged[system.name] = runs
+                found.append(outcomes.equivalence(system, runs))
             verdicts += found
             failed = sum(not verdict.passed for verdict in found)
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
-            report.metrics(system=system.name, verdicts=[v._asdict() for v in found])
-    show_verdicts(verdicts, report)
-    report.say(DRIFT)
+            folder.metrics(system=system.name, verdicts=[v._asdict() for v in found])
+    show(verdicts, folder)
+    draw_drift(courses, levels.EXACT, folder)
+    if judged:
+        draw_outcomes(judged, folder)
     failed = [verdict for verdict in verdicts if not verdict.passed]
-    rows = []
-    if jax.default_backend() != "cpu":
-        report.say(
-            "no times: PyTorch is on the CPU here; experiments.benchmark has them"
-        )
-    elif not failed:
-        key = jax.random.key(config.seed)
-        timed = [s for s in chosen if s.outcome]
-        torch.set_num_threads(floors.threads())
-        with report.progress("times", len(timed)) as done:
-            for system in timed:
-                rounds = 1 if config.quick else config.rounds
-                rows += race.race(system, rounds=rounds, key=key)
-                done(system.name)
-        show_times(rows, report)
-    compare_figures.draw(courses, judged, rows, report)
-    content = summary(verdicts, courses, judged, rows)
-    report.finish(content | {"seconds": report.seconds()})
+    folder.finish(
+        {
+            "verdicts": [v._asdict() | {"verdict": word(v)} for v in verdicts],
+            "courses": courses,
+            "outcomes": {name: runs._asdict() for name, runs in judged.items()},
+            "seconds": folder.seconds(),
+        },
+        headline=f"{len(verdicts) - len(failed)} of {len(verdicts)} comparisons of "
+        f"{len(systems)} systems with PyTorch are equal, {len(failed)} failed.",
+    )
     if failed:
         first = failed[0]
         raise Failed(
@@ -112,96 +105,101 @@ def run(config: Config, report: Report) -> None:
         )
 
 
-def make(rooms: tuple[Room, ...]) -> list[Any]:
-    """Return the systems of the rooms that are named, in the order of the book."""
-    from experiments.pytorch import (
-        deep_mlp,
-        dropout,
-        house_prices,
-        modules,
-        weight_decay,
-    )
-
-    images = fashion_mnist.load("mini")
-    made: dict[Room, Any] = {
-        "dropout": lambda: dropout.systems(images),
-        "weight_decay": weight_decay.systems,
-        "house_prices": house_prices.systems,
-        "initialization": lambda: deep_mlp.systems(images),
-        "blocks": lambda: modules.systems(images),
-    }
-    return [system for room in ROOMS if room in rooms for system in made[room]()]
+def word(verdict: Verdict) -> str:
+    """Return the verdict in a word."""
+    return "equal" if verdict.passed else "failed"
 
 
-def numbers(system: Any, key: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Return the verdicts of levels 1 to 3, and the course of the run in each dtype."""
-    from experiments.pytorch import levels
-
-    verdicts = []
-    for dtype in ("float64", "float32"):
-        verdicts += levels.same_numbers(system, dtype, key)
-    verdicts += levels.honest_masks(system, key)
-    for dtype in ("float64", "float32"):
-        verdicts += levels.one_step(system, dtype, key)
-    courses = {d: levels.whole_run(system, d, key) for d in ("float64", "float32")}
-    verdicts.append(levels.every_row(system, key))
-    verdicts += levels.whole_runs(system, key, courses["float64"])
-    return verdicts, {dtype: c.differences for dtype, c in courses.items()}
-
-
-def show_verdicts(verdicts: list[Any], report: Report) -> None:
+def show(verdicts: Sequence[Verdict], folder: RunFolder) -> None:
     """Print one line for each comparison."""
-    report.table(
-        ["system", "level", "what", "difference", "at most", "verdict"],
+    folder.table(
+        ["system", "level", "what", "verdict", "difference", "at most"],
         [
             [
-                v.system,
-                str(v.level),
-                v.what,
-                f"{v.difference:.1e}",
-                f"{v.tolerance:.1e}",
-                "equal" if v.passed else "FAILED",
+                verdict.system,
+                str(verdict.level),
+                verdict.what,
+                word(verdict),
+                f"{verdict.difference:.1e}",
+                f"{verdict.tolerance:.1e}",
             ]
-            for v in verdicts
+            for verdict in verdicts
         ],
         title="answers",
+        num_texts=4,
+    )
+    say(
+        "float32 drifts because training amplifies rounding, step after step; the same "
+        "program in float64 stays at rounding, so rounding is all that grows"
     )
 
 
-def show_times(rows: list[Any], report: Report) -> None:
-    """Print seconds, and how many times as fast as PyTorch, eager, each row is."""
-    report.table(
-        ["system", "how", "compile (s)", "median (s)", "fastest", "slowest", "speed"],
-        [
-            [
-                row.system,
-                row.name,
-                f"{row.compile:.2f}",
-                *(f"{t:.4f}" for t in (row.median, row.fastest, row.slowest)),
-                f"{row.ratio:.1f}x",
-            ]
-            for row in rows
-        ],
-        title="times of the same training, float32",
-    )
+def draw_drift(
+    courses: Mapping[str, Mapping[str, Sequence[float]]],
+    bound: float,
+    folder: RunFolder,
+) -> None:
+    """Draw the difference of the parameters against the step, one panel a system."""
+    columns = min(4, len(courses))
+    rows = -(-len(courses) // columns)
+    with folder.figure(
+        "drift.png",
+        rows,
+        columns,
+        size=(2.6 * columns, 2.1 * rows + 0.4),
+        title="difference of the parameters from PyTorch's, against the step",
+        caption="The same run on both sides, step by step: float64 stays at rounding, "
+        "float32 drifts as training amplifies it.",
+        alt="A line chart for each system, on a logarithmic scale: the relative "
+        "difference between the parameters in JAX and in PyTorch against the step, one "
+        "line for float64 and one for float32, and the bound as a dotted line.",
+    ) as grid:
+        panels = np.ravel(grid)
+        for axes, (name, by_dtype) in zip(panels, courses.items(), strict=False):
+            for dtype, differences in by_dtype.items():
+                steps = np.arange(1, len(differences) + 1)
+                drawn = np.maximum(differences, 1e-18)
+                axes.plot(steps, drawn, label=dtype, linewidth=1)
+            axes.axhline(bound, color="grey", linestyle=":", linewidth=1)
+            axes.set(yscale="log", ylim=(1e-18, 10))
+            axes.set_title(name, fontsize=8)
+            axes.tick_params(labelsize=7)
+        for axes in panels[len(courses) :]:
+            axes.set_visible(False)
+        panels[0].legend(fontsize=7)
 
 
-def summary(
-    verdicts: list[Any], courses: dict[str, Any], outcomes: dict[str, Any], rows: Any
-) -> dict[str, Any]:
-    """Return all that was found, for `summary.json`."""
-    return {
-        "verdicts": [
-            v._asdict() | {"verdict": "equal" if v.passed else "failed"}
-            for v in verdicts
-        ],
-        "courses": courses,
-        "outcomes": {
-            name: {"metric": outcome.metric, "margin": outcome.margin} | runs._asdict()
-            for name, (outcome, runs) in outcomes.items()
-        },
-        "times": [row._asdict() for row in rows],
-    }
+def draw_outcomes(outcomes: Mapping[str, Outcomes], folder: RunFolder) -> None:
+    """Draw both distributions, and the interval of their difference in the margins."""
+    with folder.figure(
+        "outcomes.png",
+        2,
+        len(outcomes),
+        size=(2.8 * len(outcomes), 4.2),
+        squeeze=False,
+        title="independent runs: outcomes, and the difference of their means",
+        caption="Runs that share nothing but the hyperparameters: the difference of "
+        "the means has to lie between the dashed lines.",
+        alt="For each system a histogram of the outcomes of independent runs in JAX "
+        "and in PyTorch, and below it the difference of their means with its 90% "
+        "interval between two margins.",
+    ) as grid:
+        for above, below, (name, runs) in zip(*grid, outcomes.items(), strict=True):
+            bins = np.histogram_bin_edges(np.concatenate([runs.ours, runs.theirs]), 16)
+            above.hist(runs.ours, bins, alpha=0.5, label="JAX")
+            above.hist(runs.theirs, bins, alpha=0.5, label="PyTorch")
+            above.set(xlabel=runs.metric)
+            above.set_title(name, fontsize=8)
+            reach = np.abs(np.array(runs.interval) - runs.difference)[:, None]
+            below.errorbar(runs.difference, 0, xerr=reach, fmt="ko", capsize=4)
+            for margin in (-runs.margin, runs.margin):
+                below.axvline(margin, color=plots.COLOURS[1], linestyle="--")
+            limits = (-1.3 * runs.margin, 1.3 * runs.margin)
+            below.set(xlim=limits, yticks=[], xlabel="JAX - PyTorch, 90%")
+            for axes in (above, below):
+                axes.tick_params(labelsize=7)
+                axes.locator_params(axis="x", nbins=4)
+        grid[0, 0].legend(fontsize=7)
 
 
 def main() -> None:

@@ -1,86 +1,105 @@
 """The dropout MLP (D2L 5.6) on both sides."""
 
-from functools import partial
-from typing import Any
-
 import jax
-import torch
-from flax import linen as nn
+from flax import linen
 from jax import numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from torch import nn
 
 from ch4jax import dropout, parameters
-from experiments.common import networks
+from ch4jax.data.fashion_mnist import FashionMNIST
 from experiments.pytorch import twins
-from experiments.pytorch.images import classifier
-from experiments.pytorch.systems import System, sgd, torch_start
+from experiments.pytorch.images import classifier, cross_entropy
+from experiments.pytorch.systems import Ours, System, sgd, torch_start
+
+RATES = (0.2, 0.5)
+STD = 0.01
 
 
-def systems(images: Any, hidden: tuple[int, int] = (256, 256)) -> list[System]:
-    """Return the MLP of the dropout room, in Flax and from scratch.
+def flax(hidden: tuple[int, int]) -> Ours:
+    """Return the Flax module."""
+    model = dropout.DropoutMLP(hidden=hidden, rates=RATES, std=STD)
 
-    Both start from N(0, 0.01²), as the book's concise version does. The third starts
-    from the default of PyTorch's Linear, as the book's own class does; independent runs
-    are of that one, whose accuracy wavers less.
-    """
-    rates, std = (0.2, 0.5), 0.01
-    model = dropout.DropoutMLP(hidden=hidden, rates=rates, std=std)
+    def init(key: PRNGKeyArray) -> PyTree:
+        return model.init(key, jnp.zeros((1, 784)), train=False)
 
-    def flax_masks(params: Any, rows: Any, *, key: Any) -> list[Any]:
+    def predict(params: PyTree, x: Array, key: PRNGKeyArray | None) -> Array:
+        rngs = None if key is None else {"dropout": key}
+        return jnp.asarray(model.apply(params, x, train=key is not None, rngs=rngs))
+
+    def masks(params: PyTree, x: Array, key: PRNGKeyArray) -> list[Array]:
         # Kernels of zero and biases of one make every activation 1 before it meets
-        # its mask, so that what is zero after it was dropped.
-        ones = parameters.reinitialize(
-            params,
-            {"*kernel": nn.initializers.zeros, "*bias": nn.initializers.ones},
-            key=key,
-        )
+        # its mask, so what is zero after it was dropped.
+        zeros, ones = linen.initializers.zeros, linen.initializers.ones
         _, state = model.apply(
-            ones,
-            rows,
+            parameters.reinitialize(params, {"*kernel": zeros, "*bias": ones}, key=key),
+            x,
             train=True,
             rngs={"dropout": key},
-            capture_intermediates=lambda layer, _: isinstance(layer, nn.Dropout),
+            capture_intermediates=lambda layer, _: isinstance(layer, linen.Dropout),
         )
-        found = [state["intermediates"][f"Dropout_{i}"] for i in range(len(rates))]
-        return [layer["__call__"][0] != 0 for layer in found]
+        found = [state["intermediates"][f"Dropout_{i}"] for i in range(len(RATES))]
+        return [jnp.asarray(layer["__call__"][0] != 0) for layer in found]
 
-    def scratch_masks(params: Any, rows: Any, *, key: Any) -> list[Any]:
-        del params
-        keys = [jax.random.fold_in(key, i) for i in range(len(rates))]
+    return Ours(init, predict, cross_entropy, masks)
+
+
+def scratch(hidden: tuple[int, int]) -> Ours:
+    """Return the functions that are written with arrays alone."""
+
+    def masks(params: PyTree, x: Array, key: PRNGKeyArray) -> list[Array]:
+        ones = [jnp.ones((len(x), width)) for width in hidden]
+        keys = [jax.random.fold_in(key, i) for i in range(len(RATES))]
         return [
-            dropout.dropout_layer(jnp.ones((len(rows), width)), rate, key=k) != 0
-            for width, rate, k in zip(hidden, rates, keys, strict=True)
+            dropout.dropout_layer(layer, rate, key=layer_key) != 0
+            for layer, rate, layer_key in zip(ones, RATES, keys, strict=True)
         ]
 
-    def module(dropout: Any = torch.nn.Dropout) -> torch.nn.Module:
-        network = twins.perceptron(hidden, rates, dropout=dropout)
-        twins.init_normal(network, std)
+    return Ours(
+        lambda key: dropout.init_mlp((784, *hidden, 10), std=STD, key=key),
+        lambda params, x, key: dropout.mlp(params, x, RATES, key=key),
+        cross_entropy,
+        masks,
+    )
+
+
+def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[System]:
+    """Return the MLP in Flax and from scratch, both from N(0, 0.01²) as in the book.
+
+    The third has the default start of PyTorch's Linear, as the book's own class has;
+    independent runs are of that one, whose accuracy wavers less.
+    """
+
+    def default() -> nn.Module:
+        return twins.perceptron(hidden, RATES)
+
+    def normal() -> nn.Module:
+        network = default()
+        twins.init_normal(network, STD)
         return network
 
-    def system(name: str, init: Any, network: Any, masks: Any) -> System:
-        found = classifier(
+    def init(key: PRNGKeyArray) -> PyTree:
+        return torch_start(shapes, key=key)
+
+    ours = flax(hidden)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0))
+    return [
+        classifier(
             f"dropout MLP, {name}",
             images,
-            init=init,
-            predict=network.logits,
-            module=module,
+            side,
+            module,
             learning_rate=0.5,
             batch_size=256,
-            runs=60,
-        )
-        return found._replace(
+            runs=runs,
+        )._replace(
             optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)},
             epochs=10,
-            masks=masks,
-            rates=rates,
+            rates=RATES,
         )
-
-    flax, scratch = (make(hidden, rates, std) for make in networks.NETWORKS.values())
-    shapes = jax.eval_shape(flax.init, jax.random.key(0))
-    default = system(
-        "Linear's start", lambda key: torch_start(shapes, key=key), flax, flax_masks
-    )
-    return [
-        system("Flax", flax.init, flax, flax_masks)._replace(outcome=None),
-        system("scratch", scratch.init, scratch, scratch_masks)._replace(outcome=None),
-        default._replace(module=partial(twins.perceptron, hidden, rates)),
+        for name, side, module, runs in (
+            ("Flax", ours, normal, 0),
+            ("scratch", scratch(hidden), normal, 0),
+            ("Linear's start", ours._replace(init=init), default, 60),
+        )
     ]

@@ -9,122 +9,107 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import torch
 from jax import numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
 
 from ch4jax import training
 from experiments.pytorch import twins
 from experiments.pytorch.systems import (
     System,
+    as_arrays,
+    as_tensors,
     as_tree,
     module_with,
-    on_device,
-    start,
-    torch_labels,
 )
+from experiments.pytorch.verdicts import Verdict
 
 EXACT = 1e-12  # in float64
 ROUNDED = 1e-4  # in float32
 CHAOTIC = 1e-9  # in float64, of a run that amplifies rounding
 SIGMAS = 5.0  # how far chance may take a count
+TOLERANCES = {"float64": EXACT, "float32": ROUNDED}  # of levels 1 and 2
 TORCH_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-class Verdict(NamedTuple):
-    """What was compared, how far apart it is, and how far apart it may be."""
-
-    system: str
-    level: int
-    what: str
-    difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is within the tolerance; a NaN is not."""
-        return self.difference <= self.tolerance
-
-
-class Course(NamedTuple):
-    """How far two runs are apart after each step, and what they ended in.
-
-    Attributes:
-      differences: of the parameters, after each step.
-      params: ours after the last step.
-      theirs: PyTorch's after the last step, as our tree.
-    """
-
-    differences: list[float]
-    params: Any
-    theirs: Any
+def given_the_same(
+    system: System, key: PRNGKeyArray
+) -> tuple[list[Verdict], dict[str, list[float]]]:
+    """Return the verdicts of levels 1 to 3, and the course of a run in each dtype."""
+    verdicts = []
+    for dtype in TOLERANCES:
+        verdicts += same_numbers(system, dtype, key)
+    verdicts += honest_masks(system, key)
+    for dtype in TOLERANCES:
+        verdicts += one_step(system, dtype, key)
+    courses = {dtype: whole_run(system, dtype, key) for dtype in TOLERANCES}
+    verdicts.append(every_row(system, key))
+    verdicts += whole_runs(system, key, *courses["float64"])
+    return verdicts, {dtype: course for dtype, (course, _) in courses.items()}
 
 
-def difference(ours: Any, theirs: Any) -> float:
+def difference(ours: PyTree, theirs: PyTree) -> float:
     """Return ||a - b|| / ||b||, the largest over the arrays of two trees."""
 
-    def one(a: Any, b: Any) -> float:
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    def one(a: np.ndarray, b: np.ndarray) -> float:
         if a.shape != b.shape:
             return math.inf
         apart, size = np.linalg.norm(a - b), np.linalg.norm(b)
         return float(apart / size if size > 0 else apart)
 
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
-    # max() would pass over a NaN that does not stand first.
-    return float(np.max([one(a, b) for a, b in pairs]))
+    # max() would pass over a NaN that is not the first.
+    return float(
+        np.max([one(*(np.asarray(x, np.float64) for x in pair)) for pair in pairs])
+    )
 
 
-def same_numbers(system: System, dtype: str, key: Any) -> list[Verdict]:
+def same_numbers(system: System, dtype: str, key: PRNGKeyArray) -> list[Verdict]:
     """Level 1: outputs, loss and gradients in training mode, on the first batch."""
     with jax.enable_x64(dtype == "float64"):
-        params = start(system, key)
+        params = system.start(key)
         batch, step_key = next(steps(system, key))
 
-        @jax.jit
-        def outputs_loss_and_grads(params: Any, batch: Any, key: Any) -> Any:
-            inputs, labels, _ = batch
+        @partial(jax.value_and_grad, has_aux=True)
+        def loss_and_outputs(params: PyTree, batch: training.Batch, key: PRNGKeyArray):
+            outputs = system.ours.predict(params, batch.inputs, key)
+            return system.ours.row_losses(params, outputs, batch.labels).mean(), outputs
 
-            def mean_loss(params: Any) -> Any:
-                outputs = system.predict(params, inputs, key=key)
-                return system.row_losses(params, outputs, labels).mean(), outputs
-
-            return jax.value_and_grad(mean_loss, has_aux=True)(params)
-
-        (loss, outputs), grads = outputs_loss_and_grads(params, batch, step_key)
+        (loss, outputs), grads = jax.jit(loss_and_outputs)(params, batch, step_key)
         module = module_with(system, params, TORCH_DTYPES[dtype])
-        x, y = torch_rows(module, batch)
-        give_masks(system, module, params, batch, jax.random.clone(step_key))
-        theirs = module(x)
-        torch_loss = system.loss(module, theirs, y)
+        theirs, torch_loss = torch_forward(
+            system, module, params, batch, jax.random.clone(step_key)
+        )
         torch_loss.backward()
-        torch_grads = as_tree(system, module, params, lambda p: p.grad)
+        torch_grads = as_tree(module, params, grads=True)
     pairs = {
         "outputs": (np.ravel(outputs), theirs.detach().numpy().ravel()),
         "loss": (loss, torch_loss.detach()),
         "gradients": (grads, torch_grads),
     }
     return [
-        Verdict(system.name, 1, f"{what}, {dtype}", difference(*pair), tolerance(dtype))
+        Verdict(
+            system.name, 1, f"{what}, {dtype}", difference(*pair), TOLERANCES[dtype]
+        )
         for what, pair in pairs.items()
     ]
 
 
-def honest_masks(system: System, key: Any) -> list[Verdict]:
-    """Level 1: masks keep the right fraction, and no two of them go together.
+def honest_masks(system: System, key: PRNGKeyArray) -> list[Verdict]:
+    """Level 1: masks keep the right fraction, and no two of them are correlated.
 
     Differences are in standard deviations of what independent coins give.
     """
-    if system.masks is None:
+    if system.ours.masks is None:
         return []
-    params = start(system, key)
+    params = system.start(key)
     drawn = []
     for step, (batch, run_key) in enumerate(itertools.islice(steps(system, key), 2)):
         step_key = jax.random.fold_in(run_key, step)
-        masks = system.masks(params, batch.inputs, key=step_key)
+        masks = system.ours.masks(params, batch.inputs, step_key)
         drawn.append([np.asarray(mask) for mask in masks])
     counts = [
         abs(mask.mean() - (1 - rate)) / math.sqrt(rate * (1 - rate) / mask.size)
@@ -150,26 +135,25 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return abs(float(np.corrcoef(a, b)[0, 1])) * math.sqrt(a.size)
 
 
-def one_step(system: System, dtype: str, key: Any) -> list[Verdict]:
+def one_step(system: System, dtype: str, key: PRNGKeyArray) -> list[Verdict]:
     """Level 2: the parameters after one step of each optimiser."""
     verdicts = []
     for name in system.optimizers:
-        course = whole_run(system, dtype, key, optimizer=name, num_steps=1)
+        (apart,), _ = whole_run(system, dtype, key, optimizer=name, num_steps=1)
         what = f"{name}, {dtype}"
-        apart = course.differences[-1]
-        verdicts.append(Verdict(system.name, 2, what, apart, tolerance(dtype)))
+        verdicts.append(Verdict(system.name, 2, what, apart, TOLERANCES[dtype]))
     return verdicts
 
 
 def whole_run(
     system: System,
     dtype: str,
-    key: Any,
+    key: PRNGKeyArray,
     *,
     optimizer: str | None = None,
     num_steps: int | None = None,
-) -> Course:
-    """Take both sides through a run, step by step, and look at both after each.
+) -> tuple[list[float], PyTree]:
+    """Train both sides step by step, and compare their parameters after each.
 
     Args:
       system: what to train.
@@ -177,133 +161,119 @@ def whole_run(
       key: of the run.
       optimizer: by name; the first if not given.
       num_steps: of the run; all of its epochs if not given.
+
+    Returns:
+      The course of the run, which is the difference of the parameters after each step;
+      and PyTorch's parameters after the last.
     """
     ours, make_theirs = system.optimizers[optimizer or next(iter(system.optimizers))]
     with jax.enable_x64(dtype == "float64"):
-        params = start(system, key)
+        params = system.start(key)
         module = module_with(system, params, TORCH_DTYPES[dtype])
         theirs = make_theirs(module)
         state = training.init_state(params, ours)
         step = jax.jit(
             partial(training.train_step, metrics_fn=system.metrics_fn, optimizer=ours)
         )
-        differences = []
-        for batch, step_key in itertools.islice(steps(system, key), num_steps):
-            x, y = torch_rows(module, batch)
-            give_masks(
-                system,
-                module,
-                state.params,
-                batch,
-                jax.random.fold_in(step_key, state.step),
-            )
+        course = []
+        for batch, key_of_run in itertools.islice(steps(system, key), num_steps):
+            step_key = jax.random.fold_in(key_of_run, state.step)
+            _, loss = torch_forward(system, module, state.params, batch, step_key)
             theirs.zero_grad()
-            system.loss(module, module(x), y).backward()
+            loss.backward()
             theirs.step()
-            state, _ = step(state, batch, key=step_key)
-            differences.append(
-                difference(state.params, as_tree(system, module, params))
-            )
-        return Course(
-            differences,
-            jax.tree.map(np.asarray, state.params),
-            as_tree(system, module, params),
-        )
+            state, _ = step(state, batch, key=key_of_run)
+            course.append(difference(state.params, as_tree(module, params)))
+        return course, as_tree(module, params)
 
 
-def every_row(system: System, key: Any) -> Verdict:
+def every_row(system: System, key: PRNGKeyArray) -> Verdict:
     """Level 3: rows of the first epoch that are not seen exactly once."""
-    seen = np.zeros(len(system.data[0]), int)
-    one_epoch = system._replace(epochs=1)
-    for rows, real, _ in one_epoch.batches(one_epoch, key):
-        np.add.at(seen, rows[real], 1)
-    expected = np.zeros_like(seen)
-    expected[system.rows] = 1
-    wrong = float((seen != expected).sum())
+    epoch = system.batches(system._replace(epochs=1), key)
+    dealt = np.concatenate([rows[real] for rows, real, _ in epoch])
+    every = np.arange(len(system.data[0]))
+    seen = np.bincount(dealt, minlength=len(every))
+    wrong = float((seen != np.isin(every, system.rows)).sum())
     return Verdict(system.name, 3, "rows not seen once in an epoch", wrong, 0.0)
 
 
-def whole_runs(system: System, key: Any, course: Course) -> list[Verdict]:
+def whole_runs(
+    system: System, key: PRNGKeyArray, course: list[float], theirs: PyTree
+) -> list[Verdict]:
     """Level 3: whole runs in float64, step by step and by the compiled program.
 
     Training amplifies rounding, at the book's learning rate of 0.5 by up to 1e6 in 240
-    steps. Where 1e-12 is passed, how much is measured: our compiled run three times
-    more, its start moved by one rounding. PyTorch may then be ten times as far from us
-    as we are from ourselves, and no further than `CHAOTIC`, from where on nothing would
-    be shown.
+    steps. Where the difference exceeds 1e-12, that is measured: our compiled run three
+    times more, its start moved by one rounding. PyTorch may then differ from us by ten
+    times as much as that moves our own result, and by no more than `CHAOTIC`, beyond
+    which agreement would mean nothing.
 
     Args:
       system: what is trained.
       key: of the run.
-      course: of the run with the first optimiser.
+      course: of the run with the first optimiser, as `whole_run` returns it.
+      theirs: PyTorch's parameters at its end.
     """
     first, *others = system.optimizers
-    optimizer, _ = system.optimizers[first]
 
-    def ends(init: Any) -> Any:
-        moved = system._replace(init=init)
-        return system.run(moved, on_device(system), key, optimizer, system.epochs)
+    @jax.jit
+    def whole(params: PyTree, data: training.Data, key: PRNGKeyArray) -> PyTree:
+        return system.run(system, params, data, key)
 
-    apart = float(np.max(course.differences))
+    apart = float(np.max(course))
     with jax.enable_x64(True):
-        ours = ends(system.init)
-        compiled = difference(ours, course.theirs)
+        params, data = system.start(key), as_arrays(system.data)
+        ours = whole(params, data, key)
+        compiled = difference(ours, theirs)
         bound, note = EXACT, ""
         if not max(apart, compiled) <= EXACT:
-            inits = [partial(moved_start, system, seed=seed) for seed in range(3)]
-            rounding = float(np.max([difference(ends(init), ours) for init in inits]))
+            starts = [moved(params, seed) for seed in range(3)]
+            ends = [whole(start, data, key) for start in starts]
+            rounding = float(np.max([difference(end, ours) for end in ends]))
             bound = min(max(EXACT, 10 * rounding), CHAOTIC)
             note = f" (one rounding: {rounding:.0e})"
-    steps = f"{len(course.differences)} steps, float64"
+    taken = f"{len(course)} steps, float64"
     verdicts = [
-        Verdict(system.name, 3, f"{first}, {steps}{note}", apart, bound),
+        Verdict(system.name, 3, f"{first}, {taken}{note}", apart, bound),
         Verdict(system.name, 3, f"{first}, compiled, float64{note}", compiled, bound),
     ]
     for name in others:
-        differences = whole_run(system, "float64", key, optimizer=name).differences
-        apart = float(np.max(differences))
-        verdicts.append(Verdict(system.name, 3, f"{name}, {steps}", apart, EXACT))
+        other, _ = whole_run(system, "float64", key, optimizer=name)
+        apart = float(np.max(other))
+        verdicts.append(Verdict(system.name, 3, f"{name}, {taken}", apart, EXACT))
     return verdicts
 
 
-def moved_start(system: System, key: Any, *, seed: int) -> Any:
-    """Draw the parameters of `key`, each moved by a rounding up, or down, or not."""
-    rng = np.random.default_rng(seed)
-
-    def moved(leaf: Any) -> Any:
-        leaf = jnp.asarray(leaf, float)
-        eps = float(jnp.finfo(leaf.dtype).eps)
-        return leaf * (1 + eps * rng.choice([-1.0, 0.0, 1.0], leaf.shape))
-
-    return jax.tree.map(moved, system.init(key))
+def moved(params: PyTree, seed: int) -> PyTree:
+    """Move each entry by a rounding up, or down, or not."""
+    rng, eps = np.random.default_rng(seed), np.finfo(float).eps
+    return jax.tree.map(
+        lambda leaf: leaf * (1 + eps * rng.choice([-1.0, 0.0, 1.0], leaf.shape)), params
+    )
 
 
-def tolerance(dtype: str) -> float:
-    """Return the bound on differences of levels 1 and 2."""
-    return EXACT if dtype == "float64" else ROUNDED
-
-
-def steps(system: System, key: Any) -> Iterator[tuple[training.Batch, Any]]:
+def steps(
+    system: System, key: PRNGKeyArray
+) -> Iterator[tuple[training.Batch, PRNGKeyArray]]:
     """Yield each batch of a run, as `training.train_step` takes it, with its key."""
-    inputs, labels = on_device(system)
+    inputs, labels = as_arrays(system.data)
     for rows, real, step_key in system.batches(system, key):
         yield training.Batch(inputs[rows], labels[rows], jnp.asarray(real)), step_key
 
 
-def torch_rows(module: torch.nn.Module, batch: training.Batch) -> tuple[Any, Any]:
-    """Return the real rows of a batch as PyTorch's, in the precision of the module."""
+def torch_forward(
+    system: System,
+    module: torch.nn.Module,
+    params: PyTree,
+    batch: training.Batch,
+    key: PRNGKeyArray,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return PyTorch's outputs and loss on the real rows, under our masks for `key`."""
     real = np.asarray(batch.real)
-    inputs, labels = (np.asarray(array)[real] for array in batch[:2])
-    dtype = next(module.parameters()).dtype
-    return torch.tensor(inputs, dtype=dtype), torch_labels(labels, dtype)
-
-
-def give_masks(
-    system: System, module: Any, params: Any, batch: training.Batch, key: Any
-) -> None:
-    """Give PyTorch the masks that ours draws from `key` for the real rows."""
-    if system.masks is None:
-        return
-    masks = system.masks(params, batch.inputs, key=key)
-    real = np.asarray(batch.real)
-    twins.give_masks(module, [torch.tensor(np.asarray(m)[real]) for m in masks])
+    if system.ours.masks is not None:
+        masks = system.ours.masks(params, batch.inputs, key)
+        twins.give_masks(module, [torch.tensor(np.asarray(m)[real]) for m in masks])
+    rows = (np.asarray(batch.inputs)[real], np.asarray(batch.labels)[real])
+    x, labels = as_tensors(rows, next(module.parameters()).dtype)
+    outputs = module(x)
+    return outputs, system.theirs.loss(module, outputs, labels)

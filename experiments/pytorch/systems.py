@@ -1,94 +1,106 @@
-"""A system on both sides: what the package has, and its twin in PyTorch."""
+"""A system on both sides: what the package has, and its twin in PyTorch.
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+A family file, such as `experiments.pytorch.weight_decay`, says how the package draws
+parameters and predicts (`Ours`), what a PyTorch user writes instead (`Theirs`), how
+both are trained, and, where independent runs are compared, by what (`Outcome`).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
 import torch
 from jax import numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from torch import Tensor, nn
 
 from ch4jax import initialization, interop, parameters, training
-from experiments.pytorch import twins
 
-Optimizers = tuple[optax.GradientTransformation, Callable[[Any], Any]]
+Rows = tuple[np.ndarray, np.ndarray]  # inputs and labels
+Optimizers = tuple[
+    optax.GradientTransformation, Callable[[nn.Module], torch.optim.Optimizer]
+]
+Batches = Iterator[tuple[np.ndarray, np.ndarray, PRNGKeyArray]]
+Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 
-def sgd(learning_rate: float) -> Optimizers:
-    """Return plain SGD on either side."""
-    return optax.sgd(learning_rate), lambda module: torch.optim.SGD(
-        module.parameters(), lr=learning_rate
-    )
+class Ours(NamedTuple):
+    """The package's side, as pure functions.
+
+    Attributes:
+      init: key -> parameters.
+      predict: (parameters, inputs, key) -> outputs; a key of None drops nothing.
+      row_losses: (parameters, outputs, labels) -> a loss for each row; training
+        minimises their mean.
+      masks: (parameters, inputs, key) -> the dropout masks that `predict` draws.
+    """
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    predict: Callable[[PyTree, Array, PRNGKeyArray | None], Array]
+    row_losses: Callable[[PyTree, Array, Array], Array]
+    masks: Callable[[PyTree, Array, PRNGKeyArray], list[Array]] | None = None
+
+
+class Theirs(NamedTuple):
+    """PyTorch's side.
+
+    Attributes:
+      module: makes the network, with the start that a PyTorch user gives it. If names
+        of layers differ from ours, it has the `names` of `ch4jax.interop`.
+      loss: (module, outputs, labels) -> what is minimised.
+    """
+
+    module: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 class Outcome(NamedTuple):
     """How independent runs are made and judged.
 
     Attributes:
-      metric: what a finished run is judged by.
+      metric: by which a finished run is judged.
+      test: rows that it is computed on.
       margin: difference of means from which the two sides count as different; it was
         chosen before any run was seen.
       runs: on each side.
       epochs: of each run.
       optimizers: as in `System.optimizers`.
-      score: params -> metric.
-      torch_score: module -> metric.
+      score: (outputs, labels) -> metric.
+      torch_score: the same in PyTorch.
       schedule: for PyTorch's optimiser and number of steps, its scheduler.
     """
 
     metric: str
+    test: Rows
     margin: float
     runs: int
     epochs: int
     optimizers: Optimizers
-    score: Callable[[Any], Any]
-    torch_score: Callable[[Any], float]
-    schedule: Callable[[Any, int], Any] | None = None
+    score: Callable[[Array, Array], Array]
+    torch_score: Callable[[Tensor, Tensor], Tensor]
+    schedule: Callable[[torch.optim.Optimizer, int], Scheduler] | None = None
 
 
-def keys_of(key: Any) -> tuple[Any, Any]:
-    """Return the key of the start and the key of the run.
-
-    A comparison draws the same numbers many times over, on purpose: hence the clone.
-    """
-    init_key, train_key = jax.random.split(jax.random.clone(key))
-    return init_key, train_key
-
-
-def on_device(system: "System") -> Any:
-    """Return the data as arrays of the precision that is on."""
-    inputs, labels = system.data
-    real = np.issubdtype(labels.dtype, np.floating)
-    return jnp.asarray(inputs, float), jnp.asarray(labels, float if real else int)
-
-
-def start(system: "System", key: Any) -> Any:
-    """Draw the parameters, in the precision that is on."""
-    drawn = system.init(keys_of(key)[0])
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), drawn)
-
-
-_fit = jax.jit(
-    training.fit, static_argnames=("metrics_fn", "optimizer", "epochs", "batch_size")
-)
-
-
-def fit(system: "System", data: Any, key: Any, optimizer: Any, epochs: int) -> Any:
-    """Train from start to end in one scan."""
-    return _fit(
-        start(system, key),
+def fit(
+    system: "System", params: PyTree, data: training.Data, key: PRNGKeyArray
+) -> PyTree:
+    """Train from `params` to the end by the first optimiser; the caller compiles it."""
+    (optimizer, _), *_ = system.optimizers.values()
+    return training.fit(
+        params,
         data,
         metrics_fn=system.metrics_fn,
         optimizer=optimizer,
-        epochs=epochs,
+        epochs=system.epochs,
         batch_size=system.batch_size,
         key=keys_of(key)[1],
     )[0]
 
 
-def epoch_batches(system: "System", key: Any) -> Iterator[Any]:
-    """Deal the batches of `training.train_epoch`."""
+def batches(system: "System", key: PRNGKeyArray) -> Batches:
+    """Yield the batches of `fit`: row numbers, which of them are real, and the key."""
     shuffle_key, step_key = jax.random.split(keys_of(key)[1])
     num_rows = len(system.data[0])
     deal = jax.jit(
@@ -108,142 +120,111 @@ class System(NamedTuple):
 
     Attributes:
       name: in tables and figures.
-      data: inputs and labels to train on, NumPy's, float64 where they are numbers.
-      init: key -> parameters, as the package draws them.
-      predict: (params, inputs, *, key) -> outputs; a key of None drops nothing.
-      row_losses: (params, outputs, labels) -> a loss for each row, whose mean is
-        minimised.
-      module: makes PyTorch's network, with the start that a PyTorch user gives it; with
-        masks, of the `dropout` layers that it is given.
-      loss: (module, outputs, labels) -> what PyTorch minimises.
+      data: rows to train on, NumPy's, float64 where they are numbers.
+      ours: the package's side.
+      theirs: PyTorch's side.
       optimizers: by name; ours, and a function of the module that makes PyTorch's. The
         first is that of a whole run.
       epochs: of a whole run.
       batch_size: rows in a batch.
-      names: see `ch4jax.interop`.
-      masks: (params, rows, *, key) -> the masks that `predict` draws from the key.
-      rates: what fraction each mask drops.
-      in_training: the rows to train on; all if None.
-      batches: (system, key) -> row numbers, which of them are real, and the key of each
-        step, as the compiled program deals them.
-      run: (system, data, key, optimizer, epochs) -> parameters after a whole run, by
-        the compiled program of the package.
-      outcome: what independent runs are judged by, if there is anything to judge.
+      rates: of dropout, one for each mask.
+      fold: numbers of the rows to train on; all if None.
+      run: trains by a program of the package, as `fit` does.
+      batches: those that `run` deals.
+      outcome: by what independent runs are judged; None if there are none.
     """
 
     name: str
-    data: tuple[np.ndarray, np.ndarray]
-    init: Callable[..., Any]
-    predict: Callable[..., Any]
-    row_losses: Callable[..., Any]
-    module: Callable[..., torch.nn.Module]
-    loss: Callable[..., torch.Tensor]
+    data: Rows
+    ours: Ours
+    theirs: Theirs
     optimizers: dict[str, Optimizers]
     epochs: int
     batch_size: int
-    names: Mapping[str, str] | None = None
-    masks: Callable[..., list[Any]] | None = None
     rates: tuple[float, ...] = ()
-    in_training: np.ndarray | None = None
-    batches: Callable[..., Iterator[Any]] = epoch_batches
-    run: Callable[..., Any] = fit
+    fold: np.ndarray | None = None
+    run: Callable[["System", PyTree, training.Data, PRNGKeyArray], PyTree] = fit
+    batches: Callable[["System", PRNGKeyArray], Batches] = batches
     outcome: Outcome | None = None
 
     @property
     def rows(self) -> np.ndarray:
         """Numbers of the rows to train on."""
-        everything = np.arange(len(self.data[0]))
-        return everything if self.in_training is None else everything[self.in_training]
+        return np.arange(len(self.data[0])) if self.fold is None else self.fold
 
-    def metrics_fn(self, params: Any, inputs: Any, labels: Any, *, key: Any) -> Any:
+    def start(self, key: PRNGKeyArray) -> PyTree:
+        """Draw the parameters, in the current precision."""
+        drawn = self.ours.init(keys_of(key)[0])
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), drawn)
+
+    def metrics_fn(
+        self, params: PyTree, inputs: Array, labels: Array, *, key: PRNGKeyArray | None
+    ) -> training.Metrics:
         """Be the metrics function of `ch4jax.training`."""
-        outputs = self.predict(params, inputs, key=key)
-        return {"loss": self.row_losses(params, outputs, labels)}
+        outputs = self.ours.predict(params, inputs, key)
+        return {"loss": self.ours.row_losses(params, outputs, labels)}
 
 
-def module_with(system: System, params: Any, dtype: torch.dtype) -> torch.nn.Module:
+def sgd(learning_rate: float) -> Optimizers:
+    """Return plain SGD on either side."""
+    return optax.sgd(learning_rate), lambda module: torch.optim.SGD(
+        module.parameters(), lr=learning_rate
+    )
+
+
+def keys_of(key: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Return the key of the start and the key of the run.
+
+    A comparison draws the same numbers many times over, on purpose: hence the clone.
+    """
+    init_key, train_key = jax.random.split(jax.random.clone(key))
+    return init_key, train_key
+
+
+def as_arrays(rows: Rows) -> training.Data:
+    """Return rows as JAX's: classes as integers, numbers in the current precision."""
+    inputs, labels = rows
+    dtype = float if labels.dtype.kind == "f" else int
+    return jnp.asarray(inputs, float), jnp.asarray(labels, dtype)
+
+
+def as_tensors(rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows as PyTorch's: classes as integers, numbers of the dtype given."""
+    inputs, labels = rows
+    label_dtype = dtype if labels.dtype.kind == "f" else torch.int64
+    return torch.tensor(inputs, dtype=dtype), torch.tensor(labels, dtype=label_dtype)
+
+
+def module_with(system: System, params: PyTree, dtype: torch.dtype) -> nn.Module:
     """Return PyTorch's network with our parameters in it."""
-    with_masks = {} if system.masks is None else {"dropout": twins.GivenDropout}
-    module = system.module(**with_masks).to(dtype)
-    slots = named_parameters(module)
-    ours = interop.to_torch(params, slots, names=system.names)
-    with torch.no_grad():
-        for name, slot in slots.items():
-            slot.copy_(ours[name])
+    module = system.theirs.module().to(dtype)
+    names, slots = getattr(module, "names", None), named_parameters(module)
+    ours = interop.to_torch(params, slots, names=names)
+    module.load_state_dict(ours, strict=False)  # without the constants
     return module
 
 
-def named_parameters(module: torch.nn.Module) -> dict[str, Any]:
+def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters by name, a shared one under each of its names."""
     return dict(module.named_parameters(remove_duplicate=False))
 
 
-def torch_data(system: System) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the data as PyTorch's, in float32."""
-    inputs, labels = system.data
-    return torch.tensor(inputs, dtype=torch.float32), torch_labels(
-        labels, torch.float32
-    )
+def as_tree(module: nn.Module, like: PyTree, *, grads: bool = False) -> PyTree:
+    """Return PyTorch's parameters, or their gradients, as a tree like ours."""
+    tensors = {
+        name: parameter.grad if grads else parameter.detach()
+        for name, parameter in named_parameters(module).items()
+    }
+    return interop.from_torch(tensors, like, names=getattr(module, "names", None))
 
 
-def torch_labels(labels: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """Return classes as integers, and numbers in the precision asked for."""
-    real = np.issubdtype(labels.dtype, np.floating)
-    return torch.tensor(labels, dtype=dtype if real else torch.int64)
-
-
-def as_tree(
-    system: System,
-    module: torch.nn.Module,
-    like: Any,
-    of: Callable[[Any], torch.Tensor] = lambda parameter: parameter,
-) -> Any:
-    """Return the parameters, or what `of` makes of each, as a tree like ours."""
-    found = {n: of(p).detach().clone() for n, p in named_parameters(module).items()}
-    return interop.from_torch(found, like, names=system.names)
-
-
-def torch_train(
-    system: System,
-    module: torch.nn.Module,
-    optimizer: Any,
-    data: tuple[torch.Tensor, torch.Tensor],
-    *,
-    epochs: int,
-    call: Any = None,
-    schedule: Any = None,
-) -> None:
-    """Train PyTorch's network as a PyTorch user does, its tensors in memory.
-
-    Args:
-      system: whose rows, batch size and loss.
-      module: is trained.
-      optimizer: of its parameters.
-      data: what `torch_data` returns, made once for many runs.
-      epochs: passes over the rows.
-      call: what to call in place of `module`: itself, compiled.
-      schedule: of the learning rate, a step a batch.
-    """
-    inputs, labels = data
-    rows = torch.tensor(system.rows)
-    forward = module if call is None else call  # a compiled Linear has no truth value
-    for _ in range(epochs):
-        for batch in rows[torch.randperm(len(rows))].split(system.batch_size):
-            optimizer.zero_grad()
-            outputs = forward(inputs[batch])
-            system.loss(module, outputs, labels[batch]).backward()
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-
-
-def torch_start(like: Any, *, key: Any) -> Any:
+def torch_start(like: PyTree, *, key: PRNGKeyArray) -> PyTree:
     """Draw parameters as PyTorch's modules do: Linear's, and N(0, 1) for MyLinear."""
-    rules: dict[str, Any] = {}
+    rules: dict[str, initialization.Initializer] = {}
     for path, leaf in parameters.flatten(like).items():
         if path.endswith("kernel"):
+            bias = path.removesuffix("kernel") + "bias"
             rules[path] = initialization.torch_kernel
-            bias = initialization.torch_bias(leaf.shape[0])
-            rules[path.removesuffix("kernel") + "bias"] = bias
-    rules |= {"*": initialization.normal(1.0)} if len(rules) == 0 else {}
+            rules[bias] = initialization.torch_bias(leaf.shape[0])
+    rules = rules or {"*": initialization.normal(1.0)}
     return parameters.reinitialize(like, rules, key=key)

@@ -4,7 +4,7 @@ Constructors take sizes and nothing else; `ch4jax.interop` carries parameters ov
 Where it has to be told which layer is which, the class has the `names` to pass.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -17,12 +17,11 @@ def perceptron(
     *,
     num_inputs: int = 784,
     num_classes: int = 10,
-    dropout: Callable[[float], nn.Module] = nn.Dropout,
 ) -> nn.Sequential:
-    """Return the perceptron of `ch4jax.dropout`; `dropout` makes a layer of a rate."""
+    """Return the perceptron of `ch4jax.dropout`."""
     layers: list[nn.Module] = [nn.Flatten()]
     for width, rate in zip(hidden, rates, strict=True):
-        layers += [nn.Linear(num_inputs, width), nn.ReLU(), dropout(rate)]
+        layers += [nn.Linear(num_inputs, width), nn.ReLU(), nn.Dropout(rate)]
         num_inputs = width
     return nn.Sequential(*layers, nn.Linear(num_inputs, num_classes))
 
@@ -37,40 +36,31 @@ def init_normal(network: nn.Module, std: float = 0.01) -> None:
             nn.init.normal_(layer.weight, std=std)
 
 
-class GivenDropout(nn.Module):
-    """Dropout whose mask is given: `mask` says of each entry whether it is kept."""
+class GivenDropout(nn.Dropout):
+    """Dropout whose mask is given; it says of each entry whether it is kept."""
 
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.mask: torch.Tensor | None = None
+    def __init__(self, rate: float, mask: torch.Tensor) -> None:
+        super().__init__(rate)
+        self.mask = mask
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what is kept, rescaled; in evaluation `x` itself.
-
-        Raises:
-          ValueError: in training, if there is no mask of the shape of `x`.
-        """
-        if not self.training:
-            return x
-        if self.mask is None or self.mask.shape != x.shape:
-            given = None if self.mask is None else tuple(self.mask.shape)
-            raise ValueError(f"need a mask of shape {tuple(x.shape)}, got {given}")
-        return x * self.mask / (1 - self.rate)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return what is kept, rescaled; in evaluation `input` itself."""
+        return input * self.mask / (1 - self.p) if self.training else input
 
 
-def give_masks(network: nn.Module, masks: Iterable[torch.Tensor]) -> None:
-    """Give each `GivenDropout` its mask, in the order of the layers.
+def give_masks(network: nn.Module, masks: Sequence[torch.Tensor]) -> None:
+    """Let the dropout layers of a network apply these masks, in their order.
 
     Raises:
       ValueError: if there is not one mask for each layer.
     """
-    layers = [m for m in network.modules() if isinstance(m, GivenDropout)]
-    masks = list(masks)
-    if len(masks) != len(layers):
-        raise ValueError(f"need {len(layers)} masks, got {len(masks)}")
-    for layer, mask in zip(layers, masks, strict=True):
-        layer.mask = mask
+    layers = [
+        (name, layer)
+        for name, layer in network.named_children()
+        if isinstance(layer, nn.Dropout)
+    ]
+    for (name, layer), mask in zip(layers, masks, strict=True):
+        setattr(network, name, GivenDropout(layer.p, mask))
 
 
 class MLP(nn.Module):
@@ -86,21 +76,6 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs of the second layer."""
         return self.out(torch.relu(self.hidden(x)))
-
-
-class MySequential(nn.Module):
-    """Twin of `ch4jax.blocks.MySequential`; layer i is called `i`."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        for i, layer in enumerate(layers):
-            self.add_module(str(i), layer)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layers one after the other."""
-        for layer in self.children():
-            x = layer(x)
-        return x
 
 
 class FixedHiddenMLP(nn.Module):

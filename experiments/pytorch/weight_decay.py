@@ -1,21 +1,74 @@
 """Linear regression with an L2 penalty (D2L 3.7) on both sides."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import numpy as np
 import optax
 import torch
 from jax import numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
-from ch4jax import weight_decay
+from ch4jax import training, weight_decay
 from ch4jax.data import synthetic
-from experiments.pytorch.systems import Optimizers, Outcome, System, keys_of, sgd, start
+from experiments.pytorch.systems import Ours, Outcome, System, Theirs, keys_of, sgd
+
+LAMBD, RATE = 3.0, 0.003
+
+
+def torch_l2(
+    make: Callable[..., torch.optim.Optimizer], **options: float
+) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """Return what makes an optimiser of PyTorch that decays the weight alone."""
+
+    def optimizer(module: nn.Module) -> torch.optim.Optimizer:
+        weight, bias = module.parameters()
+        decayed = {"params": [weight], "weight_decay": LAMBD}
+        groups = [decayed, {"params": [bias], "weight_decay": 0.0}]
+        return make(groups, lr=RATE, **options)
+
+    return optimizer
+
+
+OPTIMIZERS = {
+    "SGD with L2": (weight_decay.l2_sgd(RATE, LAMBD), torch_l2(torch.optim.SGD)),
+    "momentum with L2": (
+        weight_decay.l2_sgd(RATE, LAMBD, momentum=0.9),
+        torch_l2(torch.optim.SGD, momentum=0.9),
+    ),
+    "Adam with L2": (weight_decay.l2_adam(RATE, LAMBD), torch_l2(torch.optim.Adam)),
+    "AdamW": (
+        optax.adamw(RATE, weight_decay=LAMBD, mask=weight_decay.kernel_mask),
+        torch_l2(torch.optim.AdamW),
+    ),
+}
+
+
+def penalised_loss(module: nn.Module, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the book's loss from scratch, which adds the penalty to each row."""
+    penalty = module.get_parameter("weight").square().sum() / 2
+    return ((outputs - labels) ** 2 / 2 + LAMBD * penalty).mean()
+
+
+def run_scratch(
+    system: System, params: PyTree, data: training.Data, key: PRNGKeyArray
+) -> PyTree:
+    """Train by `weight_decay.train`, which has an SGD of its own."""
+    return weight_decay.train(
+        params,
+        data,
+        LAMBD,
+        learning_rate=RATE,
+        epochs=system.epochs,
+        batch_size=system.batch_size,
+        key=keys_of(key)[1],
+    )[0]
 
 
 def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
-    """Return linear regression with an L2 penalty, concise and from scratch (3.7)."""
-    lambd, rate = 3.0, 0.003
+    """Return linear regression with an L2 penalty, concise and from scratch."""
     w = jnp.full((num_inputs, 1), 0.01)
     train_key, test_key = jax.random.split(jax.random.key(0))
     with jax.enable_x64(False):
@@ -23,104 +76,57 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
         test = synthetic.linear_regression(w, 0.05, 100, key=test_key)
     data, test = ((np.asarray(x, float), np.asarray(y, float)) for x, y in (data, test))
 
-    def predict(params: Any, x: Any, *, key: Any) -> Any:
-        del key
-        return weight_decay.linreg(params, x)
-
-    def init(key: Any) -> Any:
+    def init(key: PRNGKeyArray) -> PyTree:
         """Draw the bias too, as the book does it here: a decayed bias would show."""
         params = weight_decay.init_params(num_inputs, key=key)
         return {**params, "bias": jax.random.normal(jax.random.fold_in(key, 1), (1,))}
 
-    def module() -> torch.nn.Linear:
-        linear = torch.nn.Linear(num_inputs, 1)
+    def scratch_losses(params: PyTree, outputs: Array, labels: Array) -> Array:
+        errors = weight_decay.squared_loss(outputs, labels)[:, 0]
+        return errors + LAMBD * weight_decay.l2_penalty(params["kernel"])
+
+    def module() -> nn.Module:
+        linear = nn.Linear(num_inputs, 1)
         for parameter in linear.parameters():
-            torch.nn.init.normal_(parameter)
+            nn.init.normal_(parameter)
         return linear
 
-    def zero_bias() -> torch.nn.Linear:
+    def zero_bias() -> nn.Module:
         linear = module()
-        torch.nn.init.zeros_(linear.bias)
+        nn.init.zeros_(linear.get_parameter("bias"))
         return linear
 
-    def groups(module: Any) -> list[dict[str, Any]]:
-        decayed = {"params": [module.weight], "weight_decay": lambd}
-        return [decayed, {"params": [module.bias], "weight_decay": 0.0}]
-
-    def scratch_loss(module: Any, outputs: Any, y: Any) -> torch.Tensor:
-        penalty = module.weight.square().sum() / 2
-        return ((outputs - y) ** 2 / 2 + lambd * penalty).mean()
-
-    def scratch_run(
-        system: System, data: Any, key: Any, optimizer: Any, epochs: int
-    ) -> Any:
-        del optimizer  # the room's own SGD
-        return weight_decay.train(
-            start(system, key),
-            data,
-            lambd,
-            learning_rate=rate,
-            epochs=epochs,
-            batch_size=system.batch_size,
-            key=keys_of(key)[1],
-        )[0]
-
-    def rmse(params: Any) -> Any:
-        x, y = (jnp.asarray(a, float) for a in test)
-        return jnp.sqrt(2 * weight_decay.mean_loss(params, (x, y)))
-
-    def torch_rmse(module: Any) -> float:
-        x, y = (torch.tensor(a, dtype=torch.float32) for a in test)
-        return torch.nn.functional.mse_loss(module(x), y).sqrt().item()
-
-    adamw = optax.adamw(rate, weight_decay=lambd, mask=weight_decay.kernel_mask)
-    optimizers: dict[str, Optimizers] = {
-        "SGD with L2": (
-            weight_decay.l2_sgd(rate, lambd),
-            lambda m: torch.optim.SGD(groups(m), lr=rate),
-        ),
-        "momentum with L2": (
-            weight_decay.l2_sgd(rate, lambd, momentum=0.9),
-            lambda m: torch.optim.SGD(groups(m), lr=rate, momentum=0.9),
-        ),
-        "Adam with L2": (
-            weight_decay.l2_adam(rate, lambd),
-            lambda m: torch.optim.Adam(groups(m), lr=rate),
-        ),
-        "AdamW": (adamw, lambda m: torch.optim.AdamW(groups(m), lr=rate)),
-    }
     concise = System(
         "weight decay, concise",
-        data=data,
-        init=init,
-        predict=predict,
-        row_losses=lambda _, outputs, y: jnp.square(outputs - y)[:, 0],
-        module=module,
-        loss=lambda _, outputs, y: torch.nn.functional.mse_loss(outputs, y),
-        optimizers=optimizers,
+        data,
+        Ours(
+            init,
+            lambda params, x, _: weight_decay.linreg(params, x),
+            lambda _, outputs, labels: jnp.square(outputs - labels)[:, 0],
+        ),
+        Theirs(module, lambda _, outputs, labels: mse_loss(outputs, labels)),
+        OPTIMIZERS,
         epochs=100,
         batch_size=5,
     )
-    plain = sgd(rate)
     scratch = concise._replace(
         name="weight decay, scratch",
-        row_losses=lambda params, outputs, y: (
-            weight_decay.squared_loss(outputs, y)[:, 0]
-            + lambd * weight_decay.l2_penalty(params["kernel"])
+        ours=concise.ours._replace(
+            init=lambda key: weight_decay.init_params(num_inputs, key=key),
+            row_losses=scratch_losses,
         ),
-        loss=scratch_loss,
-        optimizers={"SGD": plain},
-        run=scratch_run,
-        init=lambda key: weight_decay.init_params(num_inputs, key=key),
-        module=zero_bias,
+        theirs=Theirs(zero_bias, penalised_loss),
+        optimizers={"SGD": sgd(RATE)},
+        run=run_scratch,
         outcome=Outcome(
-            metric="test RMSE",
+            "test RMSE",
+            test=test,
             margin=0.02,
             runs=100,
             epochs=100,
-            optimizers=plain,
-            score=rmse,
-            torch_score=torch_rmse,
+            optimizers=sgd(RATE),
+            score=lambda y, labels: jnp.sqrt(jnp.square(y - labels).mean()),
+            torch_score=lambda y, labels: mse_loss(y, labels).sqrt(),
         ),
     )
     return [concise, scratch]

@@ -1,9 +1,7 @@
 """The hand-derived backward pass against PyTorch's autograd."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from support import relative_difference
 
@@ -51,29 +49,3 @@ def test_every_quantity_and_every_gradient_is_pytorchs(x64):
         assert relative_difference(getattr(kept, name), theirs.detach()) <= 1e-12, name
     for name, theirs in (quantities | weights).items():
         assert relative_difference(getattr(hand, name), theirs.grad) <= 1e-12, name
-
-
-@pytest.mark.parametrize("learning_rate", [0.01, 0.3])
-def test_two_hundred_steps_of_descent_by_hand_end_where_pytorch_does(
-    learning_rate, x64
-):
-    params, x, labels = problem()
-    weights = [to_torch(w).requires_grad_() for w in params]
-    optimizer = torch.optim.SGD(weights, lr=learning_rate)
-    torch_x, torch_labels = to_torch(x), to_torch(labels)
-    for _ in range(200):
-        optimizer.zero_grad()
-        torch_forward(*weights, torch_x, torch_labels)["J"].backward()
-        optimizer.step()
-
-    @jax.jit
-    def step(_, params):
-        kept = backprop.forward(params, x, labels, LAMBD)
-        hand = backprop.backward(params, x, labels, LAMBD, kept)
-        return backprop.Params(
-            params.w1 - learning_rate * hand.w1, params.w2 - learning_rate * hand.w2
-        )
-
-    params = jax.lax.fori_loop(0, 200, step, params)
-    for ours, theirs in zip(params, weights, strict=True):
-        assert relative_difference(ours, theirs.detach()) <= 1e-12

@@ -20,7 +20,7 @@ from experiments.pytorch import twins
 
 TWINS = {
     MLP: twins.MLP,
-    MySequential: lambda: twins.MySequential(twins.MLP(20, 32, 12), twins.NestMLP(12)),
+    MySequential: lambda: torch.nn.Sequential(twins.MLP(20, 32, 12), twins.NestMLP(12)),
     FixedHiddenMLP: twins.FixedHiddenMLP,
     NestMLP: twins.NestMLP,
     DropoutMLP: lambda: twins.perceptron((16, 8), num_inputs=16).eval(),
