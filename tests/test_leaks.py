@@ -94,7 +94,7 @@ def train_linear(rate):
 
 
 def train_model(rate):
-    model = models.Model(hidden=(2,), waves=1, frequencies=1, **SIZES)
+    model = models.Architecture((2,), waves=1, frequencies=1, **SIZES)
     settings = models.Setting(rate[None], rate[None], rate[None])
     x = jnp.stack([X, X])
     return models.train(model, settings, x, DATA[1], IN_TRAINING, steps=2, keys=keys())
