@@ -11,6 +11,8 @@ from ch4jax.data import fashion_mnist, idx
 from ch4jax.errors import DataError, NetworkError
 
 NAMES = [file.name for file in fashion_mnist.FULL]
+LABELS = fashion_mnist.MINI[1]
+SHORT = LABELS._replace(shape=(5999,))
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +143,10 @@ def test_a_cache_that_cannot_be_written_is_named(mirror, tmp_path):
         ),
         ({"train_images_idx3_ubyte": lambda b: b + b"0"}, r"has more bytes, expected"),
         ({"train_labels_idx1_ubyte": lambda b: b[:-1] + b"\7"}, r"SHA-256 .* expected"),
+        (
+            {"train_labels_idx1_ubyte": lambda b: SHORT.header + b[9:]},
+            r"holds 5,999 labels, expected 6,000 labels",
+        ),
         ({"t10k_labels_idx1_ubyte": lambda b: b"PK\3\4" + b[4:]}, r"not an IDX file"),
         ({"t10k_labels_idx1_ubyte": lambda b: b""}, r"not an IDX file"),
         ({"t10k_images_idx3_ubyte": lambda b: None}, r"has no t10k-images-idx3-ubyte"),
@@ -157,16 +163,6 @@ def test_a_wrong_file_is_named_with_what_it_is_and_should_be(
     assert name.replace("_", "-") in str(error.value)
 
 
-def test_labels_of_another_length_than_the_images_are_named(tmp_path, small):
-    file = fashion_mnist.MINI[1]._replace(shape=(5999,))
-    folder = fill(
-        tmp_path / "folder", train_labels_idx1_ubyte=lambda b: file.header + b[9:]
-    )
-    with pytest.raises(DataError, match=r"holds 5,999 labels, expected 6,000 labels"):
-        fashion_mnist.load(str(folder))
-
-
-LABELS = fashion_mnist.MINI[1]
 TRUNCATED = gzip.compress(LABELS.header + bytes(6000))[:-10]
 BOMB = gzip.compress(LABELS.header + bytes(50_000_000))
 

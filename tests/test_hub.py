@@ -47,15 +47,6 @@ def left_in(folder):
     )
 
 
-def test_the_hub_knows_the_two_tables_by_the_sums_of_the_book():
-    sums = {name: file.sha1 for name, file in hub.DATA_HUB.items()}
-    assert sums == {
-        "kaggle_house_train": "585e9cc93e70b39160e7921475f9bcd7d31219ce",
-        "kaggle_house_test": "fa19780a7b011d9b009e8bff8e99922a8ee2eb90",
-    }
-    assert all(file.url.startswith(hub.DATA_URL) for file in hub.DATA_HUB.values())
-
-
 def test_a_file_is_downloaded_once_and_then_comes_from_the_cache(offer, server, cache):
     offer("table.csv", CONTENT)
     path = hub.download("thing")

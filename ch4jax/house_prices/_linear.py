@@ -146,7 +146,7 @@ def train_linear(
     """
 
     def member(
-        setting: Setting, rows: Bool[Array, " rows"], key: PRNGKeyArray
+        setting: Setting, rows: Array, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], Metrics]:
         init_key, train_key = jax.random.split(key)
         return folds.fit(
@@ -169,11 +169,7 @@ def train_linear(
 
 def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
     def metrics(
-        params: dict[str, Array],
-        x: Float[Array, "batch features"],
-        prices: Float[Array, " batch"],
-        *,
-        key: PRNGKeyArray | None,
+        params: dict[str, Array], x: Array, prices: Array, *, key: PRNGKeyArray | None
     ) -> Metrics:
         predictions = linear(params, x)
         return {

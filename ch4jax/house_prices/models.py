@@ -58,11 +58,10 @@ def init(
     """Draw parameters; the model predicts 0 before it is trained."""
     hidden, waves, frequencies, frequency_scale = architecture
     wave_key, phase_key, *layer_keys = jax.random.split(key, 2 + len(hidden))
-    width = num_features + waves * frequencies
+    shape, width = (waves, frequencies), num_features + waves * frequencies
     params: dict[str, PyTree] = {
-        "frequency": frequency_scale
-        * jax.random.normal(wave_key, (waves, frequencies)),
-        "phase": jax.random.uniform(phase_key, (waves, frequencies), maxval=2 * jnp.pi),
+        "frequency": frequency_scale * jax.random.normal(wave_key, shape),
+        "phase": jax.random.uniform(phase_key, shape, maxval=2 * jnp.pi),
         "shortcut": jnp.zeros(width),
         "layers": [],
         "bias": jnp.zeros(()),
@@ -145,12 +144,7 @@ def train(
       keys: of each member: split in two, for `init` and for `folds.fit`.
     """
 
-    def member(
-        setting: Setting,
-        x: Float[Array, "rows features"],
-        rows: Bool[Array, " rows"],
-        key: PRNGKeyArray,
-    ) -> Float[Array, " rows"]:
+    def member(setting: Setting, x: Array, rows: Array, key: PRNGKeyArray) -> Array:
         init_key, train_key = jax.random.split(key)
         mean = jnp.mean(log_prices, where=rows)
         deviation = jnp.std(log_prices, where=rows)
@@ -181,11 +175,7 @@ def _recipe(
     """Return the Huber loss, because a few sales are far off any trend, and AdamW."""
 
     def metrics(
-        params: dict[str, PyTree],
-        x: Float[Array, "batch features"],
-        labels: Float[Array, " batch"],
-        *,
-        key: PRNGKeyArray | None,
+        params: dict[str, PyTree], x: Array, labels: Array, *, key: PRNGKeyArray | None
     ) -> Metrics:
         predictions = predict(architecture, params, x, setting.dropout, key=key)
         return {"loss": optax.huber_loss(predictions, labels, delta=HUBER)}
