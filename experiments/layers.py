@@ -101,7 +101,7 @@ def show_learning(folder: RunFolder, *, key: PRNGKeyArray) -> dict[str, Any]:
     @jax.vmap
     def train(stopped: Bool[Array, ""]) -> tuple[Array, Array]:
         def metrics_fn(
-            params: PyTree, x: Array, target: Array, *, key: PRNGKeyArray
+            params: PyTree, x: Array, target: Array, *, key: PRNGKeyArray | None
         ) -> Metrics:
             given = jax.tree.map(
                 lambda p: jnp.where(stopped, jax.lax.stop_gradient(p), p),

@@ -201,7 +201,7 @@ def show_freezing(
     batch = Batch(x, x.sum(axis=1), jnp.ones(len(x), bool))
 
     def metrics_fn(
-        variables: PyTree, x: Array, target: Array, *, key: PRNGKeyArray
+        variables: PyTree, x: Array, target: Array, *, key: PRNGKeyArray | None
     ) -> Metrics:
         y = jnp.asarray(NETWORK.apply(variables, x))
         return {"loss": optax.l2_loss(y[:, 0], target)}

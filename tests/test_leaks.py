@@ -94,10 +94,10 @@ def train_linear(rate):
 
 
 def train_model(rate):
-    model = models.Architecture((2,), waves=1, frequencies=1, **SIZES)
+    small = models.Architecture((2,), waves=1, frequencies=1)
     settings = models.Setting(rate[None], rate[None], rate[None])
-    x = jnp.stack([X, X])
-    return models.train(model, settings, x, DATA[1], IN_TRAINING, steps=2, keys=keys())
+    rest = jnp.stack([X, X]), DATA[1], IN_TRAINING
+    return models.train(small, settings, *rest, **SIZES, steps=2, keys=keys())
 
 
 def backpropagate(rate):
