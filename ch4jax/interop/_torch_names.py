@@ -1,15 +1,15 @@
-"""Which tensor of PyTorch is which leaf of a tree, told from their names.
+"""Pair each PyTorch tensor with a leaf of a tree, by name.
 
-The parts of a dotted name and the keys of a path are the same, but for this:
+The parts of a dotted name and the keys of a path are the same, except:
 
-- The collections `params` and `constants` do not count; buffers are constants.
+- The collections `params` and `constants` are left out; buffers are constants.
 - `kernel` or `w`, (in, out), is PyTorch's `weight`, (out, in), and `b` its `bias`; with
   one output, `w` may be (in,) and `b` (). A leaf called `weight` is not transposed.
 - A `kernel` of three axes and a `bias` of two hold layers stacked along the first axis:
   the tensors `0.weight`, `1.weight` and so on.
-- Where PyTorch has numbers alone and ours are one word and a number (`Dense_0`,
-  `layers_0`, places in a list), as many of each, the k-th is the k-th.
-- What the caller maps by `names` goes where it is told to.
+- Where PyTorch has only numbers, and we have as many keys of one word and a number
+  (`Dense_0`, `layers_0`, positions in a list), the k-th matches the k-th.
+- `names`, if the caller gives it, takes precedence.
 
 Nothing is guessed from shapes.
 """
@@ -31,15 +31,15 @@ _ALIASES = {"weight": ("kernel", "w"), "bias": ("b",)}
 
 
 class Slot(NamedTuple):
-    """What takes one tensor.
+    """The leaf, or the layer of a leaf of stacked layers, for one tensor.
 
     Attributes:
-      path: of the leaf, with the layer if it is one of several.
+      path: of the leaf, with the layer if there are several.
       leaf: number of the leaf in the flattened tree.
-      layer: place along the first axis of a leaf of stacked layers, else None.
-      shape: of the array, one layer of it if they are stacked.
+      layer: index along the first axis of a leaf of stacked layers, else None.
+      shape: of the array, or of one layer of it.
       torch_shape: of the tensor.
-      transposed: the tensor is the array transposed.
+      transposed: whether the tensor is the array transposed.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Slot(NamedTuple):
 
 
 def slots_of(tree: PyTree) -> dict[Keys, Slot]:
-    """Return what takes a tensor each, by path without the collection, in order."""
+    """Return the slots of a tree in order, by path without the collection."""
     slots: dict[Keys, Slot] = {}
     for n, (keys, leaf) in enumerate(tree_flatten_with_path(tree)[0]):
         path = tuple(keystr((key,), simple=True) for key in keys)
@@ -83,12 +83,12 @@ def slots_of(tree: PyTree) -> dict[Keys, Slot]:
 def pair(
     shapes: Mapping[str, Shape], slots: Mapping[Keys, Slot], names: Mapping[str, str]
 ) -> dict[str, Slot]:
-    """Return the slot of each tensor; every tensor has one and every slot is taken.
+    """Return the slot of each tensor; no tensor and no slot is left over.
 
     Args:
       shapes: of the tensors, by name.
       slots: as `slots_of` returns them.
-      names: see `interop.from_torch`.
+      names: see `from_torch`.
 
     Raises:
       Mismatch: a line for each tensor and each slot without a counterpart, and for
@@ -146,7 +146,7 @@ def _children(paths: Iterable[Keys], above: Keys) -> set[str]:
 
 
 def _translate(theirs: set[str], ours: set[str]) -> dict[str, str]:
-    """Return our name for each of their siblings, theirs where we have none."""
+    """Return our name for each of their siblings, or theirs if we have none."""
     numbered = [re.fullmatch(r"(.*?)(\d+)", name) for name in ours]
     words = {match and match[1] for match in numbered}
     as_many = len(theirs) == len(ours) and all(map(str.isdecimal, theirs))
