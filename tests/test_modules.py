@@ -95,7 +95,7 @@ def variables(example, dtype=jnp.float32, seed=0):
 
 @functools.cache
 def draw(example, seed):
-    """Return NumPy's arrays: those of JAX would depend on the mode of the first test."""
+    """Return NumPy arrays: those of JAX would keep the first test's precision."""
     x = np.ones((1, *example.row), np.float32)
     drawn = init(example.module, jax.random.key(seed), x)
     return jax.tree.map(np.asarray, drawn)

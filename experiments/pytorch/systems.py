@@ -211,10 +211,11 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def as_tree(module: nn.Module, like: PyTree, *, grads: bool = False) -> PyTree:
     """Return PyTorch's parameters, or their gradients, as a tree like ours."""
-    tensors = {
-        name: parameter.grad if grads else parameter.detach()
-        for name, parameter in named_parameters(module).items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in named_parameters(module).items():
+        tensor = parameter.grad if grads else parameter
+        assert tensor is not None, f"{name} has no gradient"
+        tensors[name] = tensor.detach()
     return interop.from_torch(tensors, like, names=getattr(module, "names", None))
 
 
