@@ -209,9 +209,7 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
     folder = RunFolder.create("little", config, {"data": "mini"})
     folder.metrics(epoch=1, loss=float("nan"))
     folder.table(["", "n"], [["a", "1"]], title="numbers")
-    with folder.figure(
-        "f.png", size=(2, 1), caption="to see", alt="drawn"
-    ) as axes:
+    with folder.figure("f.png", size=(2, 1), caption="to see", alt="drawn") as axes:
         axes.plot([0, 1])
     folder.finish({"answer": 42}, headline="It is 42.")
     assert (folder.path / "f.png").exists()
