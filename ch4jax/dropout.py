@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax.initialization import torch_bias
+from ch4jax.initialization import torch_bias, torch_kernel
 
 MLPParams = list[dict[str, Array]]
 
@@ -81,24 +81,24 @@ def mask_and_rescale(
 def init_mlp(
     sizes: Sequence[int] = (784, 256, 256, 10),
     *,
-    std: float = 0.01,
+    std: float | None = None,
     key: PRNGKeyArray,
 ) -> MLPParams:
-    """Draw weights from N(0, `std`²), and biases as PyTorch's Linear does.
+    """Draw weights and biases as PyTorch's Linear does: U(-1/√fan_in, 1/√fan_in).
 
-    The book sets the weights alone, so its biases keep PyTorch's default,
-    U(-1/√fan_in, 1/√fan_in).
+    That is the start of the book's version from scratch. Its concise version draws the
+    weights, and only them, from N(0, `std`²).
 
     Args:
       sizes: width of the input, of each hidden layer, and of the output.
-      std: standard deviation of the weights.
+      std: standard deviation of normal weights; None draws them as PyTorch does.
       key: consumed here.
 
     Returns:
       For each layer its `kernel`, shape (in, out), and its `bias`, shape (out,).
     """
     kernel_key, bias_key = jax.random.split(key)
-    kernel_init = nn.initializers.normal(std)
+    kernel_init = _kernel_init(std)
     return [
         {
             "kernel": kernel_init(jax.random.fold_in(kernel_key, i), (fan_in, fan_out)),
@@ -111,7 +111,7 @@ def init_mlp(
 def mlp(
     params: MLPParams,
     x: Float[Array, "batch *image"],
-    rates: Sequence[float],
+    rates: Sequence[float | Float[Array, ""]],
     *,
     key: PRNGKeyArray | None,
 ) -> Float[Array, "batch classes"]:
@@ -120,7 +120,8 @@ def mlp(
     Args:
       params: from `init_mlp`.
       x: one row an example; further axes are flattened.
-      rates: probability of dropping a unit, one for each hidden layer.
+      rates: probability of dropping a unit, one for each hidden layer; an array, which
+        may be traced, is taken by `mask_and_rescale`.
       key: consumed here; hidden layer i draws from `fold_in(key, i)`. None
         evaluates: nothing is dropped.
 
@@ -138,8 +139,16 @@ def mlp(
     for i, (layer, rate) in enumerate(zip(hidden, rates, strict=True)):
         h = jax.nn.relu(_dense(layer, h))
         if key is not None:
-            h = dropout_layer(h, rate, key=jax.random.fold_in(key, i))
+            layer_key = jax.random.fold_in(key, i)
+            if isinstance(rate, Array):
+                h = mask_and_rescale(h, rate, key=layer_key)
+            else:
+                h = dropout_layer(h, rate, key=layer_key)
     return _dense(output, h)
+
+
+def _kernel_init(std: float | None) -> nn.initializers.Initializer:
+    return torch_kernel if std is None else nn.initializers.normal(std)
 
 
 def _flatten(x: Array) -> Array:
@@ -158,14 +167,14 @@ class DropoutMLP(nn.Module):
       rates: probability of dropping a unit (not of keeping it), one for each
         hidden layer.
       num_classes: number of logits.
-      std: standard deviation of the weights before training; biases are drawn as in
-        `init_mlp`.
+      std: standard deviation of the weights before training; None draws them as
+        PyTorch does. Biases are drawn as in `init_mlp`.
     """
 
     hidden: Sequence[int] = (256, 256)
     rates: Sequence[float] = (0.2, 0.5)
     num_classes: int = 10
-    std: float = 0.01
+    std: float | None = 0.01
 
     @nn.compact
     def __call__(
@@ -181,6 +190,6 @@ class DropoutMLP(nn.Module):
     def _dense(self, width: int, h: Array) -> Array:
         return nn.Dense(
             width,
-            kernel_init=nn.initializers.normal(self.std),
+            kernel_init=_kernel_init(self.std),
             bias_init=torch_bias(h.shape[-1]),
         )(h)

@@ -1,50 +1,33 @@
 """An MLP on Fashion-MNIST with and without dropout (D2L 5.6).
 
-Without flags: the book's network, 784-256-256-10, in Flax, once with dropout rates
-0.2 and 0.5 and once without; on the whole set if this machine has it, otherwise on the
-shipped tenth.
+Without flags: the book's network, 784-256-256-10, from scratch and then in Flax, each
+with dropout rates 0.2 and 0.5 and without; on the whole set if this machine has it,
+otherwise on the shipped tenth. From scratch, weights start as PyTorch's Linear draws
+them, in Flax from N(0, 0.01²), both as in the book.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, FashionMNIST, to_float
-from ch4jax.dropout import dropout_layer
-from ch4jax.training import population
+from ch4jax.dropout import dropout_layer, init_mlp, mlp
+from ch4jax.training import Metrics, classification_metrics, population
+from ch4jax.weight_decay import l2_sgd
 from experiments.common import cli, loop, plots, roofline
 from experiments.common.console import count, say
 from experiments.common.errors import UsageError
 from experiments.common.loop import Trained
 from experiments.common.networks import NETWORKS, Network, metrics_fn
 from experiments.common.run_folder import RunFolder
-
-
-class Hyperparameters(NamedTuple):
-    """What depends on the data, worked out.
-
-    Attributes:
-      data: `full` or `mini`.
-      learning_rate: of plain SGD.
-      epochs: passes over the data.
-    """
-
-    data: str
-    learning_rate: float
-    epochs: int
-
-
-# At 0.5 the network stays at chance on 6,000 images, 200 epochs long.
-DEFAULTS = {
-    "full": Hyperparameters("full", learning_rate=0.5, epochs=10),
-    "mini": Hyperparameters("mini", learning_rate=0.1, epochs=120),
-}
 
 
 @dataclass(frozen=True)
@@ -56,15 +39,22 @@ class Config(cli.TrainingFlags):
     hidden: tuple[int, ...] = (256, 256)
     """Width of each hidden layer."""
     std: float = 0.01
-    """Standard deviation of the weights before training."""
-    learning_rate: cli.OptionalFloat = None
-    """Of plain SGD; if not given, 0.5 on the whole set and 0.1 on the tenth."""
-    epochs: cli.OptionalInt = None
-    """Passes over the data; if not given, 10 on the whole set, 120 on the tenth."""
+    """Standard deviation of normal weights before training."""
+    weight_decay: float = 0.0
+    """Times each weight, but no bias, is added to its gradient."""
+    learning_rate: float = 0.5
+    """Of plain SGD."""
+    epochs: int = 10
+    """Passes over the data."""
     batch_size: int = 256
     """Rows in a batch."""
-    impl: Literal["flax", "scratch", "both"] = "flax"
-    """The Flax module, the functions from scratch, or one after the other."""
+    impl: Literal["both", "scratch", "flax"] = "both"
+    """The functions from scratch, then the Flax module; or one of them."""
+    init: Literal["book", "torch", "normal"] = "book"
+    """Weights as PyTorch's Linear draws them, from N(0, STD²), or as in the book: the
+    first from scratch, the second in Flax."""
+    sweep: bool = False
+    """Train at the rates 0, 0.1, ... 0.9 too, all at once, and draw what they do."""
     seeds: int = 1
     """Networks trained at once, from the seeds SEED, SEED + 1, ..."""
     data: str = "auto"
@@ -86,54 +76,43 @@ class Config(cli.TrainingFlags):
             cli.check_at_least_1("--hidden", width)
         cli.check_positive("--std", self.std)
         cli.check_positive("--learning-rate", self.learning_rate)
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise UsageError(
+                f"--weight-decay must be at least 0 and finite, got {self.weight_decay}"
+            )
         cli.check_at_least_1("--epochs", self.epochs)
         cli.check_at_least_1("--batch-size", self.batch_size)
         cli.check_at_least_1("--seeds", self.seeds)
 
 
-def resolve(config: Config, data: FashionMNIST) -> Hyperparameters:
-    """Return the hyperparameters: the flags, or else what suits the data.
-
-    Raises:
-      UsageError: if a batch would hold more rows than there are.
-    """
+def run(config: Config) -> None:
+    """Show the layer, train each variant, print, draw, and write the summary."""
+    data = fashion_mnist.load(config.data)
     rows = len(data.train_images)
     if config.batch_size > rows:
         raise UsageError(
             f"--batch-size must be at most the {rows:,} training images, "
             f"got {config.batch_size}"
         )
-    defaults = DEFAULTS[data.name]
-    return defaults._replace(
-        learning_rate=config.learning_rate or defaults.learning_rate,
-        epochs=config.epochs or defaults.epochs,
-    )
-
-
-def run(config: Config) -> None:
-    """Show the layer, train each variant, print, draw, and write the summary."""
-    data = fashion_mnist.load(config.data)
-    hyperparameters = resolve(config, data)
-    folder = RunFolder.create("dropout", config, hyperparameters._asdict())
+    folder = RunFolder.create("dropout", config, {"data": data.name})
     show_layer(config)
-    show_setting(config, hyperparameters, data)
+    show_setting(config, data)
 
     results, networks, trained = [], {}, {}
     impls = tuple(NETWORKS) if config.impl == "both" else (config.impl,)
     for impl in impls:
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
             label = f"{impl}, {describe(rates)}"
-            networks[label] = NETWORKS[impl](config.hidden, rates, config.std)
-            trained[label] = train(
-                label, networks[label], data, hyperparameters, config, folder
-            )
+            networks[label] = NETWORKS[impl](config.hidden, rates, std_of(impl, config))
+            trained[label] = train(label, networks[label], data, config, folder)
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
             results.append(variant | summarise(trained[label]))
     show_results(results, folder)
     memory = roofline.peak_memory_mb()  # before the figures
     if config.figures:
-        draw_curves(config, hyperparameters, trained, folder)
+        draw_curves(config, data, trained, folder)
         draw_predictions(data, networks, trained, folder)
+    swept = show_sweep(config, data, folder) if config.sweep else {}
     seconds = {
         "compile": sum(entry["compile_seconds"] for entry in results),
         "epoch": results[0]["epoch_seconds"],
@@ -149,16 +128,30 @@ def run(config: Config) -> None:
             "seconds": seconds,
             "peak_memory_mb": memory,
             "results": results,
+            **swept,
         },
         headline=f"Test accuracy: {accuracies}.",
     )
+
+
+def std_of(impl: str, config: Config) -> float | None:
+    """Return the deviation of the weights; None for those of PyTorch's Linear."""
+    book = {"scratch": "torch", "flax": "normal"}[impl]
+    init = book if config.init == "book" else config.init
+    return None if init == "torch" else config.std
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Return SGD, with weight decay if there is any."""
+    if config.weight_decay:
+        return l2_sgd(config.learning_rate, config.weight_decay)
+    return optax.sgd(config.learning_rate)
 
 
 def train(
     label: str,
     network: Network,
     data: FashionMNIST,
-    hyperparameters: Hyperparameters,
     config: Config,
     folder: RunFolder,
 ) -> Trained:
@@ -167,7 +160,7 @@ def train(
     init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
     # One program: op by op, each op would be compiled.
     params = jax.jit(jax.vmap(network.init))(init_keys)
-    optimizer = optax.sgd(hyperparameters.learning_rate)
+    optimizer = make_optimizer(config)
     return loop.train(
         label,
         population.init_states(params, optimizer),
@@ -175,7 +168,7 @@ def train(
         (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
         metrics_fn=metrics_fn(network),
         optimizer=optimizer,
-        epochs=hyperparameters.epochs,
+        epochs=config.epochs,
         batch_size=config.batch_size,
         flags=config,
         folder=folder,
@@ -222,10 +215,8 @@ def show_layer(config: Config) -> None:
         say(f"dropout_layer(x, {rate}, key=key) =\n{y}")
 
 
-def show_setting(
-    config: Config, hyperparameters: Hyperparameters, data: FashionMNIST
-) -> None:
-    """Print the device, the data and the hyperparameters."""
+def show_setting(config: Config, data: FashionMNIST) -> None:
+    """Print the device, the data, the hyperparameters and the start."""
     device = jax.devices()[0]
     say(f"\ndevice: {device.platform} ({device.device_kind})")
     say(
@@ -233,16 +224,20 @@ def show_setting(
         f"{len(data.test_images):,} test images from {data.folder}"
     )
     if data.name == "mini":
-        say(
-            "the shipped tenth has a recipe of its own: the book's learning rate of "
-            "0.5 keeps the network at chance on so few images; --data full downloads "
-            "the whole set"
-        )
+        say("this is the shipped tenth; --data full downloads the whole set")
+    decay = f", weight decay {config.weight_decay:g}" if config.weight_decay else ""
     say(
-        f"recipe: learning rate {hyperparameters.learning_rate}, "
-        f"{hyperparameters.epochs} epochs, batches of {config.batch_size}, "
-        f"{count(config.seeds, 'seed')} from {config.seed}\n"
+        f"learning rate {config.learning_rate}{decay}, "
+        f"{count(config.epochs, 'epoch')}, batches of {config.batch_size}, "
+        f"{count(config.seeds, 'seed')} from {config.seed}"
     )
+    starts = {
+        impl: "PyTorch's Linear" if std is None else f"N(0, {std:g}²)"
+        for impl in NETWORKS
+        if config.impl in ("both", impl)
+        for std in [std_of(impl, config)]
+    }
+    say(f"weights start as: {', '.join(f'{v} ({k})' for k, v in starts.items())}\n")
 
 
 def cell(entry: Mapping[str, Any], name: str) -> str:
@@ -274,7 +269,7 @@ def show_results(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> Non
 
 def draw_curves(
     config: Config,
-    hyperparameters: Hyperparameters,
+    data: FashionMNIST,
     trained: Mapping[str, Trained],
     folder: RunFolder,
 ) -> None:
@@ -284,8 +279,8 @@ def draw_curves(
         1,
         2,
         size=(8.5, 3.4),
-        title=f"MLP on Fashion-MNIST ({hyperparameters.data}), learning rate "
-        f"{hyperparameters.learning_rate}, mean of {count(config.seeds, 'seed')}",
+        title=f"MLP on Fashion-MNIST ({data.name}), learning rate "
+        f"{config.learning_rate}, mean of {count(config.seeds, 'seed')}",
         caption="What dropout costs in training, and what it does to the gap between "
         "training and test.",
         alt="Two line charts against the epoch, one colour for the network with and "
@@ -327,6 +322,77 @@ def draw_predictions(
             axes.set_title(CLASSES[true], fontsize=8)
             colour = plots.COLOURS[2] if true == guess else plots.COLOURS[1]
             axes.set_xlabel(CLASSES[guess], fontsize=8, color=colour)
+
+
+def show_sweep(config: Config, data: FashionMNIST, folder: RunFolder) -> dict[str, Any]:
+    """Train at ten rates, the same in each hidden layer, in one program."""
+    rates = jnp.arange(10) / 10
+    seed_keys = population.seed_keys(config.seed, config.seeds)
+    seed_keys = seed_keys[jnp.tile(jnp.arange(config.seeds), 10)]  # again at each rate
+    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
+    sizes = (28 * 28, *config.hidden, len(CLASSES))
+    std = std_of("scratch", config)
+
+    def init(rate: Array, key: PRNGKeyArray) -> PyTree:
+        return {"layers": init_mlp(sizes, std=std, key=key), "rate": rate}
+
+    def metrics(
+        params: PyTree, images: Array, labels: Array, *, key: PRNGKeyArray | None
+    ) -> Metrics:
+        rates = [jax.lax.stop_gradient(params["rate"])] * len(config.hidden)
+        logits = mlp(params["layers"], to_float(images), rates, key=key)
+        return classification_metrics(logits, labels)
+
+    # A member's rate is one of its parameters, and frozen: one program has them all.
+    optimizer = optax.multi_transform(
+        {"trained": make_optimizer(config), "frozen": optax.set_to_zero()},
+        {"layers": "trained", "rate": "frozen"},
+    )
+    params = jax.jit(jax.vmap(init))(jnp.repeat(rates, config.seeds), init_keys)
+    trained = loop.train(
+        "rates 0 to 0.9",
+        population.init_states(params, optimizer),
+        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
+        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+        metrics_fn=metrics,
+        optimizer=optimizer,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        flags=config,
+        folder=folder,
+        keys=keys,
+    )
+    test = {name: trained.history[f"test_{name}"][-1] for name in trained.final}
+    curves = {
+        "test accuracy": test["accuracy"],
+        "test loss (nats)": test["loss"],
+        "accuracy, training minus test": trained.final["accuracy"] - test["accuracy"],
+    }
+    curves = {name: v.reshape(10, config.seeds) for name, v in curves.items()}
+    means = np.stack([values.mean(axis=1) for values in curves.values()])
+    folder.table(
+        ["rate", *curves],
+        [
+            [f"{rate:.1f}", *(f"{value:.3f}" for value in row)]
+            for rate, row in zip(np.asarray(rates), means.T, strict=True)
+        ],
+        title=f"both hidden layers at one rate, mean of {count(config.seeds, 'seed')}",
+    )
+    with folder.figure(
+        "sweep.png",
+        1,
+        3,
+        size=(8.5, 2.8),
+        title=f"One rate in both hidden layers, {count(config.epochs, 'epoch')}",
+        caption="What the rate does: a little narrows the gap, much keeps the network "
+        "from learning.",
+        alt="Three line charts against the dropout rate, from 0 to 0.9: test accuracy, "
+        "test loss, and the gap between training and test accuracy.",
+    ) as panels:
+        for axes, (name, values) in zip(panels, curves.items(), strict=True):
+            plots.band(axes, np.asarray(rates), values, colour=plots.COLOURS[0])
+            axes.set(xlabel="dropout rate", ylabel=name)
+    return {"sweep": {"rates": rates, **dict(zip(curves, means, strict=True))}}
 
 
 def main() -> None:

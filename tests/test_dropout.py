@@ -85,7 +85,7 @@ def flax_init(key):
     return [variables["params"][f"Dense_{i}"] for i in range(3)]
 
 
-@pytest.mark.parametrize("init", [lambda key: init_mlp(key=key), flax_init])
+@pytest.mark.parametrize("init", [lambda key: init_mlp(std=0.01, key=key), flax_init])
 def test_weights_begin_normal_and_biases_as_in_pytorch(init):
     layers = init(jax.random.key(0))
     shapes = [layer["kernel"].shape for layer in layers]

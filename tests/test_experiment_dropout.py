@@ -24,13 +24,13 @@ def run(config):
 
 
 def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
-    summary = run(replace(SMALL, out=tmp_path, impl="both", seeds=2))
+    summary = run(replace(SMALL, out=tmp_path, seeds=2))
     assert summary["experiment"] == "dropout"
     assert summary["data"] == "mini"
     assert set(summary["seconds"]) == {"compile", "epoch", "total"}
     variants = [(r["impl"], tuple(r["rates"])) for r in summary["results"]]
     assert variants == [
-        (impl, rates) for impl in ("flax", "scratch") for rates in ((0.2, 0.5), (0, 0))
+        (impl, rates) for impl in ("scratch", "flax") for rates in ((0.2, 0.5), (0, 0))
     ]
     for result in summary["results"]:
         assert result["seeds"] == 2
@@ -40,13 +40,18 @@ def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["epoch"] for row in rows] == [1, 2] * 4
-    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.1
+    assert json.loads((tmp_path / "config.json").read_text())["data"] == "mini"
     record = json.loads((tmp_path / "record.json").read_text())
     assert [f["file"] for f in record["figures"]] == ["curves.png", "predictions.png"]
     assert record["headline"].startswith("Test accuracy: 0.")
     assert len(record["tables"][0]["rows"]) == 4
     out = capsys.readouterr().out
-    for fact in ("dropout_layer(x, 0.5", "device: cpu", "recipe of its own", "gap"):
+    for fact in (
+        "dropout_layer(x, 0.5",
+        "device: cpu",
+        "PyTorch's Linear (scratch), N(0, 0.1²) (flax)",
+        "gap",
+    ):
         assert fact in out
 
 
@@ -59,13 +64,12 @@ def test_one_seed_claims_no_spread(tmp_path):
 def test_each_seed_of_a_population_is_the_run_with_that_seed(impl, x64, tmp_path):
     data = fashion_mnist.load("mini")
     config = replace(SMALL, learning_rate=0.1, impl=impl)
-    hyperparameters = dropout.resolve(config, data)
     network = NETWORKS[impl](config.hidden, config.rates, config.std)
 
     def train(seed, seeds):
         own = replace(config, seed=seed, seeds=seeds)
         folder = RunFolder("dropout", tmp_path)
-        return dropout.train("", network, data, hyperparameters, own, folder)
+        return dropout.train("", network, data, own, folder)
 
     together, alone = train(4, 3), train(6, 1)
     for ours, theirs in zip(
@@ -104,6 +108,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_metrics(tmp_path)
         ({"learning_rate": float("nan")}, r"--learning-rate must be positive and fin"),
         ({"learning_rate": float("inf")}, r"--learning-rate must be positive and fin"),
         ({"learning_rate": -0.5}, r"--learning-rate must be positive and finite, got"),
+        ({"weight_decay": -1.0}, r"--weight-decay must be at least 0 and finite, got"),
         ({"seeds": 0}, r"--seeds must be at least 1, got 0"),
         ({"std": -1.0}, r"--std must be positive and finite, got -1.0"),
     ],
@@ -116,5 +121,29 @@ def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_p
     assert not out.exists()
 
 
-def test_on_the_whole_set_the_hyperparameters_are_the_books(whole_set):
-    assert dropout.resolve(dropout.Config(), whole_set) == ("full", 0.5, 10)
+def test_each_version_starts_as_the_books_and_init_overrides_it():
+    both = dropout.Config(std=0.3)
+    assert dropout.std_of("scratch", both) is None
+    assert dropout.std_of("flax", both) == 0.3
+    assert dropout.std_of("flax", replace(both, init="torch")) is None
+    assert dropout.std_of("scratch", replace(both, init="normal")) == 0.3
+
+
+def test_weight_decay_shrinks_the_weights_and_not_the_training(tmp_path):
+    config = replace(SMALL, impl="scratch", rates=(0.0, 0.0))
+    plain = run(replace(config, out=tmp_path / "plain"))["results"][0]
+    decayed = run(replace(config, out=tmp_path / "decayed", weight_decay=0.1))
+    assert decayed["results"][0]["train_loss"] > plain["train_loss"]
+
+
+def test_a_member_of_the_sweep_is_the_network_trained_at_its_rate(tmp_path):
+    config = replace(SMALL, impl="scratch", rates=(0.5, 0.5), out=tmp_path)
+    summary = run(replace(config, sweep=True))
+    at_half, at_zero = summary["results"]
+    accuracies = summary["sweep"]["test accuracy"]
+    assert len(accuracies) == 10
+    for member, alone in ((5, at_half), (0, at_zero)):
+        assert accuracies[member] == pytest.approx(alone["test_accuracy"], abs=0.021)
+    losses = summary["sweep"]["test loss (nats)"]
+    assert losses[5] == pytest.approx(at_half["test_loss"], rel=1e-4)
+    assert losses[0] == pytest.approx(at_zero["test_loss"], rel=1e-4)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import struct
 import sys
 import time
@@ -243,8 +244,13 @@ def test_if_nothing_fails_the_exit_code_is_0(stand_in, tmp_path):
 def test_an_interrupt_ends_the_run_in_progress(stand_in, tmp_path):
     stand_in("slow")
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        report.run(report.Config(out=tmp_path / "report"))
+    # A shell starts its background jobs with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            report.run(report.Config(out=tmp_path / "report"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 30
     assert not (tmp_path / "report" / "index.html").exists()
 

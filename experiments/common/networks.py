@@ -33,7 +33,7 @@ class Network(NamedTuple):
 
 
 def flax_network(
-    hidden: tuple[int, ...], rates: tuple[float, ...], std: float
+    hidden: tuple[int, ...], rates: tuple[float, ...], std: float | None
 ) -> Network:
     """Return the network as the Flax module defines it."""
     model = DropoutMLP(hidden=hidden, rates=rates, std=std)
@@ -51,7 +51,7 @@ def flax_network(
 
 
 def scratch_network(
-    hidden: tuple[int, ...], rates: tuple[float, ...], std: float
+    hidden: tuple[int, ...], rates: tuple[float, ...], std: float | None
 ) -> Network:
     """Return the network written with nothing but arrays."""
 
@@ -64,7 +64,7 @@ def scratch_network(
     return Network(init, logits)
 
 
-NETWORKS = {"flax": flax_network, "scratch": scratch_network}
+NETWORKS = {"scratch": scratch_network, "flax": flax_network}  # the book's order
 
 
 def metrics_fn(network: Network) -> MetricsFn:
