@@ -109,15 +109,25 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
                     f"{method}, lambda {lambd:g}: the training loss ends as {loss}; "
                     "try a lower --learning-rate"
                 )
-            results.append({"method": method, "lambd": lambd, **epochs[-1]})
+            entry = {"method": method, "lambd": lambd, **epochs[-1]}
+            if method == "concise":  # MSELoss, the book's unit, has no half
+                entry |= {
+                    f"{split}_mse": 2 * entry[f"{split}_loss"]
+                    for split in ("train", "test")
+                }
+            results.append(entry)
             histories[lambd, method], kernels[method] = history, last["kernel"]
     folder.table(
-        ["", *LABELS.values(), "test / training"],
+        ["", *LABELS.values(), "test / train", "train MSE", "test MSE"],
         [
             [
                 f"{entry['method']}, lambda {entry['lambd']:g}",
                 *(f"{entry[name]:.3g}" for name in LABELS),
                 f"{entry['test_loss'] / entry['train_loss']:.2g}",
+                *(
+                    f"{entry[name]:.3g}" if name in entry else "-"
+                    for name in ("train_mse", "test_mse")
+                ),
             ]
             for entry in results
         ],
@@ -127,10 +137,11 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
     difference = float(difference / np.linalg.norm(kernels["scratch"]))
     rate, decay = concise_settings(config.learning_rate, config.lambd)
     say(
-        "Losses are halved squared errors without the penalty. concise minimises the "
-        "error without the half,\nand takes the steps of scratch when it is mapped: "
-        f"learning rate {rate:g}, weight decay {decay:g} (the weights\ndiffer by "
-        f"{difference:.1g} of their norm).\n"
+        "Losses are halved squared errors without the penalty; MSE is the book's unit "
+        "for the concise version,\nwithout the half. scratch starts with a bias of 0, "
+        "concise from N(0, 1); mapped starts as scratch does\nand takes its steps: "
+        f"learning rate {rate:g}, weight decay {decay:g} (the weights differ by "
+        f"{difference:.1g} of\ntheir norm).\n"
     )
     return {"results": results, "mapped_difference": difference}
 

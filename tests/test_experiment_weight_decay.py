@@ -30,6 +30,8 @@ def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
     methods = ("scratch", "concise", "mapped")
     assert runs == [(method, lambd) for lambd in (0, 3) for method in methods]
     assert summary["mapped_difference"] <= 1e-5
+    concise = summary["results"][1]
+    assert concise["test_mse"] == 2 * concise["test_loss"]
     for grid in summary["grids"].values():
         np.testing.assert_allclose(grid["lambdas"], [1e-3, 10**-0.5, 1e2], rtol=1e-6)
         assert len(grid["train_loss"]) == len(grid["norm"]) == 3
@@ -122,3 +124,14 @@ def test_sizes_below_1_are_refused(name):
     flag = f"--{name.replace('_', '-')}"
     with pytest.raises(UsageError, match=f"^{flag} must be at least 1, got 0$"):
         replace(SMALL, **{name: 0})
+
+
+def test_the_concise_run_starts_from_a_drawn_bias_that_does_not_decay():
+    """Without a learning rate it stays; the run from scratch starts from zero."""
+    config = replace(SMALL, learning_rate=1e-30)
+    problem = linear_problem.draw_problem(config, key=jax.random.key(0))
+    train = jax.jit(linear_problem.train, static_argnames=("method", "config"))
+    for method, bias in (("concise", problem.bias), ("scratch", 0), ("mapped", 0)):
+        last, _ = train(problem, method, 3.0, config)
+        np.testing.assert_allclose(last["bias"], bias, atol=1e-20)
+    assert problem.bias != 0

@@ -48,13 +48,16 @@ class Problem(NamedTuple):
     Attributes:
       train_data: features and labels.
       test_data: features and labels.
-      params: before training.
+      params: before training from scratch; the bias is 0.
+      bias: before training concisely, from N(0, 1) as in the book. It does not decay,
+        and is learnt slowly.
       key: shuffles the training rows.
     """
 
     train_data: Data
     test_data: Data
     params: Params
+    bias: Float[Array, " 1"]
     key: PRNGKeyArray
 
 
@@ -66,6 +69,7 @@ def draw_problem(config: Hyperparameters = BOOK, *, key: PRNGKeyArray) -> Proble
         linear_regression(w, TRUE_BIAS, config.train_rows, noise=NOISE, key=train_key),
         linear_regression(w, TRUE_BIAS, config.test_rows, noise=NOISE, key=test_key),
         weight_decay.init_params(config.inputs, key=init_key),
+        jax.random.normal(jax.random.fold_in(init_key, 1), (1,)),
         key,
     )
 
@@ -82,8 +86,9 @@ def train(
 
     Args:
       problem: what to start from.
-      method: `scratch`; `concise` with the same numbers, or `mapped` to the same
-        steps; `L2 in Adam`; or `AdamW`.
+      method: `scratch`; `concise`, the book's, with the same numbers and a bias that
+        starts from N(0, 1); `mapped` to the same start and steps as `scratch`;
+        `L2 in Adam`; or `AdamW`.
       lambd: coefficient of the penalty.
       config: how to train.
     """
@@ -99,8 +104,9 @@ def train(
         "L2 in Adam": weight_decay.l2_adam(rate, lambd),
         "AdamW": optax.adamw(rate, weight_decay=lambd, mask=weight_decay.kernel_mask),
     }
+    start = {"bias": problem.bias} if method == "concise" else {}
     last, path = training.fit(
-        {"params": problem.params},
+        {"params": problem.params | start},
         data,
         metrics_fn=weight_decay.mse,
         optimizer=optimizers[method],
