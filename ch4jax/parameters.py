@@ -18,7 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.tree_util import KeyPath, keystr, tree_flatten_with_path, tree_map_with_path
+from flax import nnx
+from jax.tree_util import (
+    DictKey,
+    KeyPath,
+    keystr,
+    tree_flatten_with_path,
+)
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
@@ -33,18 +39,23 @@ class Leaf(NamedTuple):
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by path.
+    """Return the leaves by path, in the order of the tree's dictionaries.
+
+    From `init` that is the order in which the layers compute. What passes through
+    `jax.jit` or `jax.tree.map` comes back sorted by name.
 
     Raises:
       ValueError: if two leaves have the same path, as a key with a slash may cause.
     """
-    leaves, _ = tree_flatten_with_path(tree)
     flat: dict[str, Any] = {}
-    for keys, leaf in leaves:
-        path = _path(keys)
+
+    def note(path: str, leaf: Any) -> Any:
         if path in flat:
             raise ValueError(f"two leaves have the path {path}")
         flat[path] = leaf
+        return leaf
+
+    _map(note, tree)
     return flat
 
 
@@ -88,6 +99,82 @@ def outline(tree: Mapping[str, Any], name: str) -> str:
     lines = [f"{name}: {', '.join(arrays)}" if arrays else name]
     lines += [indent(outline(node, key), "  ") for key, node in modules.items()]
     return "\n".join(lines)
+
+
+def layout(module: nn.Module | nnx.Module, *inputs: Array) -> str:
+    """Return a module as nested layers with their sizes, as PyTorch prints one.
+
+    >>> net = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
+    >>> print(layout(net, jnp.zeros((2, 4))))
+    Sequential(
+      (layers_0): Dense(4 -> 8)
+      (layers_1): relu
+      (layers_2): Dense(8 -> 1)
+    )
+
+    As in PyTorch, a function that a module calls by itself is not a layer, and is not
+    shown; one in the list of a sequence is.
+
+    Args:
+      module: of Linen or NNX.
+      *inputs: what a Linen module is called with; nothing is computed.
+    """
+    if isinstance(module, nnx.Module):
+        return _nnx_layout(module)
+    layers: dict[tuple[str, ...], nn.Module] = {}
+    sizes: dict[tuple[str, ...], str] = {}
+
+    def record(call: Callable[..., Array], args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        path = context.module.path
+        layers.setdefault(path, context.module)  # before those that it calls
+        result = call(*args, **kwargs)
+        width = result.shape[-1] if result.ndim else "a number"
+        sizes[path] = f"{args[0].shape[-1]} -> {width}"
+        return result
+
+    def draw(path: tuple[str, ...]) -> str:
+        inside = {
+            other[-1]: draw(other) for other in layers if other[:-1] == path != other
+        }
+        listed = getattr(layers[path], "layers", ())
+        if listed:  # functions among them are called by no module
+            names = [f"layers_{i}" for i in range(len(listed))]
+            texts = zip(names, listed, strict=True)
+            inside = {name: inside.get(name) or _name(layer) for name, layer in texts}
+        return _layout(_name(layers[path]), inside, sizes[path])
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return draw(())
+
+
+def _nnx_layout(module: nnx.Module) -> str:
+    inside: dict[str, str] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, list | tuple | nnx.List):
+            for i, layer in enumerate(value):
+                drawn = isinstance(layer, nnx.Module)
+                text = _nnx_layout(layer) if drawn else _name(layer)
+                inside[f"{name}_{i}"] = text
+        elif isinstance(value, nnx.Module) and not isinstance(value, nnx.Rngs):
+            inside[name] = _nnx_layout(value)
+    size = ""
+    if isinstance(module, nnx.Linear):
+        size = f"{module.in_features} -> {module.out_features}"
+    return _layout(_name(module), inside, size)
+
+
+def _name(layer: Any) -> str:
+    return getattr(layer, "__name__", type(layer).__name__)
+
+
+def _layout(kind: str, inside: Mapping[str, str], size: str) -> str:
+    if not inside:
+        return f"{kind}({size})"
+    lines = "\n".join(f"({name}): {text}" for name, text in inside.items())
+    return f"{kind}(\n{indent(lines, '  ')}\n)"
 
 
 def get(tree: PyTree, path: str) -> Any:
@@ -180,8 +267,15 @@ def _path(keys: KeyPath) -> str:
     return keystr(keys, simple=True, separator="/")
 
 
-def _map(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
-    return tree_map_with_path(lambda keys, leaf: f(_path(keys), leaf), tree)
+def _map(f: Callable[[str, Any], Any], tree: PyTree, keys: KeyPath = ()) -> PyTree:
+    """Apply `f` to each path and leaf; `jax.tree.map` would sort dictionaries."""
+    if type(tree) is dict:
+        return {k: _map(f, child, (*keys, DictKey(k))) for k, child in tree.items()}
+    children, treedef = tree_flatten_with_path(tree, lambda node: node is not tree)
+    if [path for path, _ in children] == [()]:
+        return f(_path(keys), tree)
+    mapped = [_map(f, child, (*keys, *path)) for path, child in children]
+    return jax.tree.unflatten(treedef, mapped)
 
 
 def _check_patterns(patterns: Iterable[str], paths: Iterable[str]) -> None:

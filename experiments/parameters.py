@@ -17,6 +17,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import initialization, parameters
+from ch4jax.initialization import torch_bias, torch_kernel
 from ch4jax.parameters import RGNet, SharedMLP
 from ch4jax.training import Batch, Metrics, TrainState, init_state, train_step
 from experiments.common import cli
@@ -25,7 +26,14 @@ from experiments.common.run_folder import RunFolder
 
 STEPS = 100
 FIRST, LAST = "params/layers_0/kernel", "params/layers_2/kernel"
-NETWORK = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
+# As PyTorch draws it, the bias too; Flax's own start has a bias of 0.
+NETWORK = nn.Sequential(
+    (
+        nn.Dense(8, kernel_init=torch_kernel, bias_init=torch_bias(4)),
+        nn.relu,
+        nn.Dense(1, kernel_init=torch_kernel, bias_init=torch_bias(8)),
+    )
+)
 ZEROS = initialization.constant(0.0)
 RULES = {
     "normal": {"*/kernel": initialization.normal(0.01), "*/bias": ZEROS},
@@ -70,7 +78,10 @@ def show_access(
     say(f"nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1))): shape {y.shape}\n{y}\n")
     say(f"parameters of its last layer: {variables['params']['layers_2']}\n")
     bias = parameters.get(variables, "params/layers_2/bias")
-    say(f"params/layers_2/bias: {bias}, {type(bias).__name__} of {bias.dtype}\n")
+    say(
+        f"params/layers_2/bias: {bias}, a jax.Array of {bias.dtype}: there is no "
+        "Parameter and no .data\n"
+    )
     leaves = parameters.summary(variables)
     rows = [[str(value) for value in leaf] for leaf in leaves]
     total = (parameters.count(variables), parameters.num_bytes(variables))
@@ -90,10 +101,10 @@ def show_access(
 
 
 def show_nested(x: Float[Array, "2 4"], *, key: PRNGKeyArray) -> dict[str, Any]:
-    """Print the tree of four blocks of two layers."""
+    """Print four blocks of two layers."""
     y, variables = RGNet().init_with_output(key, x)
     say(f"\nRGNet: shape {y.shape}\n{y}")
-    say(parameters.outline(variables["params"], "RGNet"))
+    say(parameters.layout(RGNet(), x))
     return {
         "nested_output_shape": y.shape,
         "nested_count": parameters.count(variables),
@@ -109,6 +120,12 @@ def show_drawing(variables: PyTree, *, key: PRNGKeyArray) -> dict[str, Any]:
         variables = parameters.reinitialize(variables, rules, key=rule_key)
         facts[name] = parameters.flatten(variables)
         say(f"\n{name}, for {', '.join(rules)}")
+        if name == "custom":  # a rule is called once for each leaf that it matches
+            for path, array in parameters.flatten(variables).items():
+                if path.endswith("kernel"):
+                    say(f"Init {path} {array.shape}")
+            two = np.asarray(facts[name][FIRST])[:, :2].T
+            say(f"two units of the first layer:\n{two}")
         for path, array in facts[name].items():
             unit_0 = np.asarray(array)[..., 0].round(4)
             say(f"{path} {array.shape}, of unit 0: {unit_0}")

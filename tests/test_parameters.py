@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from ch4jax import parameters, training
 from ch4jax.parameters import RGNet, SharedMLP
@@ -66,6 +67,34 @@ def test_the_outline_has_a_line_for_each_module_indented_by_its_depth(nested):
 def test_a_leaf_at_the_root_stands_in_the_first_line_of_the_outline():
     tree = {"weight": jnp.ones((5, 3)), "bias": jnp.ones(3)}
     assert parameters.outline(tree, "MyLinear") == "MyLinear: weight (5, 3), bias (3,)"
+
+
+def test_leaves_keep_the_order_in_which_the_layers_compute():
+    network = nn.Sequential([nn.Dense(1) for _ in range(11)])
+    variables = network.init(jax.random.key(0), jnp.ones((1, 1)))
+    paths = [
+        f"params/layers_{i}/{leaf}" for i in range(11) for leaf in ("kernel", "bias")
+    ]
+    assert list(parameters.flatten(variables)) == paths
+    changed = parameters.replace(variables, paths[3], jnp.ones(1))
+    assert list(parameters.flatten(changed)) == paths
+
+
+class Native(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(4, 8, rngs=rngs)
+        self.head = nnx.Sequential(nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+
+
+def test_the_layout_nests_layers_in_order_with_sizes_and_listed_functions():
+    block = "(Dense_0): Dense(4 -> 8)\n    (Dense_1): Dense(8 -> 4)"
+    blocks = [f"  (block{i}): Block(\n    {block}\n  )" for i in range(4)]
+    expected = ["RGNet(", *blocks, "  (Dense_0): Dense(4 -> 1)", ")"]
+    assert parameters.layout(RGNet(), jnp.ones((2, 4))) == "\n".join(expected)
+    assert parameters.layout(Native(nnx.Rngs(0))) == (
+        "Native(\n  (hidden): Linear(4 -> 8)\n  (head): Sequential(\n"
+        "    (layers_0): relu\n    (layers_1): Linear(8 -> 3)\n  )\n)"
+    )
 
 
 def test_paths_reach_into_lists_and_tuples_as_well():
