@@ -1,4 +1,4 @@
-"""Custom layers (D2L 6.4), one without parameters and one with them."""
+"""Custom layers (D2L 6.5), one without parameters and one with them."""
 
 import jax.numpy as jnp
 from flax import linen as nn

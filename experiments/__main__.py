@@ -7,9 +7,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+# The book's order: sections of the first and Chinese edition, and of the English one.
+SECTIONS = {
+    "weight_decay": ("4.5", "3.7"),
+    "dropout": ("4.6", "5.6"),
+    "backprop": ("4.7", "5.3"),
+    "initialization": ("4.8", "5.4, 6.3"),
+    "house_prices": ("4.10", "5.7"),
+    "blocks": ("5.1", "6.1"),
+    "parameters": ("5.2", "6.2"),
+    "layers": ("5.4", "6.5"),
+    "storage": ("5.5", "6.6"),
+}
+
 
 def experiments() -> dict[str, str]:
-    """Return the first line of the docstring of each module that has a `main`."""
+    """Return the first line of the docstring of each module that has a `main`.
+
+    In the order of the book, then the commands that it does not have.
+    """
     folder = Path(__file__).parent
     lines = {}
     for module in pkgutil.iter_modules([str(folder)]):
@@ -18,17 +34,24 @@ def experiments() -> dict[str, str]:
         has_main = any(getattr(node, "name", "") == "main" for node in tree.body)
         if has_main and module.name != "__main__":
             lines[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return lines
+    return {name: lines[name] for name in [*SECTIONS, *lines]}
 
 
 def main() -> None:
     """Print a command and a sentence for each experiment."""
-    table = Table("command", "what it shows", box=None, header_style="bold")
+    table = Table("1st ed.", "D2L", "python -m", box=None, header_style="bold")
+    table.add_column("what it shows")
     for name, line in experiments().items():
-        table.add_row(f"python -m experiments.{name}", line)
+        sections = SECTIONS.get(name, ("", ""))
+        sentence = line.partition(" (D2L")[0].rstrip(".") + "."
+        table.add_row(*sections, f"experiments.{name}", sentence)
     console = Console()
     console.print(table)
-    console.print("\nEach has --help; without flags it does the book's run.")
+    console.print(
+        "\n1st ed.: section of the first and Chinese edition, whose order this is; "
+        "D2L: of the English one.\nEach has --help; without flags it does the book's "
+        "run."
+    )
 
 
 if __name__ == "__main__":

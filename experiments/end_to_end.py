@@ -111,11 +111,11 @@ def run(config: Config) -> None:
 def commands(seed: int, data: FashionMNIST, out: Path) -> dict[str, list[str]]:
     """Return the two commands, by name."""
     source = data.name if data.name == "mini" else str(data.folder)
-    recipe = ["--learning-rate", "0.5", "--epochs", "10", "--no-figures"]
+    recipe = ["--impl", "flax", "--learning-rate", "0.5", "--epochs", "10"]
     where = ["--seed", str(seed), "--data", source, "--platform", "cpu"]
     python = [sys.executable, "-m"]
     return {
-        OURS: [*python, OURS, *where, *recipe, "--out", str(out)],
+        OURS: [*python, OURS, *where, *recipe, "--no-figures", "--out", str(out)],
         THEIRS: [*python, "experiments.pytorch.script", str(data.folder), str(seed)],
     }
 

@@ -1,4 +1,4 @@
-"""Custom layers, without and with parameters, and proof that they learn (D2L 6.4).
+"""Custom layers, without and with parameters, and proof that they learn (D2L 6.5).
 
 Prints the output of each layer for a small input, alone and in a larger network, and
 trains a network of both, as they are here and as the book's code reads.

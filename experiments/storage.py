@@ -1,4 +1,4 @@
-"""Saving and loading, and what happens when a disk or a process fails (D2L 6.5).
+"""Saving and loading, and what happens when a disk or a process fails (D2L 6.6).
 
 Without flags: the book's array, list, dictionary and perceptron, saved, loaded and
 compared; an export for other programs; then bits of a checkpoint are flipped, and the

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Custom layers (D2L 6.4)
+# # Custom layers (D2L 6.5)
 #
 # A layer without parameters, a layer with parameters, and how to check that a layer
 # learns.

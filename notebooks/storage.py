@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown]
-# # Saving and loading (D2L 6.5)
+# # Saving and loading (D2L 6.6)
 #
 # You load exactly what you saved, bit for bit, or you get an error that says what is
 # wrong.

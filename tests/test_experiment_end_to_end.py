@@ -66,6 +66,7 @@ def test_our_command_does_the_work_of_the_script(tmp_path):
     config = cli.parse(dropout.Config, ours[3:])
     assert ours[:3] == [sys.executable, "-m", "experiments.dropout"]
     assert (config.data, config.seed, config.figures) == ("mini", 3, False)
+    assert config.impl == "flax"
     assert config.epochs == script.EPOCHS
     assert config.batch_size == script.BATCH_SIZE
     assert config.learning_rate == script.LEARNING_RATE

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.__main__ import SECTIONS
 from experiments.common import cli
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +117,13 @@ def test_every_measured_number_of_the_table_is_bound():
     for what, measured, _ in table:
         written = NUMBER.findall(COMMENT.sub("", measured))
         assert [bound[0] for bound in bindings(measured)] == written, what
+
+
+def test_the_chapters_are_those_of_the_list_of_commands():
+    row = r"^\| ([\d.]+) \| ([\d., ]+) \| .*experiments\.(\w+)"
+    table = re.findall(row, text_of("README.md"), re.MULTILINE)
+    assert {name: (first, d2l) for first, d2l, name in table} == SECTIONS
+    assert [name for *_, name in table] == list(SECTIONS)
 
 
 def test_both_readmes_have_the_same_commands_numbers_and_links():
