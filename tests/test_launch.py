@@ -18,7 +18,9 @@ from experiments.common import resume
 from experiments.common.errors import UsageError
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
-EXPERIMENT = "experiments.dropout --data mini --hidden 16 8 --std 0.1 --platform cpu"
+EXPERIMENT = (
+    "experiments.dropout --data mini --impl flax --hidden 16 8 --std 0.1 --platform cpu"
+)
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 
 
@@ -172,7 +174,12 @@ def test_a_killed_process_ends_the_run_whose_numbers_are_those_of_one(tmp_path):
         assert process.wait(40) == 1
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     config = dropout.Config(
-        hidden=(16, 8), std=0.1, epochs=1, data="mini", out=tmp_path / "one"
+        hidden=(16, 8),
+        std=0.1,
+        epochs=1,
+        data="mini",
+        impl="flax",
+        out=tmp_path / "one",
     )
     dropout.run(config)
     one, two = (rows(tmp_path / name)[0] for name in ("one", "two"))
