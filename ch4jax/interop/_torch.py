@@ -8,7 +8,7 @@ import io
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +36,7 @@ _GLOBAL = r"unsupported global:?(?: global)? ([\w.]+)"
 
 
 def from_torch(
-    state_dict: StateDict, like: PyTree, *, names: Mapping[str, str] | None = None
+    state_dict: Any, like: PyTree = None, *, names: Mapping[str, str] | None = None
 ) -> PyTree:
     """Return a tree of JAX arrays with the values of a `state_dict`.
 
@@ -44,7 +44,8 @@ def from_torch(
       state_dict: tensors by name; they are copied and keep their dtypes. A shared
         layer has several names for one leaf.
       like: a tree with the structure and the shapes that you want, from `init` or from
-        `jax.eval_shape` of it.
+        `jax.eval_shape` of it. None: `state_dict` is a tensor, or lists, tuples and
+        dictionaries of tensors, and the arrays come back in the same structure.
       names: maps the start of a name in `state_dict` to the path that replaces it,
         without its collection: `{"2": "shared", "4": "shared"}`.
 
@@ -52,6 +53,8 @@ def from_torch(
       Mismatch: if an entry is missing, unexpected or of another shape, one line for
         each; if a tensor would not keep its dtype; if one leaf gets two values.
     """
+    if like is None:
+        return _map(lambda t, name: jnp.array(_to_numpy(t, name)), state_dict, "it")
     tensors, slots = _tensors(state_dict, "the state_dict"), slots_of(like)
     arrays: dict[Slot, tuple[str, np.ndarray]] = {}
     for name, slot in pair(_shapes(tensors), slots, names or {}).items():
@@ -103,22 +106,23 @@ def to_torch(
     return {name: tensor(slot) for name, slot in pairs.items()}
 
 
-def load_torch(path: str | Path) -> StateDict:
-    """Return the tensors, by name, of a .pt, .pth or .safetensors file.
+def load_torch(path: str | Path) -> Any:
+    """Return what `torch.save` or safetensors wrote to a file, whatever its name.
+
+    That is tensors by name, or, from `torch.save`, a tensor, or lists, tuples and
+    dictionaries of tensors.
 
     Raises:
       Damaged: if the file cannot be read.
       Mismatch: if it holds anything else, such as code, which is never run.
-      ValueError: if it has another suffix.
     """
     torch, path = _torch(), Path(path)
-    is_safetensors = _is_safetensors(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path} cannot be read: {error.strerror}") from error
     try:
-        if is_safetensors:
+        if content[8:9] == b"{":  # after its length, the header of safetensors
             from safetensors.torch import load
 
             loaded = load(content)
@@ -128,8 +132,8 @@ def load_torch(path: str | Path) -> StateDict:
     except (safetensors.SafetensorError, *_DAMAGE) as error:
         if found := re.search(_GLOBAL, str(error), re.I):
             raise Mismatch(f"{path} holds {found[1]}: expected only tensors") from error
-        raise Damaged(f"{path} does not hold whole tensors by name") from error
-    return _tensors(loaded, str(path))
+        raise Damaged(f"{path} does not hold whole tensors") from error
+    return _map(lambda tensor, _: tensor, loaded, str(path))
 
 
 def save_torch(path: str | Path, state_dict: StateDict) -> None:
@@ -193,6 +197,21 @@ def _tensors(state_dict: Any, where: str) -> StateDict:
         if torch.nn.parameter.is_lazy(tensor):
             raise Mismatch(f"{name} in {where} has no shape yet: run its module once")
     return state_dict
+
+
+def _map(f: Callable[[Any, str], Any], value: Any, where: str) -> PyTree:
+    """Apply `f` to every tensor in lists, tuples and dictionaries."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise Mismatch(f"{where} has the key {key!r}: expected a name")
+        return {key: _map(f, item, f"{key} in {where}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_map(f, item, f"{i} in {where}") for i, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if not isinstance(value, _torch().Tensor):
+        raise Mismatch(f"{where} is a {type(value).__name__}: expected a tensor")
+    return f(value, where)
 
 
 def _shapes(tensors: StateDict) -> dict[str, Shape]:

@@ -11,14 +11,16 @@ The parts of a dotted name and the keys of a path are the same, except:
   (`Dense_0`, `layers_0`, positions in a list), the k-th matches the k-th.
 - `names`, if the caller gives it, takes precedence.
 
-Nothing is guessed from shapes.
+If names do not pair them, layers whose shapes fit one counterpart only are paired by
+shape; where several fit, the error prints a mapping to confirm.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import PyTree
@@ -127,9 +129,49 @@ def pair(
     for path, slot in empty.items():
         fitting = [name for name in lonely if lonely[name] == slot.torch_shape]
         problems.append(_alone(path, slot.shape, fitting, lonely))
-    if problems:
-        raise Mismatch("\n".join(problems))
-    return pairs
+    if not problems:
+        return pairs
+    guess, certain = _by_shapes(shapes, slots) if not names else ({}, False)
+    if certain:
+        return pair(shapes, slots, guess)
+    if guess:
+        problems.append(
+            "several layers have equal shapes; if both sides list them in the same "
+            f"order, pass names={guess}"
+        )
+    raise Mismatch("\n".join(problems))
+
+
+def _by_shapes(
+    shapes: Mapping[str, Shape], slots: Mapping[Keys, Slot]
+) -> tuple[dict[str, str], bool]:
+    """Match layers by the shapes of their parameters, whatever their names.
+
+    Returns:
+      The `names` that pair them, empty if there is no match, and whether no other
+      match is possible.
+    """
+    ours: dict[str, dict[str, Shape]] = defaultdict(dict)
+    theirs: dict[str, dict[str, Shape]] = defaultdict(dict)
+    for name, shape in shapes.items():
+        layer, _, leaf = name.rpartition(".")
+        theirs[layer][leaf] = shape
+    canonical = {alias: name for name, all_of in _ALIASES.items() for alias in all_of}
+    for (*layer, leaf), slot in slots.items():
+        ours["/".join(layer)][canonical.get(leaf, leaf)] = slot.torch_shape
+    groups: dict[Any, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, layers in enumerate((theirs, ours)):
+        for layer in sorted(layers, key=_natural) if side else layers:
+            groups[tuple(sorted(layers[layer].items()))][side].append(layer)
+    if any(len(a) != len(b) for a, b in groups.values()) or "" in theirs:
+        return {}, False
+    found = {a: b for pair in groups.values() for a, b in zip(*pair, strict=True)}
+    return found, all(len(layers) == 1 for layers, _ in groups.values())
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sort `layers_2` before `layers_10`."""
+    return [(int(part or 0), word) for word, part in re.findall(r"(\D+)(\d*)", path)]
 
 
 def _rename(name: str, names: Mapping[str, str]) -> Keys:
