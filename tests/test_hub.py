@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import socket
 import tarfile
 import zipfile
@@ -9,7 +10,7 @@ import zipfile
 import pytest
 from served import FileServer
 
-from ch4jax.data import hub
+from ch4jax.data import _download, hub
 from ch4jax.errors import DataError, NetworkError
 
 CONTENT = b"Id,SalePrice\n1,208500\n" * 1000
@@ -63,23 +64,23 @@ def test_everything_is_downloaded_into_another_folder(offer, tmp_path, monkeypat
     assert hub.download_all(tmp_path / "here") == [tmp_path / "here" / "table.csv"]
 
 
-def test_progress_is_shown_on_the_object_of_the_caller(offer):
-    class Bar:
-        total = done = 0
-
-        def update(self, n):
-            self.done += n
-
-        def reset(self):
-            self.done = 0
-
-        def close(self):
-            pass
-
+def test_a_line_says_what_is_downloaded_how_large_and_where_to(offer, cache, caplog):
+    caplog.set_level("INFO", "ch4jax")
     offer("table.csv", CONTENT)
-    bar = Bar()
-    hub.download("thing", progressbar=bar)
-    assert bar.total == bar.done == len(CONTENT)
+    hub.download("thing")
+    (record,) = [r for r in caplog.records if r.name == "ch4jax"]
+    assert re.fullmatch(
+        rf"downloading http://\S+/table.csv, {len(CONTENT):,} bytes, into {cache}",
+        record.getMessage(),
+    )
+
+
+def test_a_server_that_trickles_is_not_waited_for_for_ever(offer, cache, monkeypatch):
+    offer("table.csv", CONTENT)
+    monkeypatch.setattr(_download, "DEADLINE", 0.0)
+    with pytest.raises(NetworkError, match=r"takes longer than 0 s.* by hand"):
+        hub.download("thing")
+    assert left_in(cache) == []
 
 
 def test_an_unknown_name_is_refused():
@@ -210,3 +211,12 @@ def test_what_is_no_archive_leaves_no_folder(content, offer, cache):
         hub.download_extract("thing")
     assert "\n" not in str(error.value)
     assert [path.name for path in cache.iterdir()] == ["a.zip"]
+
+
+def test_a_folder_inside_the_archive_may_be_asked_for(offer, cache):
+    offer("VOC.zip", zipped({"VOCdevkit/VOC2012/a.txt": b"a"}))
+    folder = hub.download_extract("thing", "VOCdevkit/VOC2012")
+    assert folder == cache / "VOCdevkit" / "VOC2012"
+    assert left_in(folder) == ["a.txt"]
+    with pytest.raises(DataError, match="has no folder VOCdevkit/VOC2007"):
+        hub.download_extract("thing", "VOCdevkit/VOC2007")

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ch4jax.data import cache_folder, idx
+from ch4jax.data._download import fetch
 from ch4jax.data.idx import IdxFile
 from ch4jax.errors import DataError, NetworkError
 
@@ -151,17 +152,16 @@ def download(folder: Path, *, seconds: float = 4.0) -> None:
       DataError: if `folder` cannot be written.
       NetworkError: if no mirror delivers the set; a warning says why each did not.
     """
-    import pooch
     import requests
 
-    get = pooch.HTTPDownloader(timeout=seconds)
     for mirror in MIRRORS:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as unchecked:
                 for file in FULL:
                     part = Path(unchecked) / f"{file.name}.gz"
-                    get(f"{mirror}{part.name}", str(part), None)
+                    url = f"{mirror}{part.name}"
+                    fetch(url, part, folder=folder, seconds=seconds)
                     idx.read(part, file)
                     os.replace(part, folder / part.name)
             return

@@ -7,10 +7,12 @@ right, so you never read what an interrupted download or extraction leaves behin
 import tarfile
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ch4jax.data import cache_folder
+from ch4jax.data._download import fetch
 from ch4jax.errors import DataError, NetworkError
 
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
@@ -39,7 +41,6 @@ def download(
     name: str,
     cache_dir: str | Path | None = None,
     *,
-    progressbar: Any = False,
     seconds: float = 10.0,
 ) -> Path:
     """Return the path of a file of `DATA_HUB`, downloading it if necessary.
@@ -49,8 +50,6 @@ def download(
     Args:
       name: a key of `DATA_HUB`, to which you may add.
       cache_dir: folder of the file; `cache_folder()` if None.
-      progressbar: passed to `pooch.HTTPDownloader`: an object with `total`, `update`,
-        `reset` and `close`, or True for tqdm, which must be installed.
       seconds: how long the server may be silent.
 
     Raises:
@@ -67,14 +66,16 @@ def download(
     url, sha1 = DATA_HUB[name]
     path = Path(cache_dir or cache_folder()).expanduser() / url.rsplit("/", 1)[-1]
     by_hand = f"put the file with SHA-1 {sha1} at {path} by hand"
-    get = pooch.HTTPDownloader(progressbar=progressbar, timeout=seconds)
+    pooch.get_logger().setLevel("WARNING")  # `fetch` logs a line of its own
+
+    get: Any = partial(fetch, folder=path.parent, seconds=seconds)
     try:
         pooch.retrieve(
             url,
             f"sha1:{sha1}",
             path.name,
             path.parent,
-            downloader=get,  # pyright: ignore[reportArgumentType]  # pooch's own
+            downloader=get,
         )
     except requests.RequestException as error:
         if error.response is not None:
@@ -96,20 +97,29 @@ def download_extract(
       name: as in `download`.
       folder: name of the folder, beside the archive; that of the archive without its
         ending if None. If the archive holds just a folder of this name, it is this
-        one and not one inside it. An existing folder is returned as it is.
+        one and not one inside it. With slashes, a folder inside it, as in
+        `VOCdevkit/VOC2012`. An existing folder is returned as it is.
       cache_dir: as in `download`.
 
     Raises:
       ValueError: see `download`.
       DataError: if the archive is neither zip nor tar, or is damaged, or is a tar with
-        a member that would end up outside the folder. See also `download`.
+        a member that would end up outside the folder, or lacks the folder inside it.
+        See also `download`.
       NetworkError: see `download`.
     """
     archive = download(name, cache_dir)
     folder = folder or archive.name.removesuffix(".gz").rsplit(".", 1)[0]
-    target = archive.parent / folder
-    if target.is_dir():
-        return target
+    top, *inside = Path(folder).parts
+    target = archive.parent / top
+    if not target.is_dir():
+        _unpack(archive, target)
+    if not (found := target.joinpath(*inside)).is_dir():
+        raise DataError(f"{archive} has no folder {folder}")
+    return found
+
+
+def _unpack(archive: Path, target: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=archive.parent) as part:
             everything = Path(part) / "everything"
@@ -119,14 +129,13 @@ def download_extract(
             else:
                 with zipfile.ZipFile(archive) as zipped:
                     zipped.extractall(everything)
-            inner = everything / folder
+            inner = everything / target.name
             alone = inner.is_dir() and len(list(everything.iterdir())) == 1
             (inner if alone else everything).rename(target)
     except (tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive} is not a sound tar or zip: {error}") from error
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error}") from error
-    return target
 
 
 def download_all(cache_dir: str | Path | None = None) -> list[Path]:

@@ -43,7 +43,7 @@ class HousePrices(NamedTuple):
     source: str
 
 
-def read(source: str = "auto", *, progressbar: Any = False) -> HousePrices:
+def read(source: str = "auto") -> HousePrices:
     """Read both tables and check every cell.
 
     Args:
@@ -51,7 +51,6 @@ def read(source: str = "auto", *, progressbar: Any = False) -> HousePrices:
         input folder on Kaggle's machines, and the shipped ones anywhere else; `hub`
         downloads them with `ch4jax.data.hub`; anything else is a folder or zip that
         holds `train.csv` and `test.csv`, as Kaggle hands them out.
-      progressbar: for `hub`, see `hub.download`.
 
     Raises:
       DataError: if a table is not what it should be; names the place in it.
@@ -64,10 +63,7 @@ def read(source: str = "auto", *, progressbar: Any = False) -> HousePrices:
         paths = [SHIPPED_FOLDER / f"{name}.csv.xz" for name in ("train", "test")]
         contents = {path: lzma.decompress(path.read_bytes()) for path in paths}
     elif source == "hub":
-        paths = [
-            hub.download(f"kaggle_house_{name}", progressbar=progressbar)
-            for name in ("train", "test")
-        ]
+        paths = [hub.download(f"kaggle_house_{name}") for name in ("train", "test")]
         contents = {path: path.read_bytes() for path in paths}
     else:
         place = Path(source).expanduser()

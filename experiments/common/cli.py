@@ -4,6 +4,7 @@
 terminated.
 """
 
+import logging
 import math
 import os
 import re
@@ -197,6 +198,8 @@ def exit_code(work: Callable[[], int]) -> int:
     SIGTERM ends it like Ctrl-C. An error that you cannot mend shows its traceback.
     """
     warnings.showwarning = _show_warning
+    logging.getLogger("ch4jax").setLevel(logging.INFO)  # a line for each download
+    logging.basicConfig(format="%(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
