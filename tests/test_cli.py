@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from test_resume import rows
 
 from ch4jax.errors import DataError, NetworkError
 from experiments import __main__
@@ -76,24 +77,16 @@ def test_help_lists_every_flag_and_starts_no_backend(name):
             assert f"--{field.name.replace('_', '-')}" in shown.stdout
 
 
-@pytest.mark.parametrize(
-    ("args", "line"),
-    [
-        (["--size", "two"], "--size"),
-        (["--colour", "red"], "--colour"),
-        (["--seed"], "--seed"),
-    ],
-)
-def test_a_wrong_flag_is_named_and_exits_with_2(args, line, capsys):
+@pytest.mark.parametrize("args", [["--size", "two"], ["--colour", "red"], ["--seed"]])
+def test_a_wrong_flag_is_named_and_exits_with_2(args, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.parse(Config, args)
     assert stop.value.code == 2
-    assert line in capsys.readouterr().err
+    assert args[0] in capsys.readouterr().err
 
 
 def test_a_seed_out_of_range_is_one_line():
-    line = r"--seed must be in 0 to 2\*\*32 - 1, got -1$"
-    with pytest.raises(UsageError, match=line):
+    with pytest.raises(UsageError, match=r"^--seed must be in 0 to 2.*, got -1$"):
         cli.parse(Config, ["--seed", "-1"])
 
 
@@ -209,14 +202,13 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
     folder = RunFolder.create("little", config, {"data": "mini"})
     folder.metrics(epoch=1, loss=float("nan"))
     folder.table(["", "n"], [["a", "1"]], title="numbers")
-    with folder.figure("f.png", size=(2, 1), caption="to see", alt="drawn") as axes:
+    texts = {"caption": "what to see", "alt": "drawn"}
+    with folder.figure("f.png", size=(2, 1), **texts) as axes:
         axes.plot([0, 1])
     folder.finish({"answer": 42}, headline="It is 42.")
     assert (folder.path / "f.png").exists()
-    assert json.loads((folder.path / "metrics.jsonl").read_text()) == {
-        "epoch": 1,
-        "loss": None,
-    }
+    (row,) = rows(folder.path)
+    assert row == {"epoch": 1, "loss": None}
     names = ("config", "env", "summary", "record")
     flags, env, summary, record = (
         json.loads((folder.path / f"{name}.json").read_text()) for name in names
@@ -229,7 +221,7 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
     assert record == {
         "headline": "It is 42.",
         "tables": [table | {"num_texts": 1}],
-        "figures": [{"file": "f.png", "caption": "to see", "alt": "drawn"}],
+        "figures": [{"file": "f.png"} | texts],
     }
 
 
@@ -239,7 +231,7 @@ def test_a_second_run_in_a_folder_leaves_nothing_of_the_first(tmp_path):
         assert not (tmp_path / "summary.json").exists()
         folder.metrics(epoch=1)
         folder.finish({}, headline="")
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    assert len(rows(tmp_path)) == 1
 
 
 def test_progress_off_a_terminal_is_a_line_a_step(capsys):

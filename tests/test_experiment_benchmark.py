@@ -97,8 +97,7 @@ def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(few_images, monkey
     for work in works:
         result = work.run()
         state = result if "step by step" in work.name else result[0]
-        members = 2 if "population" in work.name else 1
-        seen = 30 if "population" in work.name else 300
+        members, seen = (2, 30) if "population" in work.name else (1, 300)
         assert work.amount == members * seen
         assert np.unique(state.step) == [-(-seen // 256)]
         leaves = jax.tree.leaves(state.params)
@@ -149,8 +148,8 @@ def test_growth_measures_time_and_memory_of_each_size(tmp_path, monkeypatch):
     growth.run(growth.Config(rounds=1, out=tmp_path))
     summary = read(tmp_path)
     points = summary["points"]
-    sizes = [("batch size", 16), ("batch size", 256), ("population", 1)]
-    assert [(p["axis"], p["size"]) for p in points] == [*sizes, ("population", 2)]
+    sizes = [(axis, size) for axis in axes for size in axes[axis]]
+    assert [(p["axis"], p["size"]) for p in points] == sizes
     assert points[1]["seconds"] == points[2]["seconds"]  # one measurement: the base
     assert points[3]["floor_seconds"] == 2 * points[2]["floor_seconds"]
     assert points[0]["memory_mb"] > 64 * 28 * 28 / 1e6  # the images alone

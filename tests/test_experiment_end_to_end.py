@@ -24,16 +24,12 @@ cache.mkdir(exist_ok=True)
 """
 
 
-def read(folder):
-    return json.loads((folder / "summary.json").read_text())
-
-
 def test_rounds_after_the_first_find_what_it_compiled(tmp_path, monkeypatch):
     ours, theirs = ([sys.executable, "-c", code] for code in (CACHES, "pass"))
     named = {end_to_end.OURS: ours, end_to_end.THEIRS: theirs}
     monkeypatch.setattr(end_to_end, "commands", lambda seed, data, out: named)
     end_to_end.run(end_to_end.Config(rounds=2, data="mini", out=tmp_path))
-    summary = read(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
     first, warm, theirs = summary["commands"]
     assert [len(e["rounds"]) for e in (first, warm, theirs)] == [1, 2, 3]
     assert first["fastest"] > 2
@@ -67,9 +63,8 @@ def test_our_command_does_the_work_of_the_script(tmp_path):
     assert ours[:3] == [sys.executable, "-m", "experiments.dropout"]
     assert (config.data, config.seed, config.figures) == ("mini", 3, False)
     assert config.impl == "flax"
-    assert config.epochs == script.EPOCHS
-    assert config.batch_size == script.BATCH_SIZE
-    assert config.learning_rate == script.LEARNING_RATE
+    for name in ("epochs", "batch_size", "learning_rate"):
+        assert getattr(config, name) == getattr(script, name.upper())
     assert theirs[2:] == ["experiments.pytorch.script", str(data.folder), "3"]
 
 
@@ -79,9 +74,8 @@ def test_the_script_trains_both_networks(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script", str(folder), "0"])
     script.main()
     labels = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
-    with_dropout, without = "dropout (0.2, 0.5)", "dropout (0.0, 0.0)"
-    assert labels[:2] == [f"{with_dropout}, epoch 1", with_dropout]
-    assert labels[2:] == [f"{without}, epoch 1", without]
+    nets = "dropout (0.2, 0.5)", "dropout (0.0, 0.0)"
+    assert labels == [f"{net}{part}" for net in nets for part in (", epoch 1", "")]
 
 
 def test_the_script_counts_right_answers_with_nothing_dropped():
@@ -111,8 +105,8 @@ def test_the_real_commands_end_well_and_leave_nothing_of_ours(tmp_path, monkeypa
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (tmp_path / "scratch").mkdir()
-    config = end_to_end.Config(rounds=1, data="mini", out=tmp_path / "run")
-    end_to_end.run(config)
-    assert all(e["median"] > 1 for e in read(tmp_path / "run")["commands"])
+    end_to_end.run(end_to_end.Config(rounds=1, data="mini", out=tmp_path / "run"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert all(entry["median"] > 1 for entry in summary["commands"])
     # PyTorch leaves a folder of its own there.
     assert list((tmp_path / "scratch").glob("ch4jax-*")) == []

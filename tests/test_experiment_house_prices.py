@@ -40,26 +40,27 @@ def run(config):
     return json.loads((config.out / "summary.json").read_text())
 
 
-def check_outcome(folder, summary, *other_figures):
-    """Check what every recipe leaves."""
+def run_to_the_end(folder, *figures, **flags):
+    """Check what every recipe leaves, and return the summary."""
+    summary = run(replace(SMALL, out=folder, **flags))
     assert summary["out_of_fold_log_rmse"] > 0
     assert summary["out_of_fold_log_rmse_standard_error"] > 0
     assert len(summary["worst"]) == 8
     record = json.loads((folder / "record.json").read_text())
     assert f"Log RMSE {summary['out_of_fold_log_rmse']:.4f} ± " in record["headline"]
-    figures = [figure["file"] for figure in record["figures"]]
-    assert figures == [*other_figures, "out_of_fold.png"]
+    shown = [figure["file"] for figure in record["figures"]]
+    assert shown == [*figures, "out_of_fold.png"]
+    return summary
 
 
 def test_the_books_recipe_ends_in_a_submission(tmp_path, capsys):
-    config = replace(SMALL, out=tmp_path, epochs=60, seeds=3, learning_rate=500.0)
-    summary = run(config)
-    check_outcome(tmp_path, summary, "curves.png")
+    flags = {"epochs": 60, "seeds": 3, "learning_rate": 500.0}
+    summary = run_to_the_end(tmp_path, "curves.png", **flags)
     assert summary["recipe"] == "seed"
-    assert len(summary["valid_log_rmse_over_seeds"]) == 3
-    assert len(summary["valid_log_rmse_over_folds"]) == 2
-    for mean in ("valid_log_rmse_over_seeds", "valid_log_rmse_over_folds"):
-        assert np.mean(summary[mean]) == pytest.approx(summary["valid_log_rmse"])
+    for over, count in (("seeds", 3), ("folds", 2)):
+        means = summary[f"valid_log_rmse_over_{over}"]
+        assert len(means) == count
+        assert np.mean(means) == pytest.approx(summary["valid_log_rmse"])
     by_fold = np.square(summary["valid_log_rmse_over_folds"])  # of 45 rows each
     root_mean = np.sqrt(by_fold.mean())
     # The mean over the seeds is as good as each: the problem has one minimum.
@@ -88,8 +89,7 @@ def test_the_search_shows_each_setting_with_its_standard_error(tmp_path, monkeyp
         "mlp": ((0.01,), (0.1,), (0.1, 0.2)),
     }
     monkeypatch.setattr(search, "GRIDS", grids)
-    summary = run(replace(SMALL, out=tmp_path, recipe="search"))
-    check_outcome(tmp_path, summary, "search.png")
+    summary = run_to_the_end(tmp_path, "search.png", recipe="search")
     assert len(summary["results"]) == 4
     for name in grids:
         of_model = [r for r in summary["results"] if r["model"] == name]
@@ -100,8 +100,7 @@ def test_the_search_shows_each_setting_with_its_standard_error(tmp_path, monkeyp
 
 
 def test_the_best_recipe_ends_in_a_submission(tmp_path, few):
-    summary = run(replace(SMALL, out=tmp_path, recipe="best"))
-    check_outcome(tmp_path, summary)
+    summary = run_to_the_end(tmp_path, recipe="best")
     np.testing.assert_allclose(np.sum(summary["weights"], axis=1), 1)
     assert np.shape(summary["weights"]) == (3, 2)  # two halves and all; two models
     squares = np.square(summary["log_rmse_by_fold"]["blend"])
@@ -137,7 +136,6 @@ def test_nothing_that_an_ensemble_has_fitted_depends_on_rows_it_leaves_out(few):
     ("flags", "message"),
     [
         ({"folds": 1}, "--folds must be at least 2, got 1"),
-        ({"folds": 0}, "--folds must be at least 2, got 0"),
         ({"folds": 91}, "--folds must be at most the 90 rows with prices, got 91"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"seeds": 3, "devices": 2}, "--seeds must be a multiple of the 2 --devices"),
@@ -152,9 +150,8 @@ def test_nothing_that_an_ensemble_has_fitted_depends_on_rows_it_leaves_out(few):
     ],
 )
 def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
-    with pytest.raises(UsageError, match=message) as error:
+    with pytest.raises(UsageError, match=rf"{message}.*\Z"):  # one line
         run(replace(SMALL, out=tmp_path / "run", **flags))
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

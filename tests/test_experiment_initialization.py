@@ -44,10 +44,9 @@ def test_what_diverges_is_reported_beside_what_learns(
 
 @pytest.mark.parametrize("flag", ["epochs", "depth", "width", "seeds"])
 def test_a_size_of_zero_is_refused_before_anything_is_written(flag, tmp_path):
-    out = tmp_path / "run"
     with pytest.raises(UsageError, match=f"--{flag} must be at least 1, got 0"):
-        run(out, **{flag: 0})
-    assert not out.exists()
+        run(tmp_path / "run", **{flag: 0})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.long

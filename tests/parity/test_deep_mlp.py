@@ -9,21 +9,14 @@ import torch
 from parity.carry import carry, difference, gradients
 
 from ch4jax import deep_mlp
-from ch4jax.deep_mlp import Architecture
 from ch4jax.initialization import xavier_uniform
 from experiments.pytorch import twins
-
-CASES = {
-    "relu": (Architecture(jax.nn.relu), torch.relu),
-    "tanh": (Architecture(jnp.tanh), torch.tanh),
-    "residual": (Architecture(jax.nn.relu, residual=True), torch.relu),
-    "layer norm": (Architecture(jax.nn.sigmoid, layer_norm=True), torch.sigmoid),
-}
+from experiments.pytorch.deep_mlp import DESIGNS
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", DESIGNS)
 def test_loss_and_gradients_of_twelve_layers_are_those_of_pytorch(name, x64):
-    architecture, activation = CASES[name]
+    architecture, activation, *_ = DESIGNS[name]
     sizes = (20, 16, 12, 5)
     params = deep_mlp.init_params(*sizes, xavier_uniform, key=jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -36,8 +29,9 @@ def test_loss_and_gradients_of_twelve_layers_are_those_of_pytorch(name, x64):
         rows = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return rows.mean()
 
-    options = {"residual": architecture.residual, "layer_norm": architecture.layer_norm}
-    twin = carry(params, twins.DeepMLP(*sizes, activation, **options))
+    _, residual, layer_norm = architecture
+    twin = twins.DeepMLP(*sizes, activation, residual=residual, layer_norm=layer_norm)
+    carry(params, twin)
     logits = twin(torch.tensor(x))
     torch_loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
     torch_loss.backward()

@@ -1,7 +1,5 @@
 """The dropout MLP from scratch against PyTorch: same batches, same masks."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,20 +32,11 @@ def metrics_fn(params, x, labels, *, key):
 
 def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(x64):
     rng = np.random.default_rng(0)
-    data = (
-        jnp.asarray(rng.normal(size=(ROWS, 12))),
-        jnp.asarray(rng.integers(10, size=ROWS)),
-    )
+    x, labels = rng.normal(size=(ROWS, 12)), rng.integers(10, size=ROWS)
+    data = jnp.asarray(x), jnp.asarray(labels)
     layers = init_mlp(SIZES, std=0.3, key=jax.random.key(1))
-    optimizer = optax.sgd(LEARNING_RATE)
-    key = jax.random.key(3)
+    optimizer, key = optax.sgd(LEARNING_RATE), jax.random.key(3)
     state = training.init_state(layers, optimizer)
-    train_epoch = partial(
-        training.train_epoch,
-        metrics_fn=metrics_fn,
-        optimizer=optimizer,
-        batch_size=BATCH_SIZE,
-    )
     shuffle_key, step_key = jax.random.split(jax.random.clone(key))
     *hidden, classes = SIZES[1:]
     twin = twins.perceptron(hidden, RATES, num_inputs=SIZES[0], num_classes=classes)
@@ -69,7 +58,14 @@ def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(x64):
             loss.backward()
             sgd.step()
             total += loss.item() * here.sum()
-        state, metrics = train_epoch(state, data, key=jax.random.clone(key))
+        state, metrics = training.train_epoch(
+            state,
+            data,
+            metrics_fn=metrics_fn,
+            optimizer=optimizer,
+            batch_size=BATCH_SIZE,
+            key=jax.random.clone(key),
+        )
         assert relative_difference(metrics["loss"], total / ROWS) <= 1e-12
 
     assert state.step == 20

@@ -10,12 +10,9 @@ import torch
 from support import largest_difference
 
 PAGE = (Path(__file__).parents[2] / "docs" / "porting.md").read_text(encoding="utf-8")
-CONTENTS, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+CONTENTS, SETUP, *PAIRS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
 BLOCK = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VERDICT = re.compile(r"^\*(?:Agree to ([\d.e-]+)|Differ)\.\*$", re.MULTILINE)
-
-
-SETUP, *PAIRS = SECTIONS
 
 
 def title(section):
@@ -52,7 +49,6 @@ def test_every_block_is_run_and_every_section_is_in_the_contents():
         *("python both", "python torch", "python jax"),
         *("python torch", "python jax") * len(PAIRS),
     ]
-    anchors = [
-        re.sub(r"[^\w -]", "", title(s)).lower().replace(" ", "-") for s in PAIRS
-    ]
+    words = [re.sub(r"[^\w -]", "", title(pair)) for pair in PAIRS]
+    anchors = [text.lower().replace(" ", "-") for text in words]
     assert re.findall(r"\(#(.*?)\)", CONTENTS) == anchors

@@ -9,33 +9,32 @@ from parity.carry import difference
 from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
 
-ROWS, INPUTS, LAMBD, LEARNING_RATE = 20, 200, 3.0, 0.003
-BATCH_SIZE, EPOCHS = 6, 125  # four steps an epoch, two rows in the last: 500 steps
+ROWS, INPUTS, LAMBD = 20, 200, 3.0
+RECIPE = {"learning_rate": 0.003, "epochs": 125, "batch_size": 6}  # 500 steps
 
 
 def batches(data, key):
     """Yield the batches that training with `key` sees, as tensors."""
     shuffle_key, _ = jax.random.split(key)
-    steps = -(-ROWS // BATCH_SIZE)
-    for epoch in range(EPOCHS):
-        order, real = training.batch_rows(
-            ROWS, BATCH_SIZE, key=jax.random.fold_in(shuffle_key, epoch * steps)
-        )
+    for epoch in range(RECIPE["epochs"]):
+        epoch_key = jax.random.fold_in(shuffle_key, 4 * epoch)  # four steps an epoch
+        order, real = training.batch_rows(ROWS, RECIPE["batch_size"], key=epoch_key)
         for rows, here in zip(np.asarray(order), np.asarray(real), strict=True):
             yield [torch.tensor(np.asarray(array)[rows[here]]) for array in data]
 
 
 def torch_scratch(params, data, key):
     """Train as the book does: the penalty in the loss, sgd by hand."""
-    w, b = (torch.tensor(np.asarray(params[name])) for name in ("kernel", "bias"))
-    for parameter in (w, b):
-        parameter.requires_grad_()
+    w, b = (
+        torch.tensor(np.asarray(params[name]), requires_grad=True)
+        for name in ("kernel", "bias")
+    )
     for x, y in batches(data, key):
         loss = (x @ w + b - y) ** 2 / 2 + LAMBD * (w**2).sum() / 2
         loss.sum().backward()
         with torch.no_grad():
             for parameter in (w, b):
-                parameter -= LEARNING_RATE * parameter.grad / len(x)
+                parameter -= RECIPE["learning_rate"] * parameter.grad / len(x)
                 parameter.grad.zero_()
     return {"kernel": w.detach(), "bias": b.detach()}
 
@@ -46,13 +45,7 @@ def test_500_steps_from_scratch_equal_pytorch(x64):
     params = weight_decay.init_params(INPUTS, key=init_key)
     params["bias"] = jax.random.normal(bias_key, (1,))
     last, _ = weight_decay.train(
-        params,
-        data,
-        LAMBD,
-        learning_rate=LEARNING_RATE,
-        epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
-        key=jax.random.clone(key),
+        params, data, LAMBD, key=jax.random.clone(key), **RECIPE
     )
     theirs = torch_scratch(params, data, key)
     assert difference(params, theirs) > 0.1
