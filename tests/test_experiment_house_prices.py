@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from ch4jax import house_prices
-from ch4jax.errors import DataError
+from ch4jax.data import hub
+from ch4jax.errors import DataError, NetworkError
 from ch4jax.house_prices.models import Architecture
 from ch4jax.training import folds, sharding
 from experiments import house_prices as experiment
@@ -174,3 +175,12 @@ def test_bad_data_exit_with_65_and_one_line(place, tmp_path, monkeypatch, capsys
     assert stop.value.code == 65
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_from_the_hub_every_file_is_downloaded_first(monkeypatch):
+    def offline():
+        raise NetworkError("put the file there by hand")
+
+    monkeypatch.setattr(hub, "download_all", offline)
+    with pytest.raises(NetworkError, match="by hand"):
+        experiment.run(Config(data="hub"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ch4jax import house_prices
+from ch4jax.data import hub
 from ch4jax.errors import DataError
 from experiments.common import cli
 from experiments.common.console import console, say
@@ -100,6 +101,8 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
 def run(config: Config) -> None:
     """Read the tables, show them, and follow the recipe."""
     with console.status("reading the tables"):
+        if config.data == "hub":
+            hub.download_all()
         data = house_prices.read(config.data)
     validation, hyperparameters = resolve(config, len(data.train))
     resolved = {"seeds": validation.seeds, "epochs": validation.epochs}
