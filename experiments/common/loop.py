@@ -84,7 +84,7 @@ def train(
     everywhere = sharding.whole(mesh)
     placement = sharding.along(mesh, 0) if members_divide else everywhere
 
-    checkpoints = _open(folder.path / "checkpoints" / re.sub(r"[^\w.]+", "-", label))
+    checkpoints = _open(folder.checkpoints / re.sub(r"[^\w.]+", "-", label))
     rows: list[Row] = []
     if checkpoints.steps():
         like = {"states": states, "keys": keys, "history": ...}

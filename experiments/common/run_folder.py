@@ -38,12 +38,14 @@ class RunFolder:
     Attributes:
       name: of the experiment.
       path: the folder. Of several processes only the first keeps its own.
+      checkpoints: the folder of the checkpoints, which all processes read.
     """
 
     def __init__(self, name: str, path: Path) -> None:
         """Use `create`; this makes nothing."""
         self.name = name
         self.path = path
+        self.checkpoints = path / "checkpoints"
         self._start = time.perf_counter()
         self._tables: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
@@ -79,7 +81,7 @@ class RunFolder:
         if jax.process_index() > 0:
             folder.path = Path(tempfile.mkdtemp(prefix="ch4jax-"))
             atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
-        elif earlier is None and (folder.path / "checkpoints").exists():
+        elif earlier is None and folder.checkpoints.exists():
             raise UsageError(
                 f"--out {folder.path} holds the checkpoints of an earlier run: resume "
                 f"it by --resume {folder.path}, or remove them"
