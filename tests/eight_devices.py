@@ -130,22 +130,6 @@ def test_an_evaluation_over_rows_is_that_of_one_device():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_states_stay_where_they_are_placed():
-    """Otherwise a second epoch would compile again."""
-    mesh = sharding.make_mesh(8)
-    data = sharding.place(problem(), sharding.whole(mesh))
-    for members, place, fn in (
-        (8, sharding.along(mesh, 0), metrics_fn),
-        (1, sharding.whole(mesh), by_rows(mesh)),
-    ):
-        states, keys = sharding.place(start(members), place)
-        after, _ = population.train_epoch(
-            states, data, keys=keys, **FIXED | {"metrics_fn": fn}
-        )
-        for leaf in jax.tree.leaves(after):
-            assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
-
-
 def test_what_is_gathered_is_whole_and_on_one_device():
     mesh = sharding.make_mesh(4)
     numbers = np.arange(16.0).reshape(8, 2)
