@@ -141,27 +141,3 @@ def test_what_is_jitted_leaks_nothing():
         run()
         jax.jit(run)()
         backprop.saved_bytes(lambda p, x: jnp.sin(p * x).sum(), X, X)
-
-
-def test_equal_optimisers_compile_once_where_their_numbers_are_arguments():
-    traces = []
-
-    def counted(params, x, y, *, key):
-        traces.append(key)
-        return metrics_fn(params, x, y, key=key)
-
-    @jax.jit
-    def run(rate, decay):
-        optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate))
-        return training.fit(
-            jnp.zeros(3),
-            DATA,
-            metrics_fn=counted,
-            optimizer=optimizer,
-            key=key(),
-            **SIZES,
-        )[0]
-
-    ends = [run(rate, decay) for rate in (0.1, 0.2) for decay in (0.0, 1.0)]
-    assert len(traces) == 1
-    assert len({tuple(end.tolist()) for end in ends}) == 4
