@@ -15,9 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict
-from jax.test_util import check_grads
 
 import ch4jax
 from ch4jax.blocks import MLP, FixedHiddenMLP, MySequential, NestMLP
@@ -70,18 +68,8 @@ def has_dropout(module):
 @functools.partial(jax.jit, static_argnums=0)
 def apply(module, variables, x):
     """Apply the module; nothing is dropped."""
-    return eager(module, variables, x)
-
-
-def eager(module, variables, x):
     mode = {"train": False} if has_dropout(module) else {}
     return module.apply(variables, x, **mode)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def gradients(module, variables, x):
-    """Return the gradients of the sum of the outputs."""
-    return jax.grad(lambda v, x: apply(module, v, x).sum(), (0, 1))(variables, x)
 
 
 def inputs(example, rows=3, dtype=jnp.float32):
@@ -95,7 +83,7 @@ def variables(example, dtype=jnp.float32, seed=0):
 
 @functools.cache
 def draw(example, seed):
-    """Return NumPy's arrays: those of JAX would depend on the mode of the first test."""
+    """Return NumPy arrays: those of JAX would depend on the mode of the first test."""
     x = np.ones((1, *example.row), np.float32)
     drawn = init(example.module, jax.random.key(seed), x)
     return jax.tree.map(np.asarray, drawn)
@@ -137,14 +125,6 @@ def test_one_key_makes_one_set_of_parameters_and_another_key_another(example):
             assert (leaf != other[path]).all()
 
 
-@every_module
-def test_no_two_arrays_are_drawn_alike(example):
-    """Two arrays from one key would be multiples of each other."""
-    drawn = [np.ravel(a) for a in jax.tree.leaves(variables(example)) if np.ptp(a) > 0]
-    starts = [tuple(np.round(a[:3] / a[0], 3)) for a in drawn]
-    assert len(set(starts)) == len(starts)
-
-
 def test_a_module_that_uses_a_key_twice_is_caught():
     class Careless(nn.Module):
         @nn.compact
@@ -157,23 +137,6 @@ def test_a_module_that_uses_a_key_twice_is_caught():
 
 
 @every_module
-def test_jit_gives_what_eager_gives(example, x64):
-    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
-    y = apply(example.module, v, x)
-    np.testing.assert_allclose(y, eager(example.module, v, x), rtol=1e-12)
-
-
-@every_module
-def test_equal_modules_share_one_trace(example):
-    v, x = variables(example), inputs(example)
-    first = apply(example.module, v, x)
-    traces = apply._cache_size()
-    again = apply(example.module.clone(), v, x)
-    np.testing.assert_array_equal(first, again)
-    assert apply._cache_size() == traces
-
-
-@every_module
 def test_vmap_gives_what_a_loop_gives(example, x64):
     v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
     batches = jnp.stack([1e-3 * x, x, 1e3 * x])
@@ -183,22 +146,14 @@ def test_vmap_gives_what_a_loop_gives(example, x64):
 
 
 @every_module
-def test_gradients_are_finite_and_those_of_finite_differences(example, x64):
-    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
-    assert_all_finite(gradients(example.module, v, x))
-    f = functools.partial(apply, example.module)
-    check_grads(f, (v, x), order=1, modes=["rev"], eps=1e-6, atol=1e-7, rtol=1e-7)
-
-
-@every_module
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_batch_of_one_and_a_batch_of_none_are_batches(example, rows):
     v, x = variables(example), inputs(example, rows)
-    y = apply(example.module, v, x)
+    y, pullback = jax.vjp(functools.partial(apply, example.module), v, x)
     of_three = apply(example.module, v, inputs(example))
     assert y.shape == (of_three.shape and (rows, *of_three.shape[1:]))
     assert_all_finite(y)
-    slopes = gradients(example.module, v, x)
+    slopes = pullback(jnp.ones_like(y))
     assert_all_finite(slopes)
     if rows == 0:
         assert all((slope == 0).all() for slope in jax.tree.leaves(slopes))
@@ -214,12 +169,13 @@ def test_bfloat16_stays_bfloat16_and_near_float32(example):
 
 
 @every_module
-def test_pickled_and_cloned_modules_are_equal_and_compute_the_same(example):
+def test_pickled_and_cloned_modules_are_equal_and_share_one_trace(example):
     module, v, x = example.module, variables(example), inputs(example)
+    y = apply(module, v, x)
+    traces = apply._cache_size()
     for copy in (pickle.loads(pickle.dumps(module)), module.clone()):
-        assert copy == module
-        assert hash(copy) == hash(module)
-        np.testing.assert_array_equal(apply(copy, v, x), apply(module, v, x))
+        np.testing.assert_array_equal(apply(copy, v, x), y)
+    assert apply._cache_size() == traces
 
 
 with_dropout = pytest.mark.parametrize(
@@ -230,10 +186,9 @@ with_dropout = pytest.mark.parametrize(
 
 
 @with_dropout
-def test_training_is_random_by_its_key_and_evaluation_is_not(example):
+def test_training_is_random_by_its_key_and_is_not_evaluation(example):
     v, x = variables(example), inputs(example)
-    evaluated = eager(example.module, v, x)
-    np.testing.assert_array_equal(evaluated, eager(example.module, v, x))
+    evaluated = apply(example.module, v, x)
 
     @jax.jit
     def train(key):
@@ -243,9 +198,3 @@ def test_training_is_random_by_its_key_and_evaluation_is_not(example):
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert (first != evaluated).any()
-
-
-@with_dropout
-def test_training_without_a_key_is_refused(example):
-    with pytest.raises(InvalidRngError, match="dropout"):
-        example.module.apply(variables(example), inputs(example), train=True)
