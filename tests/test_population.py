@@ -51,14 +51,6 @@ def test_each_member_is_the_run_it_would_have_been_alone(x64):
             np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-12, atol=1e-14)
 
 
-def test_members_that_start_alike_differ_in_order_and_masks():
-    states, keys = start([0, 1, 2])
-    alike = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 3), states)
-    trained, metrics, _ = train(alike, keys, epochs=1)
-    assert len(np.unique(metrics["loss"])) == 3
-    assert len(np.unique(trained.params[0]["kernel"][:, 0, 0])) == 3
-
-
 def test_a_population_is_traced_once_however_many_epochs_run():
     traces = []
 
