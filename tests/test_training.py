@@ -67,25 +67,6 @@ def test_training_and_evaluation_are_traced_once_however_many_epochs_run(data):
     assert traces == [False, True]
 
 
-def test_the_gradient_of_a_padded_batch_is_that_of_its_real_rows(data, x64):
-    x, y = (jnp.asarray(np.asarray(a), jnp.float64) for a in data)
-    padded = training.Batch(x, y, jnp.arange(50) < 18)
-    whole = training.Batch(x[:18], y[:18], jnp.ones(18, bool))
-    optimizer = optax.sgd(1.0)
-    (left, left_sums), (right, right_sums) = (
-        training.train_step(
-            start(optimizer),
-            batch,
-            metrics_fn=lambda params, x, y, *, key: linear(params, x, y, key=None),
-            optimizer=optimizer,
-            key=jax.random.key(0),
-        )
-        for batch in (padded, whole)
-    )
-    np.testing.assert_allclose(left.params, right.params, rtol=1e-14)
-    np.testing.assert_allclose(left_sums["loss"], right_sums["loss"], rtol=1e-14)
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 2048])
 def test_evaluation_is_the_mean_over_all_rows_whatever_the_batch(data, batch_size):
     params = jnp.array([0.5, 0.5, 0.5])
@@ -93,23 +74,6 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_batch(data, batch_siz
     x, y = (np.asarray(array, np.float64) for array in data)
     expected = ((x @ np.full(3, 0.5) - y) ** 2).mean()
     np.testing.assert_allclose(mean["loss"], expected, rtol=1e-5)
-
-
-def test_an_epoch_is_its_steps_one_by_one(data):
-    key = jax.random.key(4)
-    shuffle_key, step_key = jax.random.split(jax.random.clone(key))
-    order, real = training.batch_rows(50, 16, key=jax.random.fold_in(shuffle_key, 0))
-    state = start(ADAM)
-    for rows, here in zip(order, real, strict=True):
-        state, _ = training.train_step(
-            state,
-            training.Batch(data[0][rows], data[1][rows], here),
-            metrics_fn=linear,
-            optimizer=ADAM,
-            key=jax.random.clone(step_key),
-        )
-    scanned, _ = train_epoch(start(ADAM), data, optimizer=ADAM, key=key)
-    np.testing.assert_allclose(scanned.params, state.params, rtol=1e-6)
 
 
 def test_a_fit_is_its_epochs_one_by_one(data):
