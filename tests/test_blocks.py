@@ -5,34 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ch4jax.blocks import (
-    FixedHiddenMLP,
-    count_halvings,
-    halve_until_small,
-)
+from ch4jax.blocks import FixedHiddenMLP, count_halvings, halve_until_small
 
 
-def rows(num_rows=2, width=20):
-    return jax.random.uniform(jax.random.key(1), (num_rows, width))
-
-
-@pytest.fixture(scope="module")
-def fixed_hidden():
-    return jax.jit(FixedHiddenMLP().init)(jax.random.key(0), rows())
-
-
-def test_the_constant_weight_is_no_parameter_and_lies_in_0_to_1(fixed_hidden):
-    assert list(fixed_hidden["params"]) == ["linear"]
-    constant = np.asarray(fixed_hidden["constants"]["rand_weight"])
+def test_the_constant_weight_is_no_parameter_and_lies_in_0_to_1():
+    init = jax.jit(FixedHiddenMLP().init)
+    variables = init(jax.random.key(0), jnp.ones((2, 20)))
+    assert list(variables["params"]) == ["linear"]
+    constant = np.asarray(variables["constants"]["rand_weight"])
     assert constant.shape == (20, 20)
     assert 0 <= constant.min() < constant.max() < 1
     # The mean of 400 from U(0, 1) has deviation 1 / sqrt(12 * 400).
     assert abs(constant.mean() - 0.5) <= 5 / np.sqrt(12 * 400)
 
 
-def test_a_row_of_the_wrong_width_is_refused_by_both_widths(fixed_hidden):
+def test_a_row_of_the_wrong_width_is_refused_by_both_widths():
     with pytest.raises(ValueError, match="expects rows of width 20, got 21"):
-        FixedHiddenMLP().apply(fixed_hidden, rows(width=21))
+        FixedHiddenMLP().init(jax.random.key(0), jnp.ones((2, 21)))
 
 
 @jax.jit
