@@ -112,8 +112,7 @@ RIGHT = {
     "as it is": SMALL,
     "byte-order mark": b"\xef\xbb\xbf" + SMALL,
     "CRLF": SMALL.replace(b"\n", b"\r\n"),
-    "CR": SMALL.replace(b"\n", b"\r"),
-    "no last line end": SMALL.rstrip(),
+    "CR and no last line end": SMALL.rstrip().replace(b"\n", b"\r"),
     "blank lines": SMALL.replace(b"\n", b"\n\n"),
     "quoted": joined([[b'"%s"' % cell for cell in row] for row in cells()]),
     "reordered": columns(reversed),
@@ -129,21 +128,14 @@ WRONG = {
         joined([[*row, b"7"] for row in cells()]),
         "has the unknown column '7'",
     ),
-    "the test table": (SMALL_TEST, "lacks the column 'SalePrice'"),
     "latin-1": (with_column(b"Caf\xe9", b"Street"), r"is not UTF-8: .* in line 4"),
     "UTF-16": (SMALL.decode().encode("utf-16"), "is not UTF-8: .* in line 1"),
     "NUL": (with_column(b"84\x0050"), r"has .84\\x0050. for LotArea in row 3"),
     "a row too short": (SMALL + b"9,20,RL\n", "has 3 cells in row 6, expected 81"),
     "all rows too long": (SMALL.replace(b"500\n", b"500,\n"), "has 82 cells in row 1"),
     "a stray quote": (with_column(b'"Pa"ve', b"Street"), "is not a table in CSV: ','"),
-    "a line of 10 MB": (
-        with_column(b"x" * 10**7),
-        "is not a table in CSV: field large",
-    ),
-    "text for a number": (
-        with_column(b"large"),
-        "has 'large' for LotArea in row 3, expected a finite number",
-    ),
+    "a line of 10 MB": (with_column(b"x" * 10**7), "is not a table in CSV: field"),
+    "text": (with_column(b"big"), "has 'big' for LotArea in row 3, expected a finite"),
     "an infinite number": (with_column(b"inf"), "has 'inf' for LotArea in row 3"),
     "a NaN": (with_column(b"nan"), "has 'nan' for LotArea in row 3"),
     "a price of zero": (with_column(b"0", b"SalePrice"), "expected a positive price"),
@@ -220,14 +212,8 @@ def test_through_the_hub_the_tables_are_the_same(tables, tmp_path, monkeypatch):
 
 PLACES = {
     "nowhere": (lambda path: path, r"train\.csv is not there; expected a folder"),
-    "no test table": (
-        lambda path: folder(path, train=SMALL),
-        r"test\.csv is not there",
-    ),
-    "swapped": (
-        lambda path: folder(path, train=SMALL_TEST, test=SMALL),
-        r"train\.csv lacks the column 'SalePrice'",
-    ),
+    "no test table": (lambda p: folder(p, train=SMALL), r"test\.csv is not there"),
+    "swapped": (lambda p: folder(p, train=SMALL_TEST, test=SMALL), "train.* lacks"),
     "a zip without tables": (lambda p: archive(p, other=SMALL), "is not there"),
     "a zip of a folder": (lambda p: archive(p, **{"a/train": SMALL}), "is not there"),
 }
