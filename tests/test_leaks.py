@@ -49,21 +49,9 @@ def train_step(rate):
 
 
 def fit(rate):
-    fn, optimizer = recipe(rate)
-    frozen = parameters.freeze(optimizer, {"w": 0, "b": 0}, ["b"])
-    return training.fit(
-        {"w": jnp.zeros(3), "b": jnp.zeros(())},
-        DATA,
-        metrics_fn=lambda p, x, y, *, key: fn(p["w"], x, y, key=key),
-        optimizer=frozen,
-        key=key(),
-        **SIZES,
-    )
-
-
-def fit_with_l2(rate):
     params = weight_decay.model.init(key(), X)
-    optimizer = weight_decay.l2_sgd(rate, rate, momentum=0.9)
+    l2_sgd = weight_decay.l2_sgd(rate, rate, momentum=0.9)
+    optimizer = parameters.freeze(l2_sgd, params, ["*/bias"])
     return training.fit(
         params,
         COLUMN,
@@ -94,10 +82,12 @@ def train_linear(rate):
 
 
 def train_model(rate):
-    model = models.Architecture((2,), waves=1, frequencies=1, **SIZES)
+    model = models.Architecture((2,), waves=1, frequencies=1)
     settings = models.Setting(rate[None], rate[None], rate[None])
     x = jnp.stack([X, X])
-    return models.train(model, settings, x, DATA[1], IN_TRAINING, steps=2, keys=keys())
+    return models.train(
+        model, settings, x, DATA[1], IN_TRAINING, steps=2, keys=keys(), **SIZES
+    )
 
 
 def backpropagate(rate):
@@ -107,13 +97,9 @@ def backpropagate(rate):
     return backprop.backward(*problem, kept), backprop.autodiff(*problem)
 
 
-def difference(rate):
-    return backprop.directional_difference(jnp.sum, X, X, rate)
-
-
 TRACED = (
-    *(train_step, fit, fit_with_l2, fit_fold, train_with_decay, train_linear),
-    *(train_model, backpropagate, difference),
+    *(train_step, fit, fit_fold, train_with_decay, train_linear, train_model),
+    backpropagate,
 )
 
 
