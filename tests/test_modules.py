@@ -137,15 +137,6 @@ def test_a_module_that_uses_a_key_twice_is_caught():
 
 
 @every_module
-def test_vmap_gives_what_a_loop_gives(example, x64):
-    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
-    batches = jnp.stack([1e-3 * x, x, 1e3 * x])
-    mapped = jax.vmap(functools.partial(apply, example.module, v))(batches)
-    looped = [apply(example.module, v, x) for x in batches]
-    np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-11)
-
-
-@every_module
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_batch_of_one_and_a_batch_of_none_are_batches(example, rows):
     v, x = variables(example), inputs(example, rows)
@@ -176,25 +167,3 @@ def test_pickled_and_cloned_modules_are_equal_and_share_one_trace(example):
     for copy in (pickle.loads(pickle.dumps(module)), module.clone()):
         np.testing.assert_array_equal(apply(copy, v, x), y)
     assert apply._cache_size() == traces
-
-
-with_dropout = pytest.mark.parametrize(
-    "example",
-    [example for example in EXAMPLES.values() if has_dropout(example.module)],
-    ids=lambda example: type(example.module).__name__,
-)
-
-
-@with_dropout
-def test_training_is_random_by_its_key_and_is_not_evaluation(example):
-    v, x = variables(example), inputs(example)
-    evaluated = apply(example.module, v, x)
-
-    @jax.jit
-    def train(key):
-        return example.module.apply(v, x, train=True, rngs={"dropout": key})
-
-    first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    assert (first != evaluated).any()
