@@ -19,13 +19,6 @@ def tree():
     return jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 4)))
 
 
-@pytest.fixture(scope="module")
-def nested():
-    """Return the shapes of the parameters of four blocks, with nothing drawn."""
-    x = jnp.ones((2, 4))
-    return jax.eval_shape(RGNet().init, jax.random.key(0), x)["params"]
-
-
 FIRST, LAST = "params/layers_0/kernel", "params/layers_2/kernel"
 
 
@@ -42,10 +35,10 @@ def test_the_summary_has_path_shape_dtype_entries_and_bytes_of_each(tree):
     assert parameters.num_bytes(half) == 98
 
 
-def test_shapes_alone_are_enough_to_count_four_nested_blocks(nested):
-    assert parameters.count(nested) == 4 * (4 * 8 + 8 + 8 * 4 + 4) + 4 + 1
-    assert len(parameters.summary(nested)) == 4 * 4 + 2
-    assert parameters.get(nested, "block3/Dense_1/kernel").shape == (8, 4)
+def test_shapes_alone_are_enough_to_count_four_nested_blocks():
+    shapes = jax.eval_shape(RGNet().init, jax.random.key(0), jnp.ones((2, 4)))
+    assert parameters.count(shapes) == 4 * (4 * 8 + 8 + 8 * 4 + 4) + 4 + 1
+    assert len(parameters.summary(shapes)) == 4 * 4 + 2
 
 
 def test_the_outline_has_a_line_for_each_module_indented_by_its_depth():
@@ -85,12 +78,7 @@ def test_an_unknown_path_names_the_closest_ones(tree):
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        np.zeros((8, 4), np.float32),
-        np.zeros((4, 8), np.float64),
-        jnp.zeros((4, 8), int),
-    ],
+    "value", [np.zeros((8, 4), np.float32), np.zeros((4, 8), np.float64)]
 )
 def test_a_wrong_shape_or_dtype_is_refused_by_path_shapes_and_dtypes(tree, value):
     with pytest.raises(ValueError, match=FIRST) as caught:
@@ -161,13 +149,6 @@ def shared(x64):
         shapes, {"*": nn.initializers.uniform(1.0)}, key=jax.random.key(2)
     )
     return jax.tree.map(lambda a: (a - 0.3).astype(jnp.float64), params), x
-
-
-def test_a_shared_layer_is_one_array_in_the_tree(shared):
-    params, _ = shared
-    assert set(params) == {"hidden", "shared", "out"}
-    _, copies = untied(params)
-    assert parameters.count(copies) - parameters.count(params) == 8 * 8 + 8
 
 
 @pytest.mark.parametrize("way", shared_networks())
