@@ -70,6 +70,20 @@ def test_two_layers_of_one_width_have_different_masks():
     assert abs(int((h != 0).sum()) - 128) <= 5 * np.sqrt(512 * 3 / 16)
 
 
+def flax_init(key):
+    variables = DropoutMLP().init(key, jnp.ones((1, 28, 28)), train=False)
+    return [variables["params"][f"Dense_{i}"] for i in range(3)]
+
+
+@pytest.mark.parametrize("init", [lambda key: init_mlp(key=key), flax_init])
+def test_weights_begin_normal_and_biases_as_in_pytorch(init):
+    for layer in init(jax.random.key(0)):
+        kernel, bias = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+        assert abs(kernel.std() - 0.01) <= 5 * 0.01 / np.sqrt(2 * kernel.size)
+        bound = len(kernel) ** -0.5
+        assert 0.5 * bound < abs(bias).max() <= bound
+
+
 def test_scratch_and_flax_are_the_same_function_of_the_same_parameters():
     model = DropoutMLP(hidden=(32, 16), rates=RATES)
     x = jax.random.normal(jax.random.key(0), (5, 28, 28))
