@@ -51,9 +51,8 @@ def test_predictions_and_losses_are_those_of_a_sum_done_by_hand():
     np.testing.assert_array_equal(squared_loss(predictions, y), [[0.5], [2.0]])
     assert mean_loss(params, (x, y)) == 1.25
     assert l2_penalty(params["kernel"]) == 2.5
-    np.testing.assert_array_equal(
-        mse({"params": params}, x, y, key=None)["loss"], [1, 4]
-    )
+    errors = mse({"params": params}, x, y, key=None)["loss"]
+    np.testing.assert_array_equal(errors, [1, 4])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 6])
@@ -107,13 +106,10 @@ def test_both_start_from_the_standard_normal():
 
 def test_the_mask_picks_kernels_by_name_at_any_depth():
     dense = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    params = {
-        "params": {"Dense_0": dense, "kernel_like": [dense, {"scale": dense["bias"]}]}
-    }
+    params = {"Dense_0": dense, "kernel_like": [dense, {"scale": dense["bias"]}]}
     picked = {"kernel": True, "bias": False}
-    assert kernel_mask(params) == {
-        "params": {"Dense_0": picked, "kernel_like": [picked, {"scale": False}]}
-    }
+    expected = {"Dense_0": picked, "kernel_like": [picked, {"scale": False}]}
+    assert kernel_mask(params) == expected
 
 
 @pytest.mark.parametrize("make", [l2_sgd, l2_adam])
