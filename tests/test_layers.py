@@ -1,4 +1,4 @@
-"""Custom layers: their mean, their start and their widths; see also `test_modules`."""
+"""The custom layer `MyLinear`: its start and its widths; see also `test_modules`."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,6 @@ def test_weights_and_biases_start_from_the_standard_normal():
     assert (params["weight"][0] != params["bias"]).all()
 
 
-def test_rows_of_the_wrong_width_are_refused_by_both_widths():
+def test_a_row_of_the_wrong_width_is_refused_by_both_widths():
     with pytest.raises(ValueError, match="MyLinear expects rows of width 5, got 4"):
         MyLinear(5, 3).init(jax.random.key(0), jnp.ones((2, 4)))
