@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 import pytest
 from support import largest_difference, relative_difference
 
-from ch4jax import house_prices, training, weight_decay
+from ch4jax import house_prices, training
 from ch4jax.dropout import mlp
 from ch4jax.training import folds, population, sharding
 
@@ -130,22 +130,6 @@ def test_an_evaluation_over_rows_is_that_of_one_device():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_states_stay_where_they_are_placed():
-    """Otherwise a second epoch would compile again."""
-    mesh = sharding.make_mesh(8)
-    data = sharding.place(problem(), sharding.whole(mesh))
-    for members, place, fn in (
-        (8, sharding.along(mesh, 0), metrics_fn),
-        (1, sharding.whole(mesh), by_rows(mesh)),
-    ):
-        states, keys = sharding.place(start(members), place)
-        after, _ = population.train_epoch(
-            states, data, keys=keys, **FIXED | {"metrics_fn": fn}
-        )
-        for leaf in jax.tree.leaves(after):
-            assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
-
-
 def test_what_is_gathered_is_whole_and_on_one_device():
     mesh = sharding.make_mesh(4)
     numbers = np.arange(16.0).reshape(8, 2)
@@ -156,42 +140,25 @@ def test_what_is_gathered_is_whole_and_on_one_device():
     np.testing.assert_array_equal(gathered, numbers)
 
 
-def test_a_grid_shared_by_eight_devices_has_the_numbers_of_one():
-    params = weight_decay.init_params(12, key=jax.random.key(0))
-    x = problem()[0]
-    data = x, x[:, :1]
-    lambdas = jnp.logspace(-3, 2, 16)
-
-    @jax.jit
-    @jax.vmap
-    def train_all(lambd):
-        return weight_decay.train(params, data, lambd, epochs=3, key=jax.random.key(1))
-
-    placed = sharding.place(lambdas, sharding.along(sharding.make_mesh(8), 0))
-    ours, path = train_all(placed)
-    assert len(ours["kernel"].sharding.device_set) == 8
-    assert largest_difference(leaves((ours, path), train_all(lambdas))) <= 1e-5
-
-
 def test_members_of_folds_shared_by_eight_devices_have_the_numbers_of_one():
     x, _ = problem()
     in_training = folds.k_fold(50, 2)
     keys = jax.random.split(jax.random.key(0), (2, 8))
 
-    def train_all(keys):
-        return house_prices.train_linear(
-            house_prices.Setting(jnp.array([0.1]), jnp.array([0.01])),
-            x,
-            jnp.exp(x[:, 0]),
-            jnp.asarray(in_training),
-            epochs=2,
-            batch_size=16,
-            steps=folds.steps_per_epoch(in_training, 16),
-            keys=keys,
-        )
-
+    train_all = partial(
+        house_prices.train_linear,
+        house_prices.Setting(jnp.array([0.1]), jnp.array([0.01])),
+        x,
+        jnp.exp(x[:, 0]),
+        jnp.asarray(in_training),
+        epochs=2,
+        batch_size=16,
+        steps=folds.steps_per_epoch(in_training, 16),
+    )
     placed = sharding.place(keys, sharding.along(sharding.make_mesh(8), 1))
-    ours = train_all(placed)
+    ours = train_all(keys=placed)
     assert len(ours[0]["w"].sharding.device_set) == 8
     assert ours[0]["w"].shape == (1, 2, 8, 12)
-    assert largest_difference(leaves(ours, train_all(jax.random.clone(keys)))) <= 1e-5
+    assert (
+        largest_difference(leaves(ours, train_all(keys=jax.random.clone(keys)))) <= 1e-5
+    )

@@ -43,32 +43,12 @@ def test_gradients_by_hand_are_those_of_jax_grad(seed, x64):
 
 
 def test_a_central_difference_has_a_quarter_of_the_error_at_half_the_step(x64):
-    params, *data = problem()
-    direction = jax.tree.map(jnp.ones_like, params)
-    hand = by_hand(params, *data, 0.3)
-    errors = [
-        backprop.directional_difference(
-            lambda params: objective(params, *data), params, direction, step
-        )
-        - (hand.w1.sum() + hand.w2.sum())
-        for step in (2e-3, 1e-3)
-    ]
-    assert abs(errors[1]) < 1e-5
-    assert errors[0] / errors[1] == pytest.approx(4, rel=1e-3)
+    def error(step):
+        one = jnp.ones(())
+        return backprop.directional_difference(jnp.sin, one, one, step) - jnp.cos(one)
 
-
-def test_the_forward_pass_is_that_of_the_book(x64):
-    params, x, labels = problem()
-    kept = backprop.forward(params, x, labels, 0.3)
-    w1, w2, x, labels = (np.asarray(a) for a in (*params, x, labels))
-    z = x @ w1
-    o = np.tanh(z) @ w2
-    p = np.exp(o) / np.exp(o).sum(axis=1, keepdims=True)
-    loss = -np.log(p[np.arange(6), labels]).mean()
-    penalty = 0.15 * (np.sum(w1**2) + np.sum(w2**2))
-    expected = backprop.Forward(z, np.tanh(z), o, loss, penalty, loss + penalty)
-    for name, value in expected._asdict().items():
-        np.testing.assert_allclose(getattr(kept, name), value, rtol=1e-13, err_msg=name)
+    assert abs(error(1e-3)) < 1e-6
+    assert error(2e-3) / error(1e-3) == pytest.approx(4, rel=1e-3)
 
 
 def test_the_backward_pass_needs_of_the_forward_pass_only_h_and_o():
@@ -92,15 +72,6 @@ def test_checkpoint_keeps_arguments_only_and_its_policy_exactly_the_products():
     policy = jax.checkpoint_policies.dots_saveable
     products = backprop.saved_bytes(jax.checkpoint(objective, policy=policy), *args)
     assert products.intermediates == kept.z.nbytes + kept.o.nbytes
-
-
-def test_checkpoint_computes_again_what_it_did_not_keep_and_changes_no_gradient(x64):
-    args = problem()
-    gradients = [jax.grad(fn) for fn in (objective, jax.checkpoint(objective))]
-    products = [str(jax.make_jaxpr(f)(*args)).count("dot_general[") for f in gradients]
-    assert products == [5, 7]  # two forward, three backward: x needs no gradient
-    for a, b in zip(*(gradient(*args) for gradient in gradients), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
 def test_two_shapes_that_do_not_fit_are_named():

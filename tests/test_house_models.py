@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ch4jax import parameters
 from ch4jax.house_prices.models import (
     Architecture,
     _is_weight,
@@ -72,19 +73,10 @@ def test_dropout_is_random_in_training_and_keeps_the_expectation():
 
 def test_only_weights_decay():
     params = init(Architecture(hidden=(8, 4)), 40, key=jax.random.key(0))
-    mask = _is_weight(params)
-    assert jax.tree.structure(mask) == jax.tree.structure(params)
-    decayed = [
-        jax.tree_util.keystr(path)
-        for path, is_weight in jax.tree_util.tree_leaves_with_path(mask)
-        if is_weight
-    ]
-    assert decayed == [
-        "['layers'][0]['kernel']",
-        "['layers'][1]['kernel']",
-        "['out']",
-        "['shortcut']",
-    ]
+    mask = parameters.flatten(_is_weight(params))
+    assert mask.keys() == parameters.flatten(params).keys()
+    decayed = {path for path, is_weight in mask.items() if is_weight}
+    assert decayed == {"layers/0/kernel", "layers/1/kernel", "out", "shortcut"}
 
 
 def test_the_blend_finds_the_weights_that_made_the_prices():

@@ -53,11 +53,6 @@ def test_the_encoding_is_the_books(tables):
     np.testing.assert_allclose(both, expected.to_numpy(float), rtol=1e-12, atol=1e-12)
 
 
-def test_none_is_a_kind_of_veneer_and_not_a_missing_one(tables):
-    names = house_prices.encode(tables.train, tables.test).names
-    assert {"MasVnrType_None", "MasVnrType_nan"} <= set(names)
-
-
 def test_fitted_on_train_the_encoding_knows_nothing_of_the_other_table(tables):
     train, test = tables.train[:200], tables.train[200:300]
     before = house_prices.encode(train, test, fit_on="train")
@@ -94,19 +89,18 @@ SMALL = b"\n".join(LINES) + b"\n"
 SMALL_TEST = b"\n".join(TEST.splitlines()[:6]) + b"\n"
 
 
-def cells(content=SMALL):
-    return [line.split(b",") for line in content.splitlines()]
+def cells():
+    return [line.split(b",") for line in LINES]
 
 
-def joined(rows, separator=b","):
-    return b"\n".join(separator.join(row) for row in rows) + b"\n"
+def joined(rows):
+    return b"\n".join(b",".join(row) for row in rows) + b"\n"
 
 
-def with_column(change, column=b"LotArea", row=3):
-    """Change one cell: `row` 0 is the header."""
+def with_column(cell, column=b"LotArea"):
+    """Put `cell` into the third row."""
     rows = cells()
-    at = rows[0].index(column)
-    rows[row][at] = change(rows[row][at]) if callable(change) else change
+    rows[3][rows[0].index(column)] = cell
     return joined(rows)
 
 
@@ -118,8 +112,7 @@ RIGHT = {
     "as it is": SMALL,
     "byte-order mark": b"\xef\xbb\xbf" + SMALL,
     "CRLF": SMALL.replace(b"\n", b"\r\n"),
-    "CR": SMALL.replace(b"\n", b"\r"),
-    "no last line end": SMALL.rstrip(),
+    "CR and no last line end": SMALL.rstrip().replace(b"\n", b"\r"),
     "blank lines": SMALL.replace(b"\n", b"\n\n"),
     "quoted": joined([[b'"%s"' % cell for cell in row] for row in cells()]),
     "reordered": columns(reversed),
@@ -131,34 +124,20 @@ WRONG = {
     "a header alone": (LINES[0], "has a header and no rows"),
     "a column missing": (columns(lambda r: r[:-2]), "lacks the column .SaleCondition"),
     "a column twice": (columns(lambda r: [*r, 4]), "has twice the column 'LotArea'"),
-    "a column renamed": (with_column(b"lotarea", row=0), "lacks the column 'LotArea'"),
     "a column too many": (
         joined([[*row, b"7"] for row in cells()]),
         "has the unknown column '7'",
     ),
-    "the test table": (SMALL_TEST, "lacks the column 'SalePrice'"),
     "latin-1": (with_column(b"Caf\xe9", b"Street"), r"is not UTF-8: .* in line 4"),
     "UTF-16": (SMALL.decode().encode("utf-16"), "is not UTF-8: .* in line 1"),
     "NUL": (with_column(b"84\x0050"), r"has .84\\x0050. for LotArea in row 3"),
     "a row too short": (SMALL + b"9,20,RL\n", "has 3 cells in row 6, expected 81"),
-    "a row too long": (SMALL + LINES[1] + b",1\n", "has 82 cells in row 6, expected"),
     "all rows too long": (SMALL.replace(b"500\n", b"500,\n"), "has 82 cells in row 1"),
-    "an open quote": (with_column(b'"Pave', b"Street"), "is not a table in CSV: unex"),
     "a stray quote": (with_column(b'"Pa"ve', b"Street"), "is not a table in CSV: ','"),
-    "semicolons": (joined(cells(), b";"), "lacks the column"),
-    "a web page": (b"<!DOCTYPE html>\n<html>404</html>\n", "lacks the column"),
-    "a line of 10 MB": (
-        with_column(b"x" * 10**7),
-        "is not a table in CSV: field large",
-    ),
-    "text for a number": (
-        with_column(b"large"),
-        "has 'large' for LotArea in row 3, expected a finite number",
-    ),
+    "a line of 10 MB": (with_column(b"x" * 10**7), "is not a table in CSV: field"),
+    "text": (with_column(b"big"), "has 'big' for LotArea in row 3, expected a finite"),
     "an infinite number": (with_column(b"inf"), "has 'inf' for LotArea in row 3"),
     "a NaN": (with_column(b"nan"), "has 'nan' for LotArea in row 3"),
-    "thousands": (with_column(b'"8,450"'), "has '8,450' for LotArea"),
-    "dollars": (with_column(b"$1", b"SalePrice"), r"has '\$1' for SalePrice in row 3"),
     "a price of zero": (with_column(b"0", b"SalePrice"), "expected a positive price"),
     "no price": (with_column(b"", b"SalePrice"), "has '' for SalePrice in row 3, exp"),
     "an Id twice": (with_column(b"2", b"Id"), "has the Id 2 twice"),
@@ -233,15 +212,8 @@ def test_through_the_hub_the_tables_are_the_same(tables, tmp_path, monkeypatch):
 
 PLACES = {
     "nowhere": (lambda path: path, r"train\.csv is not there; expected a folder"),
-    "an empty folder": (lambda path: folder(path), r"train\.csv is not there"),
-    "no test table": (
-        lambda path: folder(path, train=SMALL),
-        r"test\.csv is not there",
-    ),
-    "swapped": (
-        lambda path: folder(path, train=SMALL_TEST, test=SMALL),
-        r"train\.csv lacks the column 'SalePrice'",
-    ),
+    "no test table": (lambda p: folder(p, train=SMALL), r"test\.csv is not there"),
+    "swapped": (lambda p: folder(p, train=SMALL_TEST, test=SMALL), "train.* lacks"),
     "a zip without tables": (lambda p: archive(p, other=SMALL), "is not there"),
     "a zip of a folder": (lambda p: archive(p, **{"a/train": SMALL}), "is not there"),
 }
@@ -316,27 +288,11 @@ def test_each_setting_fold_and_seed_is_the_run_on_its_own(x64):
         alone, curve = train(
             *problem(), IN_TRAINING[[f]], SETTINGS[s : s + 1], keys()[f : f + 1, 1:]
         )
-        for name in ("w", "b"):
-            np.testing.assert_allclose(
-                together[name][s, f, 1], alone[name][0, 0, 0], rtol=1e-12
-            )
-        for name in history:
-            np.testing.assert_allclose(
-                history[name][s, f, 1], curve[name][0, 0, 0], rtol=1e-12
-            )
+        for name, ours in (together | history).items():
+            theirs = (alone | curve)[name][0, 0, 0]
+            np.testing.assert_allclose(ours[s, f, 1], theirs, rtol=1e-12)
     weights = together["w"].reshape(-1, 3)
     assert len(np.unique(weights, axis=0)) == 2 * 3 * 2  # each keeps its own
-
-
-def test_a_fold_never_learns_from_the_rows_it_leaves_out(x64):
-    x, prices = problem()
-    before, _ = train(x, prices, IN_TRAINING, SETTINGS, keys())
-    left_out = ~IN_TRAINING[1]
-    x = jnp.where(left_out[:, None], 7.0, x)
-    prices = jnp.where(left_out, 1e6, prices)
-    after, _ = train(x, prices, IN_TRAINING, SETTINGS, keys())
-    np.testing.assert_array_equal(before["w"][:, 1], after["w"][:, 1])
-    assert (before["w"][:, [0, 2]] != after["w"][:, [0, 2]]).all()
 
 
 def test_training_compiles_once_for_all_seeds(x64):
@@ -367,9 +323,8 @@ def test_a_submission_holds_an_id_and_a_price_in_each_row(tmp_path, tables):
         ([1, 2], [1.0], "2 Ids need as many prices, got 1"),
         ([1, 1], [1.0, 2.0], "an Id occurs twice"),
         ([1, 2], [1.0, np.nan], "the price of Id 2 must be positive, got nan"),
-        ([1, 2], [np.inf, 1.0], "the price of Id 1 must be positive, got inf"),
+        ([1, 2], [np.inf, 0.0], "the price of Id 1 must be positive, got inf"),
         ([1, 2], [1.0, 0.0], "the price of Id 2 must be positive, got 0.0"),
-        ([1, 2], [-3.0, 0.0], "the price of Id 1 must be positive, got -3.0"),
     ],
 )
 def test_what_cannot_be_submitted_is_not_written(ids, prices, message, tmp_path):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from ch4jax import initialization as init
 
@@ -20,15 +19,8 @@ INITIALIZERS = {
     "normal": init.normal(0.01),
     "constant": init.constant(1.0),
     "sparse_uniform": init.sparse_uniform,
+    "torch_bias": init.torch_bias(3),
 } | {name: getattr(init, name) for name in CLOSED_FORMS}
-FLAX = {
-    "normal": nn.initializers.normal(0.01),
-    "constant": nn.initializers.constant(1.0),
-    "xavier_uniform": nn.initializers.xavier_uniform(),
-    "xavier_normal": nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
-    "he_normal": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-    "torch_kernel": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-}
 
 
 def check_moments(w, variance, kurtosis):
@@ -46,14 +38,6 @@ def test_variances_are_those_of_the_closed_form(name, shape):
     w = getattr(init, name)(jax.random.key(sum(shape)), shape)
     assert w.shape == shape
     check_moments(w, variance(*shape), kurtosis)
-
-
-@pytest.mark.parametrize("name", FLAX)
-def test_what_is_drawn_is_what_flax_draws_from_the_same_key(name):
-    ours = INITIALIZERS[name](jax.random.key(1), (30, 20), jnp.float32)
-    theirs = FLAX[name](jax.random.key(1), (30, 20))
-    rounding = np.finfo(np.float32).eps * np.abs(theirs).max()
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=rounding)
 
 
 def test_the_bias_of_pytorch_depends_on_the_inputs_of_its_layer():
@@ -74,22 +58,10 @@ def test_the_books_own_initialiser_keeps_half_and_nothing_small():
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)
-def test_every_initialiser_fits_flax_and_keeps_the_dtype(name):
-    layer = nn.Dense(
-        7,
-        kernel_init=INITIALIZERS[name],
-        bias_init=init.torch_bias(3),
-        param_dtype=jnp.bfloat16,
-    )
-    params = layer.init(jax.random.key(0), jnp.ones((1, 3)))["params"]
-    assert params["kernel"].shape == (3, 7)
-    assert params["kernel"].dtype == params["bias"].dtype == jnp.bfloat16
-    assert np.ptp(params["bias"]) > 0
-
-
-@pytest.mark.parametrize("name", INITIALIZERS)
-def test_in_float64_weights_have_twice_the_digits(name, x64):
-    assert INITIALIZERS[name](jax.random.key(0), (3, 4)).dtype == np.float64
+def test_initialisers_draw_the_dtype_asked_for_or_the_widest(name, x64):
+    initializer, key = INITIALIZERS[name], jax.random.key(0)
+    assert initializer(key, (3, 4), jnp.bfloat16).dtype == jnp.bfloat16
+    assert initializer(jax.random.clone(key), (3, 4)).dtype == np.float64
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
@@ -115,10 +87,7 @@ def test_the_gradient_of_the_sigmoid_is_that_of_jax_grad_and_at_most_a_quarter(x
     ours = init.sigmoid_gradient(x)
     reference = jax.vmap(jax.grad(jax.nn.sigmoid))(x)
     np.testing.assert_allclose(ours, reference, rtol=1e-12, atol=1e-16)
-    assert float(ours.max()) == pytest.approx(0.25, rel=1e-12)
-    assert int(ours.argmax()) == 300  # at zero
-    assert float(ours[0]) < 1e-12
-    assert float(ours[-1]) < 1e-12
+    assert float(ours.max()) == float(ours[300]) == 0.25  # at zero
 
 
 def test_norms_of_products_are_those_of_the_products(x64):
@@ -128,15 +97,6 @@ def test_norms_of_products_are_those_of_the_products(x64):
     for factor, norm in zip(factors, norms, strict=True):
         product = product @ np.asarray(factor)
         np.testing.assert_allclose(norm, np.linalg.norm(product), rtol=1e-12)
-
-
-def test_squared_norms_of_products_have_the_closed_form_as_mean():
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    log_norms = jax.vmap(lambda key: init.product_log_norms(3, 4, 0.6, key=key))(keys)
-    squared = np.exp(2 * np.asarray(log_norms, np.float64))
-    error = squared.std(axis=0) / np.sqrt(len(keys))
-    expected = 4 * (4 * 0.6**2) ** np.arange(1, 4)
-    assert (np.abs(squared.mean(axis=0) - expected) <= 5 * error).all()
 
 
 def test_a_hundred_matrices_leave_float32_and_their_log_norms_do_not():

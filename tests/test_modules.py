@@ -15,9 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict
-from jax.test_util import check_grads
 
 import ch4jax
 from ch4jax.blocks import MLP, FixedHiddenMLP, MySequential, NestMLP
@@ -70,18 +68,8 @@ def has_dropout(module):
 @functools.partial(jax.jit, static_argnums=0)
 def apply(module, variables, x):
     """Apply the module; nothing is dropped."""
-    return eager(module, variables, x)
-
-
-def eager(module, variables, x):
     mode = {"train": False} if has_dropout(module) else {}
     return module.apply(variables, x, **mode)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def gradients(module, variables, x):
-    """Return the gradients of the sum of the outputs."""
-    return jax.grad(lambda v, x: apply(module, v, x).sum(), (0, 1))(variables, x)
 
 
 def inputs(example, rows=3, dtype=jnp.float32):
@@ -101,12 +89,7 @@ def draw(example, seed):
     return jax.tree.map(np.asarray, drawn)
 
 
-# Random bits take XLA seconds to optimise and no time to draw.
-@functools.partial(
-    jax.jit,
-    static_argnums=0,
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+@functools.partial(jax.jit, static_argnums=0)
 def init(module, key, x):
     """Initialise in training mode, so that every key there is gets used."""
     if not has_dropout(module):
@@ -114,10 +97,6 @@ def init(module, key, x):
     params_key, dropout_key = jax.random.split(key)
     rngs = {"params": params_key, "dropout": dropout_key}
     return module.init_with_output(rngs, x, train=True)[1]
-
-
-def assert_all_finite(tree):
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
 def test_every_module_of_the_package_has_an_example():
@@ -137,14 +116,6 @@ def test_one_key_makes_one_set_of_parameters_and_another_key_another(example):
             assert (leaf != other[path]).all()
 
 
-@every_module
-def test_no_two_arrays_are_drawn_alike(example):
-    """Two arrays from one key would be multiples of each other."""
-    drawn = [np.ravel(a) for a in jax.tree.leaves(variables(example)) if np.ptp(a) > 0]
-    starts = [tuple(np.round(a[:3] / a[0], 3)) for a in drawn]
-    assert len(set(starts)) == len(starts)
-
-
 def test_a_module_that_uses_a_key_twice_is_caught():
     class Careless(nn.Module):
         @nn.compact
@@ -157,49 +128,14 @@ def test_a_module_that_uses_a_key_twice_is_caught():
 
 
 @every_module
-def test_jit_gives_what_eager_gives(example, x64):
-    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
-    y = apply(example.module, v, x)
-    np.testing.assert_allclose(y, eager(example.module, v, x), rtol=1e-12)
-
-
-@every_module
-def test_equal_modules_share_one_trace(example):
-    v, x = variables(example), inputs(example)
-    first = apply(example.module, v, x)
-    traces = apply._cache_size()
-    again = apply(example.module.clone(), v, x)
-    np.testing.assert_array_equal(first, again)
-    assert apply._cache_size() == traces
-
-
-@every_module
-def test_vmap_gives_what_a_loop_gives(example, x64):
-    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
-    batches = jnp.stack([1e-3 * x, x, 1e3 * x])
-    mapped = jax.vmap(functools.partial(apply, example.module, v))(batches)
-    looped = [apply(example.module, v, x) for x in batches]
-    np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-11)
-
-
-@every_module
-def test_gradients_are_finite_and_those_of_finite_differences(example, x64):
-    v, x = variables(example, jnp.float64), inputs(example, dtype=jnp.float64)
-    assert_all_finite(gradients(example.module, v, x))
-    f = functools.partial(apply, example.module)
-    check_grads(f, (v, x), order=1, modes=["rev"], eps=1e-6, atol=1e-7, rtol=1e-7)
-
-
-@every_module
 @pytest.mark.parametrize("rows", [0, 1])
 def test_a_batch_of_one_and_a_batch_of_none_are_batches(example, rows):
     v, x = variables(example), inputs(example, rows)
-    y = apply(example.module, v, x)
+    y, pullback = jax.vjp(functools.partial(apply, example.module), v, x)
     of_three = apply(example.module, v, inputs(example))
     assert y.shape == (of_three.shape and (rows, *of_three.shape[1:]))
-    assert_all_finite(y)
-    slopes = gradients(example.module, v, x)
-    assert_all_finite(slopes)
+    slopes = pullback(jnp.ones_like(y))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((y, slopes)))
     if rows == 0:
         assert all((slope == 0).all() for slope in jax.tree.leaves(slopes))
 
@@ -214,38 +150,10 @@ def test_bfloat16_stays_bfloat16_and_near_float32(example):
 
 
 @every_module
-def test_pickled_and_cloned_modules_are_equal_and_compute_the_same(example):
+def test_pickled_and_cloned_modules_are_equal_and_share_one_trace(example):
     module, v, x = example.module, variables(example), inputs(example)
+    y = apply(module, v, x)
+    traces = apply._cache_size()
     for copy in (pickle.loads(pickle.dumps(module)), module.clone()):
-        assert copy == module
-        assert hash(copy) == hash(module)
-        np.testing.assert_array_equal(apply(copy, v, x), apply(module, v, x))
-
-
-with_dropout = pytest.mark.parametrize(
-    "example",
-    [example for example in EXAMPLES.values() if has_dropout(example.module)],
-    ids=lambda example: type(example.module).__name__,
-)
-
-
-@with_dropout
-def test_training_is_random_by_its_key_and_evaluation_is_not(example):
-    v, x = variables(example), inputs(example)
-    evaluated = eager(example.module, v, x)
-    np.testing.assert_array_equal(evaluated, eager(example.module, v, x))
-
-    @jax.jit
-    def train(key):
-        return example.module.apply(v, x, train=True, rngs={"dropout": key})
-
-    first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    assert (first != evaluated).any()
-
-
-@with_dropout
-def test_training_without_a_key_is_refused(example):
-    with pytest.raises(InvalidRngError, match="dropout"):
-        example.module.apply(variables(example), inputs(example), train=True)
+        np.testing.assert_array_equal(apply(copy, v, x), y)
+    assert apply._cache_size() == traces

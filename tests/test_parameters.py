@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from ch4jax import parameters, training
+from ch4jax import parameters
 from ch4jax.parameters import RGNet, SharedMLP
 from experiments.parameters import shared_networks, untied
 
@@ -18,13 +18,6 @@ def tree():
     """Return the variables of the perceptron 4-8-1."""
     network = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
     return jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 4)))
-
-
-@pytest.fixture(scope="module")
-def nested():
-    """Return the shapes of the parameters of four blocks, with nothing drawn."""
-    x = jnp.ones((2, 4))
-    return jax.eval_shape(RGNet().init, jax.random.key(0), x)["params"]
 
 
 FIRST, LAST = "params/layers_0/kernel", "params/layers_2/kernel"
@@ -43,30 +36,21 @@ def test_the_summary_has_path_shape_dtype_entries_and_bytes_of_each(tree):
     assert parameters.num_bytes(half) == 98
 
 
-def test_shapes_alone_are_enough_to_count_four_nested_blocks(nested):
-    assert parameters.count(nested) == 4 * (4 * 8 + 8 + 8 * 4 + 4) + 4 + 1
-    assert len(parameters.summary(nested)) == 4 * 4 + 2
-    assert parameters.get(nested, "block3/Dense_1/kernel").shape == (8, 4)
+def test_shapes_alone_are_enough_to_count_four_nested_blocks():
+    shapes = jax.eval_shape(RGNet().init, jax.random.key(0), jnp.ones((2, 4)))
+    assert parameters.count(shapes) == 4 * (4 * 8 + 8 + 8 * 4 + 4) + 4 + 1
+    assert len(parameters.summary(shapes)) == 4 * 4 + 2
 
 
-def test_the_outline_has_a_line_for_each_module_indented_by_its_depth(nested):
-    lines = parameters.outline(nested, "RGNet").splitlines()
-    depths = {}
-    for line in lines:
-        name = line.strip().partition(":")[0]
-        depths.setdefault((len(line) - len(line.lstrip())) // 2, []).append(name)
-    blocks = [f"block{i}" for i in range(4)]
-    assert depths == {
-        0: ["RGNet"],
-        1: ["Dense_0", *blocks],
-        2: ["Dense_0", "Dense_1"] * 4,
-    }
-    assert "    Dense_1: bias (4,), kernel (8, 4)" in lines
-
-
-def test_a_leaf_at_the_root_stands_in_the_first_line_of_the_outline():
-    tree = {"weight": jnp.ones((5, 3)), "bias": jnp.ones(3)}
-    assert parameters.outline(tree, "MyLinear") == "MyLinear: weight (5, 3), bias (3,)"
+def test_the_outline_has_a_line_for_each_module_indented_by_its_depth():
+    dense = {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)}
+    tree = {"gain": jnp.ones(2), "block0": {"Dense_0": dense}, "Dense_0": dense}
+    assert parameters.outline(tree, "Net") == (
+        "Net: gain (2,)\n"
+        "  block0\n"
+        "    Dense_0: kernel (5, 3), bias (3,)\n"
+        "  Dense_0: kernel (5, 3), bias (3,)"
+    )
 
 
 def test_leaves_keep_the_order_in_which_the_layers_compute():
@@ -123,12 +107,7 @@ def test_an_unknown_path_names_the_closest_ones(tree):
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        np.zeros((8, 4), np.float32),
-        np.zeros((4, 8), np.float64),
-        jnp.zeros((4, 8), int),
-    ],
+    "value", [np.zeros((8, 4), np.float32), np.zeros((4, 8), np.float64)]
 )
 def test_a_wrong_shape_or_dtype_is_refused_by_path_shapes_and_dtypes(tree, value):
     with pytest.raises(ValueError, match=FIRST) as caught:
@@ -150,35 +129,24 @@ def test_replacing_makes_a_new_tree_that_shares_all_else_with_the_old(tree):
         assert (leaf is parameters.get(tree, path)) == (path != FIRST)
 
 
-def test_rules_draw_what_they_match_and_leave_the_rest(tree):
+def test_rules_draw_what_they_match_first_and_leave_the_rest(tree):
     ones = jax.tree.map(jnp.ones_like, tree)
     rules = {
         FIRST: nn.initializers.xavier_uniform(),
-        LAST: nn.initializers.constant(42),
+        "*/layers_0/*": nn.initializers.constant(42),
     }
     drawn = parameters.reinitialize(ones, rules, key=jax.random.key(0))
     first = np.asarray(parameters.get(drawn, FIRST))
     bound = np.sqrt(6 / (4 + 8))
     assert 0.8 * bound < np.abs(first).max() <= bound
-    np.testing.assert_array_equal(parameters.get(drawn, LAST), 42)
-    for path in ("params/layers_0/bias", "params/layers_2/bias"):
+    np.testing.assert_array_equal(parameters.get(drawn, "params/layers_0/bias"), 42)
+    for path in ("params/layers_2/bias", "params/layers_2/kernel"):
         assert parameters.get(drawn, path) is parameters.get(ones, path)
-
-
-def test_all_kernels_normal_and_all_biases_zero():
-    tree = {"params": {"a": {"kernel": jnp.ones((100, 100)), "bias": jnp.ones(100)}}}
-    rules = {"*/kernel": nn.initializers.normal(0.01), "*": nn.initializers.zeros}
-    drawn = parameters.reinitialize(tree, rules, key=jax.random.key(0))["params"]["a"]
-    kernel = np.asarray(drawn["kernel"]).ravel()
-    n = kernel.size
-    assert abs(kernel.mean()) <= 5 * 0.01 / np.sqrt(n)
-    assert abs(kernel.std() / 0.01 - 1) <= 5 / np.sqrt(2 * n)
-    np.testing.assert_array_equal(drawn["bias"], 0)  # though */kernel comes first
 
 
 def test_what_a_leaf_becomes_depends_on_its_path_and_key_alone():
     rules = {"*": nn.initializers.normal(1.0)}
-    both = {"a": jnp.zeros((3, 4)), "b": jnp.zeros((3, 4))}
+    both = {"a": jnp.zeros((3, 4), jnp.bfloat16), "b": jnp.zeros((3, 4))}
     key = jax.random.key(0)
     drawn = parameters.reinitialize(both, rules, key=key)
     alone = parameters.reinitialize({"b": both["b"]}, rules, key=key)
@@ -186,15 +154,7 @@ def test_what_a_leaf_becomes_depends_on_its_path_and_key_alone():
     np.testing.assert_array_equal(drawn["b"], alone["b"])
     assert (drawn["a"] != drawn["b"]).all()
     assert (drawn["a"] != other["a"]).all()
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_what_is_drawn_keeps_its_dtype(dtype):
-    rules = {"*": nn.initializers.normal(1.0)}
-    drawn = parameters.reinitialize(
-        {"a": jnp.zeros(3, dtype)}, rules, key=jax.random.key(0)
-    )
-    assert drawn["a"].dtype == dtype
+    assert drawn["a"].dtype == jnp.bfloat16
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tree):
@@ -209,51 +169,18 @@ def test_a_pattern_that_matches_nothing_is_refused(tree):
         parameters.freeze(optax.sgd(0.1), tree, ["params/Dense_0/*"])
 
 
-def shared_shapes():
-    x = jnp.ones((1, 4))
-    return jax.eval_shape(SharedMLP().init, jax.random.key(0), x)["params"]
-
-
 @pytest.fixture
 def shared(x64):
     """Return parameters of `SharedMLP` in float64 that let every unit speak."""
     x = jax.random.uniform(jax.random.key(1), (16, 4), jnp.float64)
+    shapes = jax.eval_shape(SharedMLP().init, jax.random.key(0), x)["params"]
     params = parameters.reinitialize(
-        shared_shapes(), {"*": nn.initializers.uniform(1.0)}, key=jax.random.key(2)
+        shapes, {"*": nn.initializers.uniform(1.0)}, key=jax.random.key(2)
     )
     return jax.tree.map(lambda a: (a - 0.3).astype(jnp.float64), params), x
 
 
-three_ways = pytest.mark.parametrize("way", shared_networks())
-
-
-def test_a_shared_layer_is_one_array_in_the_tree(shared):
-    params, _ = shared
-    assert set(params) == {"hidden", "shared", "out"}
-    _, copies = untied(params)
-    assert parameters.count(copies) - parameters.count(params) == 8 * 8 + 8
-
-
-def test_a_layer_listed_twice_in_sequential_is_one_array_in_the_tree():
-    layer = nn.Dense(8)
-    network = nn.Sequential((nn.Dense(8), nn.relu, layer, nn.relu, layer))
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 4)))
-    assert list(shapes["params"]) == ["layers_0", "layers_2"]
-
-
-@three_ways
-def test_a_change_of_a_shared_layer_is_a_change_of_both_uses(shared, way):
-    params, x = shared
-    kernel = params["shared"]["kernel"]
-    changed = parameters.replace(params, "shared/kernel", kernel.at[0, 0].set(100))
-    network, copies = untied(changed)
-    y = shared_networks()[way](changed, x)
-    np.testing.assert_allclose(y, network.apply(copies, x), rtol=1e-12)
-    one_use = parameters.replace(copies, "params/layers_2/kernel", kernel)
-    assert (network.apply(one_use, x) != y).any()
-
-
-@three_ways
+@pytest.mark.parametrize("way", shared_networks())
 def test_the_gradient_of_a_shared_layer_is_the_sum_over_its_uses(shared, way):
     params, x = shared
     weights = jnp.linspace(-1.0, 2.0, len(x))[:, None]
@@ -272,63 +199,28 @@ def test_the_gradient_of_a_shared_layer_is_the_sum_over_its_uses(shared, way):
         assert difference <= 1e-12 * np.linalg.norm(expected)
 
 
-OPTIMIZERS = {
-    "sgd with momentum": optax.sgd(0.01, momentum=0.9),
-    "adam with l2": optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01)),
-}
+@pytest.mark.parametrize("wrap", [jax.jit, lambda update: update])
+def test_frozen_parameters_keep_every_bit_while_the_others_move(wrap):
+    frozen = jnp.array([-0.0, 1 / 3])  # -0.0 + 0.0 would be 0.0
+    start = after = {"frozen": {"w": frozen}, "w": frozen, "trained": frozen + 1}
+    with_l2 = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
+    optimizer = parameters.freeze(with_l2, start, ["frozen/*", "w"])
+    state = optimizer.init(start)
+
+    @wrap
+    def update(params, state):
+        updates, state = optimizer.update(start, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(3):
+        after, state = update(after, state)
+    for path in ("frozen/w", "w"):
+        kept = np.asarray(parameters.get(after, path))
+        assert kept.tobytes() == np.asarray(frozen).tobytes()
+    assert (after["trained"] != start["trained"]).all()
 
 
-def train(params, optimizer, steps=100):
-    """Return the parameters after some steps of SharedMLP towards the sum of a row."""
-    x = jax.random.normal(jax.random.key(1), (32, 4))
-    batch = training.Batch(x, x.sum(axis=1), jnp.ones(len(x), bool))
-
-    def metrics(params, x, target, *, key):
-        return {"loss": (SharedMLP().apply({"params": params}, x)[:, 0] - target) ** 2}
-
-    def step(state, _):
-        return training.train_step(
-            state,
-            batch,
-            metrics_fn=metrics,
-            optimizer=optimizer,
-            key=jax.random.key(0),
-        )
-
-    state = training.init_state(params, optimizer)
-    return jax.jit(lambda s: jax.lax.scan(step, s, length=steps))(state)[0].params
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_frozen_parameters_keep_every_bit_while_the_others_move(name):
-    params = jax.tree.map(
-        lambda a: jnp.asarray(np.random.default_rng(a.size).normal(size=a.shape) / 3),
-        shared_shapes(),
-    )
-    kernel = params["shared"]["kernel"].at[0].set(-0.0)  # -0.0 + 0.0 would be 0.0
-    params = parameters.replace(params, "shared/kernel", kernel)
-    frozen = ["shared/*", "out/bias"]
-    optimizer = parameters.freeze(OPTIMIZERS[name], params, frozen)
-    after = parameters.flatten(train(params, optimizer))
-    moved = {"hidden/kernel", "hidden/bias", "out/kernel"}
-    for path, leaf in parameters.flatten(params).items():
-        same = np.asarray(after[path]).tobytes() == np.asarray(leaf).tobytes()
-        assert same == (path not in moved), path
-
-
-def test_optimiser_states_are_kept_for_what_is_trained_alone():
-    params = jax.tree.map(lambda a: jnp.ones(a.shape), shared_shapes())
-    state = parameters.freeze(optax.adam(0.1), params, ["shared/*"]).init(params)
+def test_optimiser_states_are_kept_for_what_is_trained_alone(tree):
+    state = parameters.freeze(optax.adam(0.1), tree, ["*/layers_0/*"]).init(tree)
     entries = sum(leaf.size for leaf in jax.tree.leaves(state))
-    trained = parameters.count(params) - (8 * 8 + 8)
-    assert entries == 2 * trained + 1  # two moments each, and the count of steps
-
-
-def test_a_frozen_minus_zero_stays_one():
-    """Outside jit, too, where nobody leaves out an addition of zero."""
-    params = {"frozen": jnp.full(3, -0.0), "trained": jnp.ones(3)}
-    optimizer = parameters.freeze(optax.sgd(0.1), params, ["frozen"])
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
-    after = optax.apply_updates(params, updates)
-    assert np.signbit(after["frozen"]).all()
-    assert (after["trained"] != params["trained"]).all()
+    assert entries == 2 * (8 + 1) + 1  # two moments each, and the count of steps

@@ -41,13 +41,10 @@ def test_every_row_is_in_exactly_one_batch(rows, batch_size):
     np.testing.assert_array_equal(np.sort(order[real]), np.arange(rows))
 
 
-def test_shuffled_orders_differ_between_keys_and_unshuffled_rows_stay():
-    first, second, unshuffled = (
-        training.batch_rows(1000, 10, key=key)[0]
-        for key in (jax.random.key(0), jax.random.key(1), None)
-    )
+def test_shuffled_orders_differ_between_keys():
+    keys = jax.random.key(0), jax.random.key(1)
+    first, second = (training.batch_rows(1000, 10, key=key)[0] for key in keys)
     assert (first != second).mean() > 0.9
-    np.testing.assert_array_equal(unshuffled.ravel(), np.arange(1000))
 
 
 def test_training_and_evaluation_are_traced_once_however_many_epochs_run(data):
@@ -67,25 +64,6 @@ def test_training_and_evaluation_are_traced_once_however_many_epochs_run(data):
     assert traces == [False, True]
 
 
-def test_the_gradient_of_a_padded_batch_is_that_of_its_real_rows(data, x64):
-    x, y = (jnp.asarray(np.asarray(a), jnp.float64) for a in data)
-    padded = training.Batch(x, y, jnp.arange(50) < 18)
-    whole = training.Batch(x[:18], y[:18], jnp.ones(18, bool))
-    optimizer = optax.sgd(1.0)
-    (left, left_sums), (right, right_sums) = (
-        training.train_step(
-            start(optimizer),
-            batch,
-            metrics_fn=lambda params, x, y, *, key: linear(params, x, y, key=None),
-            optimizer=optimizer,
-            key=jax.random.key(0),
-        )
-        for batch in (padded, whole)
-    )
-    np.testing.assert_allclose(left.params, right.params, rtol=1e-14)
-    np.testing.assert_allclose(left_sums["loss"], right_sums["loss"], rtol=1e-14)
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 2048])
 def test_evaluation_is_the_mean_over_all_rows_whatever_the_batch(data, batch_size):
     params = jnp.array([0.5, 0.5, 0.5])
@@ -93,23 +71,6 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_batch(data, batch_siz
     x, y = (np.asarray(array, np.float64) for array in data)
     expected = ((x @ np.full(3, 0.5) - y) ** 2).mean()
     np.testing.assert_allclose(mean["loss"], expected, rtol=1e-5)
-
-
-def test_an_epoch_is_its_steps_one_by_one(data):
-    key = jax.random.key(4)
-    shuffle_key, step_key = jax.random.split(jax.random.clone(key))
-    order, real = training.batch_rows(50, 16, key=jax.random.fold_in(shuffle_key, 0))
-    state = start(ADAM)
-    for rows, here in zip(order, real, strict=True):
-        state, _ = training.train_step(
-            state,
-            training.Batch(data[0][rows], data[1][rows], here),
-            metrics_fn=linear,
-            optimizer=ADAM,
-            key=jax.random.clone(step_key),
-        )
-    scanned, _ = train_epoch(start(ADAM), data, optimizer=ADAM, key=key)
-    np.testing.assert_allclose(scanned.params, state.params, rtol=1e-6)
 
 
 def test_a_fit_is_its_epochs_one_by_one(data):
@@ -122,18 +83,6 @@ def test_a_fit_is_its_epochs_one_by_one(data):
         state, _ = train_epoch(state, data, optimizer=ADAM, key=jax.random.key(4))
         np.testing.assert_allclose(params, state.params, rtol=1e-6)
     np.testing.assert_array_equal(last, path[-1])
-
-
-def test_epochs_differ_in_order_and_a_resumed_run_draws_what_it_would_have(data):
-    train = partial(train_epoch, data=data, optimizer=SGD)
-    after_one, _ = train(start(SGD), key=jax.random.key(5))
-    straight, _ = train(after_one, key=jax.random.key(5))
-    restored = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), after_one)
-    resumed, _ = train(restored, key=jax.random.key(5))
-    np.testing.assert_array_equal(straight.params, resumed.params)
-    at_step_0 = after_one._replace(step=jnp.zeros((), jnp.int32))
-    replayed, _ = train(at_step_0, key=jax.random.key(5))
-    assert (straight.params != replayed.params).any()
 
 
 def test_cross_entropy_and_accuracy_are_the_closed_forms():
