@@ -27,11 +27,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Read before a test changes where the data are looked for.
-FOLDERS = (
-    cache_folder(),
-    cache_folder() / "fashion-mnist",
-    fashion_mnist.SYSTEM_FOLDER,
-)
+CACHE = cache_folder()
+FOLDERS = (CACHE, CACHE / "fashion-mnist", fashion_mnist.SYSTEM_FOLDER)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -40,17 +41,12 @@ def command(*args, **environment):
 
 
 @pytest.fixture
-def run_main(capsys, monkeypatch):
-    """Return exit code, output and errors of `cli.main` with these arguments."""
-
-    def main(run, *args):
-        monkeypatch.setattr(sys, "argv", ["little", *args])
-        monkeypatch.setattr("warnings.showwarning", None)
-        with pytest.raises(SystemExit) as stop:
-            cli.main(Config, run)
-        return stop.value.code, *capsys.readouterr()
-
-    return main
+def exit_code(monkeypatch):
+    """Let `cli.exit_code` handle signals and warnings as long as the test lasts."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("warnings.showwarning", None)
+    yield cli.exit_code
+    signal.signal(signal.SIGTERM, before)
 
 
 EXPERIMENTS = sorted(__main__.experiments())
@@ -98,11 +94,13 @@ def test_an_unknown_platform_is_refused_with_code_2():
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_folder_that_cannot_be_written_is_refused_with_code_2(run_main, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
+    exit_code, tmp_path, capsys
+):
     (tmp_path / "file").write_text("in the way")
-    out = tmp_path / "file" / "run"
-    code, _, err = run_main(lambda c: RunFolder.create("little", c), "--out", str(out))
-    assert code == 2
+    config = Config(out=tmp_path / "file" / "run")
+    assert exit_code(lambda: RunFolder.create("little", config)) == 2
+    err = capsys.readouterr().err
     assert err.startswith("error: --out ")
     assert err.count("\n") == 1
 
@@ -117,32 +115,34 @@ def test_a_folder_that_cannot_be_written_is_refused_with_code_2(run_main, tmp_pa
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, run_main):
-    def run(config):
+def test_each_kind_of_error_has_its_exit_code_and_one_line(
+    error, code, exit_code, capsys
+):
+    def fail():
         raise error
 
-    actual, out, err = run_main(run)
-    assert actual == code
-    assert out == ""
-    assert err in ("error: no\n", "error: interrupted\n")
+    assert exit_code(fail) == code
+    line = "interrupted" if code == 130 else "no"
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_a_bug_keeps_its_traceback(exit_code):
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 // 0)
 
 
 @pytest.fixture
 def own_cache(monkeypatch, tmp_path):
     """Leave JAX without a cache folder, and let the user's be `tmp_path`."""
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_enable_compilation_cache",
-        "jax_persistent_cache_min_compile_time_secs",
-    )
-    before = {name: jax.config.values[name] for name in names}
+    before = dict(jax.config.values)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     yield tmp_path / "ch4jax"
     for name, value in before.items():
-        jax.config.update(name, value)
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
@@ -185,16 +185,6 @@ def test_a_cache_that_cannot_be_written_changes_nothing(own_cache):
     setup.keep_programs()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     assert jax.jit(lambda x: x + 41)(1) == 42  # a warning would be an error here
-
-
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    def run(config):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(sys, "argv", ["little"])
-    monkeypatch.setattr("warnings.showwarning", None)
-    with pytest.raises(RuntimeError, match="a bug"):
-        cli.main(Config, run)
 
 
 def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_path):

@@ -51,7 +51,7 @@ def test_rows_stand_beside_floor_and_pytorch_and_noise_is_named(
     timings = {f"{DROPOUT}: {name}": found for name, found in planted.items()}
     floors = {"copy_gb_per_second": 1.0, "dispatch_microseconds": 1.0}
     monkeypatch.setattr(benchmark, "works", lambda config, data: (works, not_run))
-    monkeypatch.setattr(benchmark, "measure_floors", lambda rounds: dict(floors))
+    monkeypatch.setattr(benchmark, "measure_floors", lambda rounds: floors)
     monkeypatch.setattr(timing, "interleave", lambda works, rounds: timings)
     benchmark.run(benchmark.Config(quick=True, out=tmp_path))
 

@@ -13,7 +13,6 @@ from ch4jax.errors import DataError, NetworkError
 from ch4jax.house_prices.models import Architecture
 from ch4jax.training import folds, sharding
 from experiments import house_prices as experiment
-from experiments.common import cli
 from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
 from experiments.house_prices import Config, best, members, outcome, search
@@ -161,19 +160,6 @@ def test_too_few_rows_for_inner_folds_are_refused(tmp_path, few, monkeypatch):
     monkeypatch.setattr(house_prices, "read", lambda source: tiny)
     with pytest.raises(DataError, match="8 rows with prices in 2 folds leave 4 to"):
         run(replace(SMALL, out=tmp_path / "run", recipe="best"))
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("place", ["nowhere", "empty"])
-def test_bad_data_exit_with_65_and_one_line(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.undo()  # read in earnest
-    (tmp_path / "empty").mkdir()
-    path, out = str(tmp_path / place), str(tmp_path / "run")
-    monkeypatch.setattr("sys.argv", ["house_prices", "--data", path, "--out", out])
-    with pytest.raises(SystemExit) as stop:
-        cli.main(Config, experiment.run)
-    assert stop.value.code == 65
-    assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -6,7 +6,6 @@ import re
 import socket
 import tarfile
 import zipfile
-from unittest.mock import Mock
 
 import pytest
 from served import FileServer

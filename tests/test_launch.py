@@ -1,6 +1,7 @@
 """Several processes: how they are started and ended, and what they compute."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -224,8 +225,7 @@ def test_ctrl_c_saves_and_the_command_that_is_shown_resumes(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         said = process.stderr.read()
-    (line,) = (line for line in said.splitlines() if "resume by" in line)
-    shown = line.rpartition("resume by: python -m ")[2].split()
+    shown = re.search(r"resume by: python -m (.*)", said)[1].split()
     assert shown[0] == "experiments.launch"
     subprocess.run([sys.executable, "-m", *shown], check=True)
     straight = ("--epochs", 12, "--out", tmp_path / "straight")

@@ -71,12 +71,11 @@ def value_at(node, path):
 
 @pytest.mark.parametrize("name", READMES)
 def test_every_command_has_a_module_and_flags_that_it_knows(name):
-    found = commands(name)
-    assert len(found) >= 10
-    for command in found:
+    assert len(commands(name)) >= 10
+    for command in commands(name):
         module, *arguments = command.split()
-        own = list(itertools.takewhile(lambda word: word != "--", arguments))
-        cli.parse(importlib.import_module(module).Config, own)
+        own = itertools.takewhile(lambda word: word != "--", arguments)
+        cli.parse(importlib.import_module(module).Config, list(own))
 
 
 @pytest.mark.long
@@ -96,10 +95,9 @@ def test_a_bound_number_is_its_result_rounded_and_one_unit_more_is_another(name)
         decimals = len(mantissa.partition(".")[2])
         comma, kind = "," if "," in written else "", "e" if exponent else "f"
         unit = 10.0 ** (int(exponent or 0) - decimals)
+        value = value_at(json.loads(text_of(f"docs/results/{file}")), path)
         for off in (0, unit):
-            text = text_of(f"docs/results/{file}")
-            result = json.loads(text, parse_float=lambda x, off=off: float(x) + off)
-            shown = f"{value_at(result, path):{comma}.{decimals}{kind}}"
+            shown = f"{value + off:{comma}.{decimals}{kind}}"
             assert (shown == written) == (off == 0), path
 
 

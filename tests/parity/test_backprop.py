@@ -10,15 +10,6 @@ from ch4jax import backprop
 LAMBD = 0.3
 
 
-def problem():
-    rng = np.random.default_rng(0)
-    params = backprop.Params(
-        jnp.asarray(rng.normal(size=(20, 12))), jnp.asarray(rng.normal(size=(12, 5)))
-    )
-    x = jnp.asarray(rng.normal(size=(9, 20)))
-    return params, x, jnp.asarray(rng.integers(0, 5, 9))
-
-
 def torch_forward(w1, w2, x, labels):
     z = x @ w1
     h = torch.tanh(z)
@@ -28,19 +19,18 @@ def torch_forward(w1, w2, x, labels):
     return {"z": z, "h": h, "o": o, "L": loss, "s": penalty, "J": loss + penalty}
 
 
-def to_torch(array):
-    return torch.from_numpy(np.array(array))
-
-
 def test_every_quantity_and_every_gradient_is_pytorchs(x64):
-    params, x, labels = problem()
-    kept = backprop.forward(params, x, labels, LAMBD)
-    hand = backprop.backward(params, x, labels, LAMBD, kept)
+    rng = np.random.default_rng(0)
+    w1, w2, x = (rng.normal(size=size) for size in ((20, 12), (12, 5), (9, 20)))
+    labels = rng.integers(0, 5, 9)
+    params = backprop.Params(jnp.asarray(w1), jnp.asarray(w2))
+    data = jnp.asarray(x), jnp.asarray(labels)
+    kept = backprop.forward(params, *data, LAMBD)
+    hand = backprop.backward(params, *data, LAMBD, kept)
 
-    weights = {
-        name: to_torch(w).requires_grad_() for name, w in params._asdict().items()
-    }
-    quantities = torch_forward(**weights, x=to_torch(x), labels=to_torch(labels))
+    w1, w2 = (torch.tensor(w, requires_grad=True) for w in (w1, w2))
+    weights = {"w1": w1, "w2": w2}
+    quantities = torch_forward(w1, w2, torch.tensor(x), torch.tensor(labels))
     for quantity in quantities.values():
         quantity.retain_grad()
     quantities["J"].backward()

@@ -54,11 +54,10 @@ def test_a_hundred_epochs_of_two_folds_are_pytorchs(x64):
     in_training = folds.k_fold(len(x), 5)[[0, 3]]
     steps = folds.steps_per_epoch(in_training, BATCH_SIZE)
     keys = jax.random.split(jax.random.key(0), (2, 1))
+    setting = house_prices.Setting(jnp.array([5.0]), jnp.array([WEIGHT_DECAY]))
     ours, history = house_prices.train_linear(
-        house_prices.Setting(jnp.array([5.0]), jnp.array([WEIGHT_DECAY])),
-        jnp.array(x),
-        jnp.array(prices),
-        jnp.array(in_training),
+        setting,
+        *map(jnp.array, (x, prices, in_training)),
         epochs=EPOCHS,
         batch_size=BATCH_SIZE,
         steps=steps,
@@ -66,13 +65,9 @@ def test_a_hundred_epochs_of_two_folds_are_pytorchs(x64):
     )
     for fold in range(2):
         init_key, train_key = jax.random.split(keys[fold, 0])
-        theirs, curves = torch_run(
-            house_prices.init_linear(x.shape[1], key=init_key),
-            x,
-            prices,
-            in_training[fold],
-            batches(jnp.array(in_training[fold]), steps, train_key),
-        )
+        start = house_prices.init_linear(x.shape[1], key=init_key)
+        dealt = batches(jnp.array(in_training[fold]), steps, train_key)
+        theirs, curves = torch_run(start, x, prices, in_training[fold], dealt)
         trained = jax.tree.map(lambda leaf, fold=fold: leaf[0, fold, 0], ours)
         assert difference(trained, theirs) < 1e-12
         for name, curve in curves.items():
