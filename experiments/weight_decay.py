@@ -248,9 +248,7 @@ def draw_grids(
     ) as panels:
         for axes, (name, words) in zip(panels, LABELS.items(), strict=True):
             for label, grid in grids.items():
-                low, median, high = np.quantile(grid[name], (0.1, 0.5, 0.9), axis=1)
-                axes.plot(lambdas, median, label=label)
-                axes.fill_between(lambdas, low, high, alpha=0.2, lw=0)
+                plots.quantiles(axes, lambdas, grid[name], label=label)
             axes.set(xlabel="lambda", ylabel=words, xscale="log", yscale="log")
         _, test, norm = panels
         test.axhline(zero, color="0.3", ls=":")

@@ -90,6 +90,27 @@ def band(
     axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
 
 
+def quantiles(
+    axes: Axes,
+    x: Float[np.ndarray, " points"] | Int[np.ndarray, " points"],
+    values: Float[ArrayLike, "points members"],
+    **line: Any,
+) -> None:
+    """Draw the median of `values` over their last axis, and their middle 80%.
+
+    Unlike a mean and its deviation, they suit a logarithmic axis.
+
+    Args:
+      axes: where to draw.
+      x: where the points are.
+      values: whose quantiles are drawn.
+      **line: what else `Axes.plot` takes: `color`, `label`, `linestyle`.
+    """
+    low, median, high = np.quantile(np.asarray(values), (0.1, 0.5, 0.9), axis=-1)
+    (drawn,) = axes.plot(x, median, **line)
+    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, lw=0)
+
+
 def plain_numbers(axis: Axis) -> None:
     """Label a logarithmic axis with 1, 2, 5, 10, 20 and so on, without exponents."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

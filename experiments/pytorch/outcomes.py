@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Array, PRNGKeyArray
 
 from ch4jax import training
+from ch4jax.statistics import difference_interval, equivalence_p
 from experiments.pytorch.systems import Outcome, System, as_arrays, as_tensors, as_tree
 from experiments.pytorch.verdicts import Outcomes, Verdict
 
@@ -18,8 +19,7 @@ ALPHA = 0.05  # of the equivalence test
 def independent_runs(system: System, outcome: Outcome, key: PRNGKeyArray) -> Outcomes:
     """Train both sides many times, each with its own randomness, and compare.
 
-    Equivalence is shown by two one-sided tests (Schuirmann, 1987; Welch's t), which
-    reject that the means are a margin or more apart.
+    Equivalence is shown by two one-sided tests: see `ch4jax.statistics`.
     """
     optimizers = {outcome.metric: outcome.optimizers}
     system = system._replace(optimizers=optimizers, epochs=outcome.epochs)
@@ -38,20 +38,15 @@ def independent_runs(system: System, outcome: Outcome, key: PRNGKeyArray) -> Out
     ours = np.asarray(runs(as_arrays(system.data), keys), float)
     seeds = range(outcome.runs)
     theirs = np.array([torch_run(system, outcome, seed) for seed in seeds])
-    test = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
-    low, high = test.confidence_interval(1 - 2 * ALPHA)
-    one_sided = [
-        scipy.stats.ttest_ind(ours + shift, theirs, equal_var=False, alternative=side)
-        for shift, side in ((outcome.margin, "greater"), (-outcome.margin, "less"))
-    ]
+    interval = difference_interval(ours, theirs, 1 - 2 * ALPHA)
     return Outcomes(
         outcome.metric,
         outcome.margin,
         ours,
         theirs,
-        float(ours.mean() - theirs.mean()),
-        (float(low), float(high)),
-        float(np.max([p for _, p in one_sided])),
+        interval.estimate,
+        (interval.low, interval.high),
+        equivalence_p(ours, theirs, outcome.margin),
     )
 
 

@@ -1,0 +1,5 @@
+"""Run the claims: python -m experiments.claims."""
+
+from experiments.claims import main
+
+main()

@@ -1,0 +1,102 @@
+"""A claim of the text, the effect that was measured, and the rule of its verdict.
+
+An effect is oriented: positive is what the text claims. It *holds* if its 95% interval
+lies above the smallest effect that counts, does *not hold here* if it lies below, and
+is not decided otherwise. Claims, sizes and smallest effects are fixed in the code
+before the reported seeds are run.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ch4jax.statistics import Interval, mean_interval
+from experiments.common.run_folder import RunFolder
+
+HOLDS, FAILS, OPEN = "holds", "does not hold here", "not decided by these runs"
+
+
+class Setting(NamedTuple):
+    """What every claim is given.
+
+    Attributes:
+      seed: of the first run; data, noise and parameters of each run are drawn anew.
+      quick: fewer or smaller runs.
+      folder: where the figures go.
+    """
+
+    seed: int
+    quick: bool
+    folder: RunFolder
+
+    def size(self, full: int, quick: int) -> int:
+        """Return how many runs, rows or epochs to take."""
+        return quick if self.quick else full
+
+    def keys(self, number: int, runs: int) -> Key[Array, " runs"]:
+        """Return a key for each run of a claim; no two claims share one."""
+        key = jax.random.fold_in(jax.random.key(self.seed), number)
+        return jax.random.split(key, runs)
+
+
+class Finding(NamedTuple):
+    """What the runs of a claim gave.
+
+    Attributes:
+      number: of the claim.
+      claim: the sharp version of the text's sentence that was tested.
+      source: section of the first and Chinese edition; of the English one.
+      unit: of the effect.
+      smallest: the smallest effect that counts, in that unit.
+      effects: for each condition, the effect in each run. The first condition is the
+        one that the summary quotes.
+      figure: file name.
+      exact: nothing is random, so that one value is the whole truth.
+    """
+
+    number: int
+    claim: str
+    source: str
+    unit: str
+    smallest: float
+    effects: Mapping[str, Float[np.ndarray, " runs"]]
+    figure: str
+    exact: bool = False
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the mean effect of each condition with its 95% interval."""
+        if self.exact:
+            return {
+                name: Interval(*(float(values.mean()),) * 3)
+                for name, values in self.effects.items()
+            }
+        return {name: mean_interval(values) for name, values in self.effects.items()}
+
+    def verdict(self) -> str:
+        """Return the verdict over all conditions, by the rule of this module."""
+        each = {
+            name: verdict(interval, self.smallest)
+            for name, interval in self.intervals().items()
+        }
+        where = [name for name, found in each.items() if found == HOLDS]
+        if len(where) == len(each):
+            return HOLDS
+        if where:
+            return f"holds if {' or '.join(where)}"
+        return OPEN if OPEN in each.values() else FAILS
+
+
+def verdict(interval: Interval, smallest: float) -> str:
+    """Return what an interval says about an effect that should reach `smallest`.
+
+    >>> verdict(Interval(2.0, 1.5, 2.5), 1.0), verdict(Interval(0.0, -1.0, 1.0), 2.0)
+    ('holds', 'does not hold here')
+    >>> verdict(Interval(2.0, 0.5, 3.5), 1.0)
+    'not decided by these runs'
+    """
+    if interval.low >= smallest:
+        return HOLDS
+    return FAILS if interval.high < smallest else OPEN

@@ -1,0 +1,44 @@
+"""Intervals cover what they should; two one-sided tests agree with their interval."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from ch4jax.statistics import difference_interval, equivalence_p, mean_interval
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = RNG.normal(3.0, 2.0, 7)
+    half = scipy.stats.t.ppf(0.975, 6) * values.std(ddof=1) / 7**0.5
+    interval = mean_interval(values)
+    mean = values.mean()
+    np.testing.assert_allclose(interval, (mean, mean - half, mean + half))
+
+
+def test_95_of_100_intervals_hold_the_true_difference():
+    held = 0
+    for _ in range(1000):
+        a, b = RNG.normal(1.0, 1.0, 5), RNG.normal(0.0, 3.0, 9)
+        _, low, high = difference_interval(a, b)
+        held += low <= 1.0 <= high
+    five_sigma = 5 * (1000 * 0.95 * 0.05) ** 0.5
+    assert abs(held - 950) <= five_sigma
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert mean_interval(np.full(4, 2.0)) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, np.nan], []])
+def test_too_few_runs_and_nan_are_refused(values):
+    with pytest.raises(ValueError, match="at least 2 runs, all of them finite, got"):
+        mean_interval(np.array(values))
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.3, 0.6, 1.0, 1.5])
+def test_equivalence_is_shown_where_the_90_percent_interval_is_inside(apart):
+    a, b = RNG.normal(apart, 1.0, 40), RNG.normal(0.0, 1.0, 30)
+    _, low, high = difference_interval(a, b, 0.9)
+    assert (equivalence_p(a, b, 1.0) < 0.05) == (low > -1.0 and high < 1.0)
