@@ -5,6 +5,7 @@ generalization of Student's problem", Biometrika 34, 1947; Schuirmann, "A compar
 the two one-sided tests procedure", J. Pharmacokinetics and Biopharmaceutics 15, 1987.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def mean_interval(
       ValueError: if there are fewer than two values, or one is not finite.
     """
     variance = _variance_of_mean(values)
-    return _student(float(values.mean()), variance, values.size - 1, confidence)
+    return _student(float(values.mean()), variance, values.size - 1.0, confidence)
 
 
 def difference_interval(
@@ -80,5 +81,5 @@ def _variance_of_mean(values: Float[np.ndarray, " runs"]) -> float:
 def _student(
     estimate: float, variance: float, freedom: float, confidence: float
 ) -> Interval:
-    half = scipy.stats.t.ppf((1 + confidence) / 2, freedom) * variance**0.5
+    half = scipy.stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance)
     return Interval(estimate, float(estimate - half), float(estimate + half))
