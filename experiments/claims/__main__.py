@@ -1,4 +1,4 @@
-"""Run the claims: python -m experiments.claims."""
+"""Run `experiments.claims` from the command line."""
 
 from experiments.claims import main
 

@@ -1,20 +1,27 @@
 """What a command prints: lines, tables and progress."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
 
 # Of several processes only the first prints: `cli` sets `quiet` in the others.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 def say(text: str = "") -> None:
-    """Print a line, or several."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Print a line, or several; a terminal breaks them between words."""
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
 def table(
@@ -30,27 +37,44 @@ def table(
 
 
 @contextmanager
-def progress(
-    label: str, total: int, *, done: int = 0
-) -> Iterator[Callable[[str], None]]:
+def progress(label: str, total: int, *, done: int = 0) -> Iterator["Step"]:
     """Count from `done` to `total` steps: a bar on a terminal, lines elsewhere.
 
     Yields:
-      A function to call after each step, with a few words about it.
+      A function to call after each step; see `Step`.
     """
     if not console.is_terminal:
-        steps = iter(range(done + 1, total + 1))
-        yield lambda text: say(f"{label} {next(steps)}/{total}: {text}")
+        reached = done
+
+        def line(text: str, steps: int = 1, *, short: str = "") -> None:
+            nonlocal reached
+            reached += steps
+            say(f"{label} {reached}/{total}: {text}")
+
+        yield line
         return
     columns = (
-        TextColumn(label),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("compiling", total=total, completed=done)
-        yield lambda text: bar.update(task, advance=1, description=text)
+        task = bar.add_task(label, total=total, completed=done, words="compiling")
+
+        def advance(text: str, steps: int = 1, *, short: str = "") -> None:
+            bar.update(task, advance=steps, words=short or text)
+
+        yield advance
+
+
+class Step(Protocol):
+    """Called after one or several steps, with some words about them."""
+
+    def __call__(self, text: str, steps: int = 1, *, short: str = "") -> None:
+        """Print a line with `text`, or move the bar and show `short` beside it."""
+        ...
 
 
 def count(number: int, thing: str) -> str:

@@ -123,7 +123,10 @@ def train(
             row |= _arrays("test_", sharding.gather(tested, mesh))
             rows.append(row)
             folder.metrics(run=label, epoch=epoch, **row)
-            done(", ".join(_words(name, row[name]) for name in list(row)[1:]))
+            # Not the training accuracy: with masks, it is another than that of tables.
+            shown = [name for name in row if name not in ("seconds", "train_accuracy")]
+            words = [_words(name, row[name]) for name in shown]
+            done(", ".join(words), short=", ".join(words[:2]))
             _check_finite(label, epoch, row["train_loss"])
 
             stop = distributed.agree(signals[0] if signals else 0)

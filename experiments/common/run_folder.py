@@ -162,7 +162,7 @@ class RunFolder:
         return time.perf_counter() - self._start
 
     def finish(self, summary: Mapping[str, Any], *, headline: str) -> None:
-        """Write `summary.json` and `record.json`, and print where everything is.
+        """Write `summary.json` and `record.json`; print what was found and drawn.
 
         Args:
           summary: the numbers of the run.
@@ -173,7 +173,9 @@ class RunFolder:
             "record.json",
             {"headline": headline, "tables": self._tables, "figures": self._figures},
         )
-        console.say(f"run folder: {self.path}")
+        console.say(f"\n{headline}\n\nrun folder: {self.path}")
+        for figure in self._figures:
+            console.say(f"  {figure['file']}: {figure['caption']}")
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(_plain(content), indent=2, allow_nan=False)
