@@ -4,7 +4,7 @@ The lesson of `experiments.dropout` and the claims about dropout train these.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ class Recipe(NamedTuple):
       hidden: width of each hidden layer.
       every: epochs from one evaluation to the next.
       batch_size: rows in a batch.
-      learning_rate: of Adam.
+      optimizer: `adam`, or plain `sgd` as in the book.
+      learning_rate: of the optimizer.
     """
 
     rows: int = 3000
@@ -40,6 +41,7 @@ class Recipe(NamedTuple):
     hidden: tuple[int, ...] = (256, 256)
     every: int = 2
     batch_size: int = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
 
 
@@ -52,7 +54,7 @@ class Members(NamedTuple):
     Attributes:
       rates: probability of dropping a unit, for each hidden layer.
       label_noise: share of the labels that are drawn again, from all classes.
-      decay: decoupled weight decay, of kernels only.
+      decay: weight decay of the kernels; decoupled, with Adam.
       keys: what is random.
     """
 
@@ -140,13 +142,16 @@ def train(
 
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Return AdamW whose decay is part of its state: members may differ in it."""
+    """Return an optimizer whose decay is part of its state: members differ in it."""
+    rate = recipe.learning_rate
 
-    def adamw(weight_decay: float | Array) -> optax.GradientTransformation:
-        rate, mask = recipe.learning_rate, kernel_mask
-        return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
+    def decayed(weight_decay: float | Array) -> optax.GradientTransformation:
+        if recipe.optimizer == "adam":
+            return optax.adamw(rate, weight_decay=weight_decay, mask=kernel_mask)
+        decay = optax.add_decayed_weights(weight_decay, mask=kernel_mask)
+        return optax.chain(decay, optax.sgd(rate))
 
-    return optax.inject_hyperparams(adamw)(weight_decay=0.0)
+    return optax.inject_hyperparams(decayed)(weight_decay=0.0)
 
 
 @partial(jax.jit, static_argnames="recipe")

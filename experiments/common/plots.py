@@ -133,19 +133,17 @@ def training_curves(
         epochs = np.arange(1, len(history["train_loss"]) + 1)
         band(loss, epochs, history["train_loss"], colour=colour, label=name)
         for split, dashes in (("train", ":"), ("test", "-")):
-            band(
-                accuracy,
-                epochs,
-                history[f"{split}_accuracy"],
-                colour=colour,
-                linestyle=dashes,
-                label=f"{name}, {split}",
-            )
+            values = history[f"{split}_accuracy"]
+            band(accuracy, epochs, values, colour=colour, linestyle=dashes)
     loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     loss.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
     loss.yaxis.set_minor_formatter(FormatStrFormatter("%.2g"))
     accuracy.set(xlabel="epoch", ylabel="accuracy")
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    loss.legend()
-    accuracy.legend(loc="lower right", fontsize=8)
+    loss.figure.legend(
+        *loss.get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
+    for dashes, words in ((":", "training, masks on"), ("-", "test")):
+        accuracy.plot([], [], color="0.3", linestyle=dashes, label=words)
+    accuracy.legend(loc="lower right")

@@ -303,7 +303,7 @@ def draw_curves(
         "curves.png",
         1,
         2,
-        size=(8.5, 3.4),
+        size=(8.5, 3.8),
         title=f"MLP on Fashion-MNIST ({data.name}), learning rate "
         f"{config.learning_rate}, mean of {count(config.seeds, 'seed')}",
         caption="What dropout costs in training, and what it does to the gap between "
@@ -335,7 +335,7 @@ def draw_mistakes(
         1,
         10,
         size=(8.5, 1.5),
-        title=f"{label} mistakes what is written above for what is written below",
+        title=f"{label}: the first mistakes; true class above, prediction below",
         caption="The first ten test images that the network gets wrong: the true class "
         "above, the predicted one below.",
         alt="A row of ten grey pictures of clothes, each with its true class above "
