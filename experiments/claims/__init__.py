@@ -9,14 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import linear
+from experiments.claims import dropout, linear
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
 from experiments.common.console import say
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
-CLAIMS = (linear.more_features_than_rows,)  # number i is the i-th
+CLAIMS = (
+    linear.more_features_than_rows,  # 1
+    dropout.unbiased,  # 3
+    dropout.overfitting,  # 4
+    dropout.joint,  # 5
+    dropout.training_only,  # 6
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,11 @@ def run(config: Config) -> None:
     folder = RunFolder.create("claims", config)
     setting = Setting(config.seed, config.quick, folder)
     findings = []
-    for number in config.numbers or range(1, len(CLAIMS) + 1):
+    numbers = config.numbers or range(1, len(CLAIMS) + 1)
+    if len(numbers) == len(CLAIMS):
+        minutes = "a minute and a half" if config.quick else "eight minutes"
+        say(f"{len(CLAIMS)} claims, about {minutes} on two cores\n")
+    for number in numbers:
         finding = CLAIMS[number - 1](setting)
         findings.append(finding)
         say(line(finding))

@@ -3,6 +3,7 @@
 The lesson of `experiments.dropout` and the claims about dropout train these.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -123,20 +124,31 @@ def metrics(
 
 
 def train(
-    label: str, recipe: Recipe, members: Members, data: Data, test_data: Data
+    recipe: Recipe, members: Members, data: Data, test_data: Data, *, label: str = ""
 ) -> Curves:
-    """Train all members in one program, and evaluate them every few epochs."""
+    """Train all members in one program, and evaluate them every few epochs.
+
+    Args:
+      recipe: how to train.
+      members: what they differ in.
+      data: images that the members draw theirs from, and their labels.
+      test_data: what they are evaluated on.
+      label: of the progress; none is shown without it.
+    """
     train_data, states, keys = _start(members, data, recipe=recipe)
     points = range(recipe.every, recipe.epochs + 1, recipe.every)
     rows = []
-    with console.progress(label, recipe.epochs) as done:
+    shown = console.progress(label, recipe.epochs) if label else nullcontext()
+    with shown as done:
         for _ in points:
             states, row = _advance(
                 states, train_data, test_data, recipe=recipe, keys=keys
             )
             rows.append(jax.device_get(row))
-            loss, accuracy = (rows[-1][1][name].mean() for name in ("loss", "accuracy"))
-            done(f"test loss {loss:.3f}, test accuracy {accuracy:.3f}", recipe.every)
+            if done:
+                test = {name: values.mean() for name, values in rows[-1][1].items()}
+                words = (f"test {name} {value:.3f}" for name, value in test.items())
+                done(", ".join(words), recipe.every)
     train, test = jax.tree.map(lambda *values: np.stack(values), *rows)
     return Curves(np.array(points), train, test, states.params)
 

@@ -44,11 +44,11 @@ def show(
     )
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), RUNS)
     curves = memorisation.train(
-        "lesson",
         recipe,
         memorisation.members(RATES, keys, label_noise=label_noise),
         (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
         (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+        label="lesson",
     )
     last = {
         "train_accuracy": curves.train["accuracy"][-1].reshape(-1, RUNS),
