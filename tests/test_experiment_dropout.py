@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from ch4jax.data import fashion_mnist
+from ch4jax.statistics import Interval
 from experiments import dropout
 from experiments.common.errors import Failed, UsageError
+from experiments.common.memorisation import RATES
 from experiments.common.networks import NETWORKS
 from experiments.common.run_folder import RunFolder
+from experiments.dropout import lesson
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
-SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1)
+SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1, lesson=False)
 
 
 def run(config):
@@ -50,9 +53,32 @@ def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
         "dropout_layer(x, 0.5",
         "device: cpu",
         "PyTorch's Linear (scratch), N(0, 0.1²) (flax)",
-        "gap",
+        "test loss",
     ):
         assert fact in out
+
+
+def test_the_lesson_ends_the_command_with_its_effect_and_interval(tmp_path, capsys):
+    config = replace(SMALL, out=tmp_path, lesson=True, train_size=40, impl="flax")
+    taught = run(config)["lesson"]
+    assert [entry["rates"] for entry in taught["results"]] == [list(r) for r in RATES]
+    without, *_, half = (entry["test_accuracy"] for entry in taught["results"])
+    assert taught["effect"]["estimate"] == pytest.approx(half - without)
+    assert (taught["runs"], taught["rows"], taught["label_noise"]) == (4, 40, 0.3)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{100 * (half - without):+.1f} points at rates 0.5 0.5 (95%" in said
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (Interval(0.1, 0.05, 0.15), "raised the test accuracy: +10.0 points"),
+        (Interval(0.0, -0.02, 0.02), "did not clearly change the test accuracy: +0.0"),
+        (Interval(-0.1, -0.15, -0.05), "lowered the test accuracy: -10.0 points"),
+    ],
+)
+def test_the_closing_sentence_says_what_the_interval_shows(gain, words):
+    assert words in lesson.closing(gain, 0.3)
 
 
 def test_one_seed_claims_no_spread(tmp_path):
@@ -110,6 +136,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_metrics(tmp_path)
         ({"learning_rate": -0.5}, r"--learning-rate must be positive and finite, got"),
         ({"weight_decay": -1.0}, r"--weight-decay must be at least 0 and finite, got"),
         ({"seeds": 0}, r"--seeds must be at least 1, got 0"),
+        ({"label_noise": 1.1}, r"--label-noise must be in \[0, 1\], got 1.1"),
+        ({"train_size": 6001}, r"--train-size must be 1 to 6,000, .*, got 6001"),
         ({"std": -1.0}, r"--std must be positive and finite, got -1.0"),
     ],
 )

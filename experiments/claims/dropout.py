@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from matplotlib.axes import Axes
 
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, to_float
@@ -135,7 +134,9 @@ def overfitting(setting: Setting) -> Finding:
     )
 
 
-def dots(axes: Axes, y: float, values: Float[np.ndarray, "variants runs"]) -> None:
+def dots(
+    axes: plots.Axes, y: float, values: Float[np.ndarray, "variants runs"]
+) -> None:
     """Draw each run as a dot, a colour for each variant: without, then with dropout."""
     for i, words in enumerate(("no dropout", "dropout")):
         line = {"color": plots.COLOURS[1 - i], "alpha": 0.7, "lw": 0, "marker": "o"}

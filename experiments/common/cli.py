@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -226,6 +226,9 @@ def parse(config_type: type[Parsed], args: list[str] | None = None) -> Parsed:
       SystemExit: with code 2, if there is no such flag or its value does not parse.
     """
     module = sys.modules[config_type.__module__]
+    fields: dict[str, Any] = vars(config_type)["__dataclass_fields__"]
+    for name in [name for name in fields if name in TrainingFlags.__dataclass_fields__]:
+        fields[name] = fields.pop(name)  # tyro's order: the topic's flags come first
     spec = module.__spec__
     return tyro.cli(
         config_type,
