@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, to_float
 from ch4jax.dropout import mlp
-from ch4jax.training import Data
+from ch4jax.training import Data, classification_metrics
 from experiments.claims.claim import Finding, Setting
 from experiments.common import memorisation, plots
 from experiments.common.memorisation import Curves, Members, Recipe
@@ -41,7 +41,7 @@ def unbiased(setting: Setting) -> Finding:
     w_key, x_key = jax.random.split(jax.random.key(setting.seed))
     x = np.abs(np.asarray(jax.random.normal(x_key, (units,)), float))
     w = np.asarray(jax.random.normal(w_key, (2, units, units)), float)
-    masks = np.array(list(itertools.product([0.0, 1.0], repeat=units))) / (1 - rate)
+    masks = every_mask(units, rate)
 
     def relu(h: np.ndarray) -> np.ndarray:
         return np.maximum(h, 0.0)
@@ -84,6 +84,11 @@ def unbiased(setting: Setting) -> Finding:
     )
 
 
+def every_mask(units: int, rate: float) -> Float[np.ndarray, "masks units"]:
+    """Return all masks of some units, rescaled as `dropout_layer` does."""
+    return np.array(list(itertools.product([0.0, 1.0], repeat=units))) / (1 - rate)
+
+
 def overfitting(setting: Setting) -> Finding:
     """Claim 4: with and without dropout, on few images, with true and wrong labels."""
     runs = setting.size(6, 3)
@@ -104,8 +109,9 @@ def overfitting(setting: Setting) -> Finding:
         size=(8.5, 3.0),
         sharey=True,
         title="Dropout helps most where labels are wrong",
-        caption="Test accuracy and test loss without and with dropout; the loss is "
-        "lower even where the accuracy is not higher.",
+        caption="Test accuracy and test loss of each run. Where no label is redrawn "
+        "the loss is lower even if the accuracy is not higher; with the book's recipe "
+        "the runs differ more than dropout changes.",
         alt="Two dot charts, a row for each number of images and share of wrong "
         "labels: test accuracy and test loss without and with dropout, a dot a run.",
     ) as panels:
@@ -118,18 +124,18 @@ def overfitting(setting: Setting) -> Finding:
         panels[0].figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
         )
+    wrong, right = "30% of labels redrawn", "0% of labels redrawn"
     gains = {
-        label: 100 * np.diff(found["accuracy"][-1].reshape(2, runs), axis=0)[0]
-        for label, found in scores.items()
+        label: 100 * np.diff(scores[label]["accuracy"][-1].reshape(2, runs), axis=0)[0]
+        for label in (f"{n} images, {w}" for w in (wrong, right) for n in (600, 300))
     }
-    first = "600 images, 30% of labels redrawn"
     return Finding(
         4,
         "Dropout reduces overfitting: the test accuracy rises",
         SOURCE,
         "percentage points of test accuracy",
         2.0,
-        {first: gains.pop(first), **gains},
+        gains,
         "claim04.png",
     )
 
@@ -188,7 +194,7 @@ def joint(setting: Setting) -> Finding:
         "Dropout with control of the weights beats either alone",
         SOURCE,
         "percentage points of test accuracy over the better",
-        0.5,
+        1.0,
         {
             "with weight decay": over_the_better(decay_too, decay),
             "with a quarter of the units": over_the_better(units_too, units),
@@ -199,8 +205,8 @@ def joint(setting: Setting) -> Finding:
 
 def training_only(setting: Setting) -> Finding:
     """Claim 6: evaluate trained networks with masks, once and many times."""
-    runs, draws = setting.size(8, 4), 64
-    recipe = Recipe(rows=1000, epochs=setting.size(40, 20))
+    runs, draws = setting.size(16, 6), 64
+    recipe = Recipe(rows=600, epochs=40)
     keys = setting.keys(6, runs)
     curves = train(recipe, memorisation.members((HALF,), keys))
     x, labels = images()[1]
@@ -218,10 +224,9 @@ def training_only(setting: Setting) -> Finding:
         def add(total: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
             total = total + probabilities(key)
             mean = total / total.sum(axis=1, keepdims=True)
-            right = mean[jnp.arange(len(labels)), labels]
-            return total, jnp.stack(
-                [(mean.argmax(axis=1) == labels).mean(), -jnp.log(right).mean()]
-            )
+            metrics = classification_metrics(jnp.log(mean), labels)
+            rows = jnp.stack([metrics["accuracy"], metrics["loss"]])
+            return total, rows.mean(axis=1)
 
         start = jnp.zeros((len(labels), len(CLASSES)))
         return jax.lax.scan(add, start, jax.random.split(key, draws))[1]
@@ -235,7 +240,8 @@ def training_only(setting: Setting) -> Finding:
         1,
         2,
         size=(8.5, 3.0),
-        title="One mask costs accuracy; the mean over many masks does not",
+        title="One mask costs accuracy; the mean over many masks does not, and its loss "
+        "is lower",
         caption="Test accuracy and loss of the mean prediction over some masks; "
         "dashed: evaluated once, nothing dropped.",
         alt="Two line charts against the number of masks on a logarithmic axis: test "
@@ -247,13 +253,13 @@ def training_only(setting: Setting) -> Finding:
             plots.band(axes, number, found[..., i].T, colour=plots.COLOURS[0])
             axes.axhline(whole[name].mean(), color=plots.COLOURS[1], ls="--")
             axes.set(xscale="log", xlabel="masks", ylabel=f"test {name}")
-    lost = 100 * (whole["accuracy"][:, None] - found[..., 0])
+    lost = 100 * (whole["accuracy"] - found[..., 0].T)
     return Finding(
         6,
         "Dropout belongs to training only: masks cost accuracy in evaluation",
         SOURCE,
         "percentage points of test accuracy lost",
-        1.0,
-        {"one mask is drawn": lost[:, 0], f"{draws} masks are averaged": lost[:, -1]},
+        0.5,
+        {"one mask is drawn": lost[0], f"{draws} masks are averaged": lost[-1]},
         "claim06.png",
     )
