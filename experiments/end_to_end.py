@@ -115,7 +115,16 @@ def commands(seed: int, data: FashionMNIST, out: Path) -> dict[str, list[str]]:
     where = ["--seed", str(seed), "--data", source, "--platform", "cpu"]
     python = [sys.executable, "-m"]
     return {
-        OURS: [*python, OURS, *where, *recipe, "--no-figures", "--out", str(out)],
+        OURS: [
+            *python,
+            OURS,
+            *where,
+            *recipe,
+            "--no-figures",
+            "--no-lesson",
+            "--out",
+            str(out),
+        ],
         THEIRS: [*python, "experiments.pytorch.script", str(data.folder), str(seed)],
     }
 

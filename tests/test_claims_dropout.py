@@ -1,5 +1,6 @@
 """What the claims about dropout find, and that a fault in dropout turns it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,9 +47,11 @@ def test_one_mask_costs_accuracy_and_evaluation_without_masks_does_not(
     assert dropout.training_only(setting).verdict() == FAILS
 
 
-def test_members_with_one_key_learn_the_same_images_and_wrong_labels(few_images):
+def test_members_with_one_key_learn_the_same_images_and_wrong_labels():
     data = jnp.zeros((50, 28, 28), jnp.uint8), jnp.arange(50) % 10
-    key = memorisation.population.seed_keys(0, 1)[0]
-    clean, noisy = (memorisation.draw(data, 40, n, key=key) for n in (0.0, 0.3))
+    clean, noisy = (
+        memorisation.draw(data, 40, noise, key=jax.random.key(0))
+        for noise in (0.0, 0.3)
+    )
     np.testing.assert_array_equal(clean[0], noisy[0])
     assert 0 < (clean[1] != noisy[1]).sum() < 40

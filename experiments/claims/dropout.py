@@ -240,8 +240,8 @@ def training_only(setting: Setting) -> Finding:
         1,
         2,
         size=(8.5, 3.0),
-        title="One mask costs accuracy; the mean over many masks does not, and its loss "
-        "is lower",
+        title="One mask costs accuracy; the mean over many costs none and has a lower "
+        "loss",
         caption="Test accuracy and loss of the mean prediction over some masks; "
         "dashed: evaluated once, nothing dropped.",
         alt="Two line charts against the number of masks on a logarithmic axis: test "
