@@ -215,13 +215,20 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
     }
 
 
-def test_a_second_run_in_a_folder_leaves_nothing_of_the_first(tmp_path):
-    for _ in range(2):
-        folder = RunFolder.create("little", Config(out=tmp_path))
-        assert not (tmp_path / "summary.json").exists()
-        folder.metrics(epoch=1)
-        folder.finish({}, headline="")
-    assert len(rows(tmp_path)) == 1
+def test_a_folder_that_holds_anything_is_refused_and_unchanged(tmp_path):
+    (tmp_path / "config.json").write_text("of a web application")
+    with pytest.raises(UsageError, match=r"new or empty folder, .* config.json; --res"):
+        RunFolder.create("little", Config(out=tmp_path))
+    (file,) = tmp_path.iterdir()
+    assert file.read_text() == "of a web application"
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folders = {RunFolder.create("little", Config()).path for _ in range(3)}
+    assert len(folders) == 3
 
 
 def test_progress_off_a_terminal_is_a_line_a_step(capsys):

@@ -91,8 +91,9 @@ def train(
         epoch, saved = checkpoints.restore(like)
         states, keys, columns = saved["states"], saved["keys"], saved["history"]
         rows = [{name: v[i] for name, v in columns.items()} for i in range(epoch)]
-        for i, row in enumerate(rows):
-            folder.metrics(run=label, epoch=i + 1, **row)
+    folder.continue_from(
+        label, [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
+    )
     states, placed_keys = sharding.place((states, keys), placement)
     train_data, test_data = sharding.place((train_data, test_data), everywhere)
 

@@ -1,5 +1,6 @@
 """Interrupting and resuming a run: what may differ, and what ends it."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ch4jax import storage
+from ch4jax.errors import Mismatch
 from experiments.common.errors import UsageError
 
 LAUNCHED_AS = "CH4JAX_LAUNCHED_AS"  # `launch` passes on the command that you typed
@@ -29,17 +32,25 @@ def check(
     Warns about what may change the last bits: versions and devices.
 
     Raises:
-      UsageError: if a flag differs, except for more epochs.
+      UsageError: if a flag differs, except for more epochs; if the run is finished,
+        except with more epochs.
     """
     saved, ran_in = (_read(folder / name) for name in ("config.json", "env.json"))
+    trained, epochs = saved.get("epochs"), config.get("epochs", 0)
+    more = isinstance(trained, int) and epochs > trained
     differ = [
         f"--{name.replace('_', '-')} was {saved.get(name)} and is {value}"
         for name, value in config.items()
         if name not in MAY_DIFFER and value != saved.get(name)
-        if name != "epochs" or value < saved.get(name, 0)
+        if name != "epochs" or not more
     ]
     if differ:
         raise UsageError(f"--resume {folder}: {', '.join(differ)}; expected the same")
+    if (folder / "summary.json").exists() and not more:
+        raise UsageError(
+            f"--resume {folder}: the run is finished; --epochs must be above {trained} "
+            f"to train it for longer, got {epochs}"
+        )
     before, now = (
         {
             "devices": env.get("devices"),
@@ -57,6 +68,29 @@ def check(
         warnings.warn(
             f"the run resumes, but not bit for bit: {', '.join(changed)}", stacklevel=2
         )
+
+
+def check_checkpoints(folder: Path) -> None:
+    """Read the checkpoints that a run in `folder` is to resume from.
+
+    Raises:
+      UsageError: if there are none, and what the run has computed would be replaced.
+      Damaged: if all those of one label are.
+    """
+    labels = [storage.Checkpoints(p) for p in (folder / "checkpoints").glob("*/")]
+    saved = [checkpoints for checkpoints in labels if checkpoints.steps()]
+    metrics = folder / "metrics.jsonl"
+    if not saved and metrics.exists() and metrics.stat().st_size:
+        raise UsageError(
+            f"--resume {folder}: the run has saved no checkpoint; start it again with "
+            "another --out"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `loop.train` restores them, and warns
+        for checkpoints in saved:
+            # Their bytes are right if nothing but an example for a type is missing.
+            with contextlib.suppress(Mismatch):
+                checkpoints.restore()
 
 
 def command(name: str, folder: Path | None = None) -> str:
@@ -101,9 +135,12 @@ def postponed() -> Iterator[list[int]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--resume {path.parent} must be the folder of a run; there is no sound "
-            f"{path.name} in it"
-        ) from error
+        content = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    raise UsageError(
+        f"--resume {path.parent} must be the folder of a run; there is no sound "
+        f"{path.name} in it"
+    )
