@@ -16,7 +16,7 @@ import pytest
 
 from ch4jax.errors import Damaged
 from experiments import dropout
-from experiments.common import resume
+from experiments.common import resume, signals
 from experiments.common.errors import Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
@@ -161,7 +161,7 @@ def test_the_command_that_resumes_keeps_the_flags(monkeypatch):
     assert resume.command("dropout") == f"python -m {kept}"
     assert resume.command("dropout", Path("run")) == f"python -m {kept} --resume run"
     launched = "python -m experiments.launch --processes 2 -- experiments.dropout"
-    monkeypatch.setenv(resume.LAUNCHED_AS, f"{launched} --out old --seed 3")
+    monkeypatch.setenv(signals.LAUNCHED_AS, f"{launched} --out old --seed 3")
     again = resume.command("dropout", Path("run"))
     assert again == f"{launched} --seed 3 --resume run"
 

@@ -1,23 +1,20 @@
-"""Interrupting and resuming a run: what may differ, and what ends it."""
+"""Resuming a run: what may differ, and the command that does it."""
 
 import contextlib
 import json
 import os
 import shlex
-import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ch4jax import storage
 from ch4jax.errors import Mismatch
 from experiments.common.errors import UsageError
+from experiments.common.signals import LAUNCHED_AS
 
-LAUNCHED_AS = "CH4JAX_LAUNCHED_AS"  # `launch` passes on the command that you typed
 MAY_DIFFER = {
     *("out", "platform", "resume", "save_every", "devices"),
     *("coordinator", "num_processes", "process_id", "distributed"),
@@ -107,30 +104,6 @@ def command(name: str, folder: Path | None = None) -> str:
         elif "=" not in word:
             next(words, None)
     return shlex.join([*kept, "--resume", str(folder)] if folder else kept)
-
-
-@contextmanager
-def postponed() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM in the list that is yielded; a second one acts at once.
-
-    `launch` passes signals on, so that one from a cluster may arrive twice; a process
-    that it started leaves the second to it.
-    """
-    noted: list[int] = []
-    previous = {}
-
-    def note(number: int, _: FrameType | None) -> None:
-        noted.append(number)
-        if LAUNCHED_AS not in os.environ:
-            signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _read(path: Path) -> dict[str, Any]:
