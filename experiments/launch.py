@@ -9,16 +9,14 @@ prints. On several machines, start the same command on each, with --coordinator,
 
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 
-from experiments.common import cli, resume
+from experiments.common import cli, signals
 from experiments.common.errors import UsageError
 
 GRACE_SECONDS = 5.0  # for the others to end by themselves after the first failure
@@ -43,55 +41,57 @@ def run(config: Config, command: Sequence[str]) -> int:
 
     Returns:
       The exit code: of the first process that failed, or 0.
+
+    Raises:
+      Interrupted: after a signal, once all have ended.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     typed = ["python", "-m", "experiments.launch", "--processes"]
-    os.environ[resume.LAUNCHED_AS] = shlex.join(
-        [*typed, str(config.processes), "--", *command]
-    )
-    processes: list[subprocess.Popen[bytes]] = []
-    received: list[int] = []
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number if len(received) == 1 else signal.SIGKILL)
-
-    signal.signal(signal.SIGINT, pass_on)
-    signal.signal(signal.SIGTERM, pass_on)
+    command_line = shlex.join([*typed, str(config.processes), "--", *command])
     joined = ["--coordinator", address, "--num-processes", str(config.processes)]
-    try:
-        for i in range(config.processes):
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", *command, *joined, "--process-id", str(i)],
-                    stdout=None if i == 0 else subprocess.DEVNULL,
-                    # Of the GPUs of this machine, one for each process.
-                    env={"JAX_LOCAL_DEVICE_IDS": str(i), **os.environ},
-                    start_new_session=True,  # so that Ctrl-C arrives here alone
+    joined.append("--process-id")
+    processes: list[subprocess.Popen[bytes]] = []
+    with signals.postponed() as received:
+        try:
+            for i in range(config.processes):
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", *command, *joined, str(i)],
+                        stdout=None if i == 0 else subprocess.DEVNULL,
+                        # Of the GPUs of this machine, one for each process.
+                        env={"JAX_LOCAL_DEVICE_IDS": str(i), **os.environ}
+                        | {signals.LAUNCHED_AS: command_line},
+                        start_new_session=True,  # so that Ctrl-C arrives here alone
+                    )
                 )
-            )
-        failed = _first_failure(processes)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while failed and time.monotonic() < deadline:
-            if all(process.poll() is not None for process in processes):
-                break
-            time.sleep(0.05)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    if failed and received:
-        return 128 + received[0]
+            failed = _first_failure(processes, received)
+            deadline = time.monotonic() + GRACE_SECONDS
+            while failed and time.monotonic() < deadline:
+                if all(process.poll() is not None for process in processes):
+                    break
+                time.sleep(0.05)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
     return failed if failed >= 0 else 1  # below 0: ended by a signal
 
 
-def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until a process fails or all have ended; return the code that is not 0."""
+def _first_failure(
+    processes: Sequence[subprocess.Popen[bytes]], received: Sequence[int]
+) -> int:
+    """Wait until a process fails or all have ended; return the code that is not 0.
+
+    The first signal that is received meanwhile is passed on.
+    """
+    passed_on = False
     while True:
+        if received and not passed_on:
+            passed_on = True
+            for process in processes:
+                process.send_signal(received[0])
         codes = [process.poll() for process in processes]
         for i, code in enumerate(codes):
             if code:

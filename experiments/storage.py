@@ -6,7 +6,6 @@ process that writes checkpoints is killed.
 """
 
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -134,7 +133,6 @@ def clone(seed: int, path: Path) -> tuple[PyTree, bool]:
 
 def flip_bits(config: Config, params: PyTree, path: Path) -> Counter[str]:
     """Flip bits of a checkpoint one at a time, and count how loading it ends."""
-    shutil.rmtree(path, ignore_errors=True)
     checkpoints = storage.Checkpoints(path, keep=2)
     for step in (1, 2):
         checkpoints.save(step, state(params, step))
@@ -168,7 +166,6 @@ def flip_bits(config: Config, params: PyTree, path: Path) -> Counter[str]:
 
 def kill_writer(config: Config, params: PyTree, path: Path) -> list[dict[str, Any]]:
     """Kill a process that saves checkpoints, reopen them, and return what was there."""
-    shutil.rmtree(path, ignore_errors=True)
     draw = random.Random(config.seed)
     kills = []
     for _ in range(config.kills):
@@ -177,9 +174,11 @@ def kill_writer(config: Config, params: PyTree, path: Path) -> list[dict[str, An
             [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
         ) as writer:
             assert writer.stdout is not None
-            first = writer.stdout.readline()
-            time.sleep(draw.uniform(0.05, 0.5))
-            writer.kill()
+            try:
+                first = writer.stdout.readline()
+                time.sleep(draw.uniform(0.05, 0.5))
+            finally:  # also if a signal ends the experiment
+                writer.kill()
             lines = [first, *writer.stdout]
         saved = [int(line) for line in lines if line.endswith("\n")]
         if not saved:

@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from test_resume import rows
 from ch4jax.errors import DataError, NetworkError
 from experiments import __main__
 from experiments.common import cli, console, setup
-from experiments.common.errors import Failed, UsageError
+from experiments.common.errors import Failed, Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
 
@@ -42,11 +41,9 @@ def command(*args, **environment):
 
 @pytest.fixture
 def exit_code(monkeypatch):
-    """Let `cli.exit_code` handle signals and warnings as long as the test lasts."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Let `cli.exit_code` handle warnings as long as the test lasts."""
     monkeypatch.setattr("warnings.showwarning", None)
-    yield cli.exit_code
-    signal.signal(signal.SIGTERM, before)
+    return cli.exit_code
 
 
 EXPERIMENTS = sorted(__main__.experiments())
@@ -112,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
         (Failed("no"), 1),
         (DataError("no"), 65),
         (NetworkError("no"), 69),
-        (KeyboardInterrupt(), 130),
+        (Interrupted("no", 2), 130),
     ],
 )
 def test_each_kind_of_error_has_its_exit_code_and_one_line(
@@ -122,8 +119,7 @@ def test_each_kind_of_error_has_its_exit_code_and_one_line(
         raise error
 
     assert exit_code(fail) == code
-    line = "interrupted" if code == 130 else "no"
-    assert capsys.readouterr() == ("", f"error: {line}\n")
+    assert capsys.readouterr() == ("", "error: no\n")
 
 
 def test_a_bug_keeps_its_traceback(exit_code):
@@ -215,13 +211,20 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
     }
 
 
-def test_a_second_run_in_a_folder_leaves_nothing_of_the_first(tmp_path):
-    for _ in range(2):
-        folder = RunFolder.create("little", Config(out=tmp_path))
-        assert not (tmp_path / "summary.json").exists()
-        folder.metrics(epoch=1)
-        folder.finish({}, headline="")
-    assert len(rows(tmp_path)) == 1
+def test_a_folder_that_holds_anything_is_refused_and_unchanged(tmp_path):
+    (tmp_path / "config.json").write_text("of a web application")
+    with pytest.raises(UsageError, match=r"new or empty folder, .* config.json; --res"):
+        RunFolder.create("little", Config(out=tmp_path))
+    (file,) = tmp_path.iterdir()
+    assert file.read_text() == "of a web application"
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folders = {RunFolder.create("little", Config()).path for _ in range(3)}
+    assert len(folders) == 3
 
 
 def test_progress_off_a_terminal_is_a_line_a_step(capsys):

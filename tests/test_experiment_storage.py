@@ -9,8 +9,6 @@ from experiments.common.errors import Failed, UsageError
 
 
 def test_all_comes_back_no_flip_is_loaded_and_no_kill_loses_a_step(tmp_path, capsys):
-    for left in ("flipped", "killed"):  # by an earlier run
-        (tmp_path / left / "00000099").mkdir(parents=True)
     storage.run(storage.Config(out=tmp_path, flips=30, kills=1))
     summary = json.loads((tmp_path / "summary.json").read_text())
     names = {"x", "x-and-y", "xy", "mlp.params", "exported"}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from test_resume import outcome, rows
 
 from experiments import dropout, launch
-from experiments.common import resume
+from experiments.common import cli
 from experiments.common.errors import UsageError
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
@@ -40,11 +41,13 @@ def run_script(monkeypatch, tmp_path):
     (tmp_path / "script.py").write_text(script)
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setenv(resume.LAUNCHED_AS, "")
-    yield lambda *codes: launch.run(launch.Config(len(codes)), ["script", *codes])
-    for number, handler in before.items():
-        signal.signal(number, handler)
+
+    def run(*codes):
+        work = partial(launch.run, launch.Config(len(codes)), ["script", *codes])
+        return cli.exit_code(work)
+
+    monkeypatch.setattr("warnings.showwarning", None)
+    return run
 
 
 def test_processes_that_end_well_end_well_and_the_first_prints(run_script, capfd):
@@ -74,14 +77,6 @@ def test_a_signal_reaches_every_process_and_a_second_ends_them(number, run_scrip
     deaf = f"import signal; signal.signal({int(number)}, signal.SIG_IGN); "
     assert run_script(send + sleep, sleep) == 128 + number
     assert run_script(deaf + send * 2 + sleep, deaf + sleep) == 128 + number
-
-
-def test_a_launched_process_leaves_a_second_signal_to_the_launcher(monkeypatch):
-    monkeypatch.setenv(resume.LAUNCHED_AS, "python -m experiments.launch")
-    with resume.postponed() as noted:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-    assert noted == [signal.SIGINT] * 2
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,15 @@ def test_each_experiment_is_run_and_a_failure_is_shown(
     assert ("Not run: --quick leaves it out" in text) == quick
 
 
-def test_if_nothing_fails_the_exit_code_is_0(stand_in, tmp_path):
+def test_only_a_page_of_its_own_is_replaced(stand_in, tmp_path):
     stand_in("good")
-    assert report.run(report.Config(out=tmp_path / "report")) == 0
+    config, index = report.Config(out=tmp_path), tmp_path / "index.html"
+    assert [report.run(config), report.run(config)] == [0, 0]
+    assert len(list(tmp_path.glob("runs/*"))) == 2
+    index.write_text("of a web application")
+    with pytest.raises(UsageError, match=r"index\.html is not a page of this command"):
+        report.run(config)
+    assert index.read_text() == "of a web application"
 
 
 def test_an_interrupt_ends_the_run_in_progress(stand_in, tmp_path):

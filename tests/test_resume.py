@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from ch4jax.errors import Damaged
 from experiments import dropout
-from experiments.common import resume
+from experiments.common import resume, signals
 from experiments.common.errors import Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
@@ -67,19 +69,53 @@ def test_an_interrupted_and_resumed_run_is_the_run_that_never_stopped(
     assert resumed == run(replace(config, out=tmp_path / "straight"))
 
 
+def files(folder):
+    """Return the bytes of every file in `folder`."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damage(folder):
+    """Cut off the ends of the checkpoints of the second network."""
+    for manifest in folder.glob("checkpoints/flax-no*/*/manifest.json"):
+        manifest.write_text(manifest.read_text()[:-3])
+
+
+@pytest.mark.parametrize(
+    ("change", "epochs", "error", "line"),
+    [
+        (lambda run: None, 2, UsageError, "is finished; --epochs must be above 2"),
+        (damage, 3, Damaged, "is not JSON"),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            3,
+            UsageError,
+            "has saved no checkpoint",
+        ),
+        (
+            lambda run: (run / "config.json").write_text("[]"),
+            3,
+            UsageError,
+            "no sound config.json",
+        ),
+    ],
+)
+def test_a_run_that_cannot_be_resumed_keeps_every_file(
+    change, epochs, error, line, few_images, tmp_path
+):
+    config = replace(SMALL, hidden=(4, 4), epochs=2, save_every=1, out=tmp_path / "run")
+    dropout.run(config)
+    change(config.out)
+    before = files(config.out)
+    with pytest.raises(error, match=line):
+        dropout.run(replace(config, epochs=epochs, out=None, resume=config.out))
+    assert files(config.out) == before
+
+
 def test_a_finished_run_resumes_to_more_epochs(few_images, tmp_path):
     short = replace(SMALL, epochs=2, save_every=1, out=tmp_path / "run")
     run(short)
     longer = run(replace(short, epochs=3, out=None, resume=short.out))
     assert longer == run(replace(SMALL, out=tmp_path / "straight"))
-
-
-def test_checkpoints_are_never_overwritten_by_another_run(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "metrics.jsonl").write_text("of an earlier run")
-    with pytest.raises(UsageError, match="resume it by --resume"):
-        RunFolder.create("dropout", replace(SMALL, out=tmp_path))
-    assert (tmp_path / "metrics.jsonl").read_text() == "of an earlier run"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +161,7 @@ def test_the_command_that_resumes_keeps_the_flags(monkeypatch):
     assert resume.command("dropout") == f"python -m {kept}"
     assert resume.command("dropout", Path("run")) == f"python -m {kept} --resume run"
     launched = "python -m experiments.launch --processes 2 -- experiments.dropout"
-    monkeypatch.setenv(resume.LAUNCHED_AS, f"{launched} --out old --seed 3")
+    monkeypatch.setenv(signals.LAUNCHED_AS, f"{launched} --out old --seed 3")
     again = resume.command("dropout", Path("run"))
     assert again == f"{launched} --seed 3 --resume run"
 

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 import jax
@@ -25,7 +23,7 @@ from jax.sharding import Mesh
 
 from ch4jax.errors import DataError, NetworkError
 from ch4jax.training import sharding
-from experiments.common import distributed, setup, threefry
+from experiments.common import distributed, setup, signals, threefry
 from experiments.common.console import console
 from experiments.common.errors import Failed, Interrupted, UsageError
 
@@ -167,8 +165,9 @@ Parsed = TypeVar("Parsed")
 def main(config_type: type[Config], run: Callable[[Config], None]) -> NoReturn:
     """Parse the flags, run the experiment, and exit with its code."""
     code = exit_code(lambda: _run(parse(config_type), run))
-    if code and jax.distributed.is_initialized():
-        # Python's own exit would wait for the other processes.
+    if code >= 128 or (code and jax.distributed.is_initialized()):
+        # Python's own exit would wait for the other processes, and ends in a crash if
+        # programs are still running.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -195,16 +194,14 @@ def _run(config: Config, run: Callable[[Config], None]) -> int:
 def exit_code(work: Callable[[], int]) -> int:
     """Return what `work` returns; if it fails, print one line and return its code.
 
-    SIGTERM ends it like Ctrl-C. An error that you cannot mend shows its traceback.
+    An error that you cannot mend shows its traceback.
     """
     warnings.showwarning = _show_warning
     logging.getLogger("ch4jax").setLevel(logging.INFO)  # a line for each download
     logging.basicConfig(format="%(message)s")
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return work()
-    except KeyboardInterrupt:
-        line, code = "interrupted", 130
+        with signals.raised():
+            return work()
     except Interrupted as stop:
         line, code = str(stop), stop.code
     except tuple(EXIT_CODES) as error:
@@ -236,10 +233,6 @@ def parse(config_type: type[Parsed], args: list[str] | None = None) -> Parsed:
         description=module.__doc__,
         args=args,
     )
-
-
-def _terminate(number: int, _: FrameType | None) -> None:
-    raise Interrupted("terminated", number)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

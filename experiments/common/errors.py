@@ -9,8 +9,11 @@ class Failed(Exception):
     """The run cannot continue; says why, and what may help. Exit 1."""
 
 
-class Interrupted(Exception):
-    """A signal ended the run; says how to resume it. Exit 128 + the signal."""
+class Interrupted(BaseException):
+    """A signal ended the run; says how to resume it. Exit 128 + the signal.
+
+    No `except Exception`, of which JAX and Orbax have many, catches it.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

@@ -19,7 +19,7 @@ from ch4jax.training import (
     population,
     sharding,
 )
-from experiments.common import console, distributed, resume, timing
+from experiments.common import console, distributed, resume, signals, timing
 from experiments.common.cli import TrainingFlags
 from experiments.common.errors import Failed, Interrupted
 from experiments.common.run_folder import RunFolder
@@ -88,11 +88,13 @@ def train(
     rows: list[Row] = []
     if checkpoints.steps():
         like = {"states": states, "keys": keys, "history": ...}
-        epoch, saved = checkpoints.restore(like)
+        with signals.postponed():
+            epoch, saved = checkpoints.restore(like)
         states, keys, columns = saved["states"], saved["keys"], saved["history"]
         rows = [{name: v[i] for name, v in columns.items()} for i in range(epoch)]
-        for i, row in enumerate(rows):
-            folder.metrics(run=label, epoch=i + 1, **row)
+    folder.continue_from(
+        label, [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
+    )
     states, placed_keys = sharding.place((states, keys), placement)
     train_data, test_data = sharding.place((train_data, test_data), everywhere)
 
@@ -111,7 +113,7 @@ def train(
     )
     with (
         console.progress(label, epochs, done=len(rows)) as done,
-        resume.postponed() as signals,
+        signals.postponed() as received,
     ):
         for epoch in range(len(rows) + 1, epochs + 1):
             (states, trained), seconds = timing.timed(
@@ -129,7 +131,7 @@ def train(
             done(", ".join(words), short=", ".join(words[:2]))
             _check_finite(label, epoch, row["train_loss"])
 
-            stop = distributed.agree(signals[0] if signals else 0)
+            stop = distributed.agree(received[0] if received else 0)
             every = flags.save_every
             if stop or (every and (epoch % every == 0 or epoch == epochs)):
                 whole = sharding.gather(states, mesh)

@@ -1,20 +1,20 @@
-"""Interrupting and resuming a run: what may differ, and what ends it."""
+"""Resuming a run: what may differ, and the command that does it."""
 
+import contextlib
 import json
 import os
 import shlex
-import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from ch4jax import storage
+from ch4jax.errors import Mismatch
 from experiments.common.errors import UsageError
+from experiments.common.signals import LAUNCHED_AS
 
-LAUNCHED_AS = "CH4JAX_LAUNCHED_AS"  # `launch` passes on the command that you typed
 MAY_DIFFER = {
     *("out", "platform", "resume", "save_every", "devices"),
     *("coordinator", "num_processes", "process_id", "distributed"),
@@ -29,17 +29,25 @@ def check(
     Warns about what may change the last bits: versions and devices.
 
     Raises:
-      UsageError: if a flag differs, except for more epochs.
+      UsageError: if a flag differs, except for more epochs; if the run is finished,
+        except with more epochs.
     """
     saved, ran_in = (_read(folder / name) for name in ("config.json", "env.json"))
+    trained, epochs = saved.get("epochs"), config.get("epochs", 0)
+    more = isinstance(trained, int) and epochs > trained
     differ = [
         f"--{name.replace('_', '-')} was {saved.get(name)} and is {value}"
         for name, value in config.items()
         if name not in MAY_DIFFER and value != saved.get(name)
-        if name != "epochs" or value < saved.get(name, 0)
+        if name != "epochs" or not more
     ]
     if differ:
         raise UsageError(f"--resume {folder}: {', '.join(differ)}; expected the same")
+    if (folder / "summary.json").exists() and not more:
+        raise UsageError(
+            f"--resume {folder}: the run is finished; --epochs must be above {trained} "
+            f"to train it for longer, got {epochs}"
+        )
     before, now = (
         {
             "devices": env.get("devices"),
@@ -59,6 +67,29 @@ def check(
         )
 
 
+def check_checkpoints(folder: Path) -> None:
+    """Read the checkpoints that a run in `folder` is to resume from.
+
+    Raises:
+      UsageError: if there are none, and what the run has computed would be replaced.
+      Damaged: if all those of one label are.
+    """
+    labels = [storage.Checkpoints(p) for p in (folder / "checkpoints").glob("*/")]
+    saved = [checkpoints for checkpoints in labels if checkpoints.steps()]
+    metrics = folder / "metrics.jsonl"
+    if not saved and metrics.exists() and metrics.stat().st_size:
+        raise UsageError(
+            f"--resume {folder}: the run has saved no checkpoint; start it again with "
+            "another --out"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `loop.train` restores them, and warns
+        for checkpoints in saved:
+            # Their bytes are right if nothing but an example for a type is missing.
+            with contextlib.suppress(Mismatch):
+                checkpoints.restore()
+
+
 def command(name: str, folder: Path | None = None) -> str:
     """Return the command that was typed, or the one that resumes its run in `folder`.
 
@@ -75,35 +106,14 @@ def command(name: str, folder: Path | None = None) -> str:
     return shlex.join([*kept, "--resume", str(folder)] if folder else kept)
 
 
-@contextmanager
-def postponed() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM in the list that is yielded; a second one acts at once.
-
-    `launch` passes signals on, so that one from a cluster may arrive twice; a process
-    that it started leaves the second to it.
-    """
-    noted: list[int] = []
-    previous = {}
-
-    def note(number: int, _: FrameType | None) -> None:
-        noted.append(number)
-        if LAUNCHED_AS not in os.environ:
-            signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--resume {path.parent} must be the folder of a run; there is no sound "
-            f"{path.name} in it"
-        ) from error
+        content = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    raise UsageError(
+        f"--resume {path.parent} must be the folder of a run; there is no sound "
+        f"{path.name} in it"
+    )

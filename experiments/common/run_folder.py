@@ -2,7 +2,9 @@
 
 import atexit
 import dataclasses
+import errno
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -47,6 +49,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._start = time.perf_counter()
+        self._first: dict[str, Mapping[str, Any]] = {}  # files still to be written
         self._tables: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
 
@@ -56,15 +59,18 @@ class RunFolder:
     ) -> "RunFolder":
         """Make the folder of a run, once flags and data are known to be sound.
 
+        A folder that is resumed stays as it is until the first call of `continue_from`.
+
         Args:
           name: of the experiment.
           config: its flags.
           resolved: what the run worked out itself, in place of flags of that name.
 
         Raises:
-          UsageError: if the folder cannot be written or resumed, or holds checkpoints
+          UsageError: if the folder cannot be written or resumed, or holds something
             and is not to be resumed; if there are not as many devices; if the
             processes of the run differ.
+          Damaged: if none of the checkpoints to resume from can be read.
         """
         flags = _plain(dataclasses.asdict(config) | dict(resolved or {}))
         mesh = config.mesh() if isinstance(config, DeviceFlags) else None
@@ -75,34 +81,44 @@ class RunFolder:
         earlier = config.resume if isinstance(config, TrainingFlags) else None
         if earlier is not None:
             resume.check(earlier, flags, found)
-        started = datetime.now().strftime("%Y%m%d-%H%M%S")
-        default = Path("runs") / name / f"{started}-seed{config.seed}"
-        folder = cls(name, earlier or config.out or default)
         if jax.process_index() > 0:
-            folder.path = Path(tempfile.mkdtemp(prefix="ch4jax-"))
-            atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
-        elif earlier is None and folder.checkpoints.exists():
-            raise UsageError(
-                f"--out {folder.path} holds the checkpoints of an earlier run: resume "
-                f"it by --resume {folder.path}, or remove them"
-            )
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            (folder.path / "metrics.jsonl").write_text("")
-            for old in ("summary.json", "record.json"):
-                (folder.path / old).unlink(missing_ok=True)
-            folder._write_json("config.json", flags)
-            folder._write_json("env.json", found)
-        except OSError as error:
-            raise UsageError(
-                f"--out {folder.path} cannot be written: {error.strerror}"
-            ) from error
+            path = Path(tempfile.mkdtemp(prefix="ch4jax-"))
+            atexit.register(shutil.rmtree, path, ignore_errors=True)
+        elif earlier is not None:
+            path = earlier
+            resume.check_checkpoints(path)
+        else:
+            path = make_folder(config.out, Path("runs") / name, f"-seed{config.seed}")
+        folder = cls(name, path)
+        folder.checkpoints = (earlier or path) / "checkpoints"
+        folder._first = {"config.json": flags, "env.json": found}
+        if earlier is None:
+            with writable(path):
+                folder.continue_from("", [])
         return folder
+
+    def continue_from(self, label: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let `rows` take the place of the rows of `label` in `metrics.jsonl`.
+
+        Call it with what a checkpoint holds, before the first epoch after it.
+        """
+        if self._first:
+            for old in ("summary.json", "record.json"):
+                (self.path / old).unlink(missing_ok=True)
+        for name, content in self._first.items():
+            self._write_json(name, content)
+        self._first = {}
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        lines = [line for line in lines if _label(line) not in (None, label)]
+        lines += [_line(row) for row in rows]
+        with atomic.writing(path) as part:
+            part.write_text("".join(f"{line}\n" for line in lines))
 
     def metrics(self, **row: Any) -> None:
         """Append a row to `metrics.jsonl`."""
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
+            file.write(_line(row) + "\n")
 
     def table(
         self,
@@ -162,17 +178,18 @@ class RunFolder:
         return time.perf_counter() - self._start
 
     def finish(self, summary: Mapping[str, Any], *, headline: str) -> None:
-        """Write `summary.json` and `record.json`; print what was found and drawn.
+        """Write `record.json` and `summary.json`; print what was found and drawn.
 
         Args:
           summary: the numbers of the run.
           headline: the main ones in a sentence.
         """
-        self._write_json("summary.json", {"experiment": self.name, **summary})
         self._write_json(
             "record.json",
             {"headline": headline, "tables": self._tables, "figures": self._figures},
         )
+        # Last, since a run that has a summary is finished.
+        self._write_json("summary.json", {"experiment": self.name, **summary})
         console.say(f"\n{headline}\n\nrun folder: {self.path}")
         for figure in self._figures:
             console.say(f"  {figure['file']}: {figure['caption']}")
@@ -181,6 +198,45 @@ class RunFolder:
         text = json.dumps(_plain(content), indent=2, allow_nan=False)
         with atomic.writing(self.path / name) as part:
             part.write_text(text + "\n")
+
+
+def make_folder(out: Path | None, parent: Path, suffix: str = "") -> Path:
+    """Make the folder `out`, or one in `parent` that is named after the time.
+
+    Raises:
+      UsageError: if it cannot be written, or if `out` exists and is not empty.
+    """
+    if out is not None:
+        with writable(out):
+            out.mkdir(parents=True, exist_ok=True)
+            found = min((entry.name for entry in out.iterdir()), default=None)
+        if found:
+            raise UsageError(
+                f"--out must be a new or empty folder, got {out}, which holds {found}; "
+                f"--resume {out} continues an interrupted run"
+            )
+        return out
+    started = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, numbers = parent / f"{started}{suffix}", itertools.count(2)
+    with writable(path):
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                path = parent / f"{started}{suffix}-{next(numbers)}"
+
+
+@contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """Raise UsageError if the block cannot write to `out`, unless the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
 def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
@@ -201,6 +257,18 @@ def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
             if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
         },
     }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(row), allow_nan=False)
+
+
+def _label(line: str) -> str | None:
+    """Return the label of a row of `metrics.jsonl`; None if the row is torn."""
+    try:
+        return json.loads(line)["run"]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -5,21 +5,24 @@ report/index.html shows the results. `--quick` makes them small and leaves out t
 that time and compare; `--runs DIR` shows runs that were made before.
 """
 
+import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from ch4jax.storage import atomic
 from experiments.__main__ import experiments
 from experiments.common import cli
 from experiments.common.errors import UsageError
+from experiments.common.run_folder import make_folder, writable
 from experiments.report.page import Entry, read, render
 
+# In every page of ours, which alone may be replaced.
+MARK = b'<meta name="generator" content="ch4jax experiments.report">'
 LEFT_OUT = {"report", "launch"}
 # The longest comes first.
 QUICK = {
@@ -62,18 +65,19 @@ def run(config: Config) -> int:
       The exit code: 1 if a run failed.
 
     Raises:
-      UsageError: if the page cannot be written.
+      UsageError: if the page cannot be written, or would replace another file.
     """
-    started = datetime.now().strftime("%Y%m%d-%H%M%S")
-    index, folder = config.out / "index.html", config.out / "runs" / started
-    try:
-        (config.out if config.runs else folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--out {config.out} cannot be written: {error.strerror}"
-        ) from error
+    index = config.out / "index.html"
+    with writable(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+        ours = index.is_file() and MARK in index.read_bytes()
+        if os.path.lexists(index) and not ours:
+            raise UsageError(f"--out: {index} is not a page of this command")
     sentences = {k: v for k, v in experiments().items() if k not in LEFT_OUT}
-    make = find_runs(config.runs, sentences) if config.runs else run_all(config, folder)
+    if config.runs:
+        make = find_runs(config.runs, sentences)
+    else:
+        make = run_all(config, make_folder(None, config.out / "runs"))
     entries = [entry._replace(sentence=sentences[entry.name]) for entry in make]
     command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
     with atomic.writing(index) as part:
@@ -132,7 +136,11 @@ def run_one(name: str, command: list[str], out: Path) -> Entry:
             code = process.wait()
         finally:
             process.terminate()  # nothing happens if it has ended
-            process.wait()
+            try:
+                process.wait(timeout=3)
+            except subprocess.TimeoutExpired:  # in the middle of an epoch
+                process.kill()
+                process.wait()
     seconds = time.perf_counter() - start
     reason = ""
     if code:
