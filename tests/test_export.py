@@ -99,7 +99,7 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path):
     loaded, config = load_exported(tmp_path / "model")
     assert float(loaded[0]) == config["value"] == 2.0
     (tmp_path / "other").mkdir()
-    with pytest.raises(Refused, match="exists, and is not an export"):
+    with pytest.raises(Refused, match="exists, and ch4jax did not write it"):
         export(tmp_path / "other", jnp.ones(1), {})
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["files"].keys() == {"model.safetensors"}

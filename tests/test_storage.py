@@ -9,6 +9,8 @@ import re
 import shutil
 from collections import OrderedDict
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 from ch4jax import storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.interop import export, load_exported
 from ch4jax.storage import _manifest, _trees, atomic
 from ch4jax.storage._leaves import DTYPES
 
@@ -28,6 +31,9 @@ from ch4jax.storage._leaves import DTYPES
 class Pair(NamedTuple):
     first: object
     second: object
+
+
+W = jnp.ones((3, 4))
 
 
 def same(a, b):
@@ -144,14 +150,77 @@ def test_deleted_traced_and_very_deep_trees_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_not_saved_here_is_never_overwritten(tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    (tmp_path / "file").write_text("")
-    for name in ("thesis", "file"):
-        with pytest.raises(Refused, match="exists, and is not a saved tree"):
-            storage.save(tmp_path / name, jnp.ones(1))
-    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+FOREIGN = {  # the files of a folder that ch4jax did not write
+    "thesis": {"chapter.txt": "years of work"},
+    "web application": {"manifest.json": '{"name": "ch4jax"}', "index.html": ""},
+    "run": {"config.json": '{"seed": 0}', "checkpoints/00000001/manifest.json": "{}"},
+    "Hugging Face": {"config.json": "{}", "model.safetensors": "weights"},
+    "only a manifest": {"manifest.json": "", "config.json": ""},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=list(FOREIGN))
+def test_what_was_not_saved_here_is_never_overwritten(files, tmp_path):
+    for name in ("x", ".y.part", ".y.old", ".y.1.old") if files else ("x",):
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(text or "not ours")
+    before = {file: file.read_bytes() for file in files_of(tmp_path)}
+    for write in (storage.save, partial(export, config={})):
+        with pytest.raises(Refused, match="ch4jax did not write it"):
+            write(tmp_path / "x", jnp.ones(1))
+        with pytest.raises(Damaged, match="cannot be read"):
+            storage.load(tmp_path / "y")
+        for _ in range(2):
+            write(tmp_path / "y", jnp.ones(1))
+        shutil.rmtree(tmp_path / "y")
+    assert {file: file.read_bytes() for file in files_of(tmp_path)} == before
+
+
+@pytest.mark.parametrize("write", [storage.save, partial(export, config={})])
+def test_a_file_that_was_put_into_a_saved_tree_is_not_removed(write, tmp_path):
+    write(tmp_path / "x", W)
+    (tmp_path / "x" / "notes.txt").write_text("years of work")
+    with pytest.raises(Refused, match="did not write it, or not all of it"):
+        write(tmp_path / "x", W)
+    (tmp_path / "x").rename(tmp_path / "y")
+    (tmp_path / "x").symlink_to(tmp_path / "y")
+    with pytest.raises(Refused, match="did not write it, or not all of it"):
+        write(tmp_path / "x", W)
+    assert (tmp_path / "y" / "notes.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        partial(storage.save, tree=1),
+        storage.load,
+        storage.Checkpoints,
+        partial(export, params=1, config={}),
+        load_exported,
+    ],
+)
+def test_a_path_that_is_not_local_is_an_error(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("gs://bucket/run", Path("s3://bucket/run"), "file:///tmp/x", ""):
+        with pytest.raises(ValueError, match="must name a local file or folder, got"):
+            use(url)
+    with pytest.raises(ValueError, match=r"path '~no one/x' cannot be resolved"):
+        use("~no one/x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_is_saved_in_the_home_that_a_tilde_means(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    storage.save("~/x", W)
+    export(Path("~/exported"), W, {})
+    storage.Checkpoints("~/run").save(1, W)
+    names = {path.name for path in (tmp_path / "home").iterdir()}
+    assert names == {"x", "exported", "run"}
+    assert same(storage.load("~/x"), W)
+    assert same(load_exported("~/exported")[0], W)
 
 
 # Writers that fail, or died
@@ -171,14 +240,14 @@ def test_a_failed_save_leaves_the_old_tree_and_nothing_else(
     step, tmp_path, monkeypatch
 ):
     storage.save(tmp_path / "x", jnp.arange(3))
-    monkeypatch.setattr(_trees._orbax(), step, fill_disk)
+    monkeypatch.setattr(_trees._handler(), step, fill_disk)
     with pytest.raises(OSError, match=r"x cannot be written: No space left on device$"):
         storage.save(tmp_path / "x", jnp.arange(9))
     assert_only(jnp.arange(3), tmp_path)
 
 
 def test_an_error_of_ours_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(_trees._orbax(), "save", None)
+    monkeypatch.setattr(_trees._handler(), "save", None)
     with pytest.raises(TypeError, match="not callable"):
         storage.save(tmp_path / "x", jnp.arange(3))
 
@@ -194,7 +263,7 @@ def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
     (tmp_path / "x").rename(tmp_path / ".x.old")
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
     with monkeypatch.context() as patched:
-        patched.setattr(_trees._orbax(), "save", fill_disk)
+        patched.setattr(_trees._handler(), "save", fill_disk)
         with pytest.raises(OSError, match="cannot be written"):
             storage.save(tmp_path / "x", jnp.arange(4))
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
@@ -231,9 +300,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(step, tmp_path, monkey
 
 
 # Mismatches
-
-
-W = jnp.ones((3, 4))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +406,7 @@ def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
 def test_each_leaf_is_compared_with_its_own_hash_as_well(tmp_path, monkeypatch):
     storage.save(tmp_path / "x", {"a": jnp.arange(4), "b": jnp.ones(2)})
     wrong = {"0": np.arange(4, dtype=np.int32), "1": -np.ones(2, np.float32)}
-    monkeypatch.setattr(_trees._orbax(), "restore", lambda folder: wrong)
+    monkeypatch.setattr(_trees._handler(), "restore", lambda folder: wrong)
     with pytest.raises(Damaged, match=r"the leaf \['b'\] has the wrong SHA-256"):
         storage.load(tmp_path / "x")
 

@@ -16,7 +16,7 @@ from ch4jax.storage._leaves import NATIVE, digest
 from ch4jax.storage._manifest import Manifest, Node, encode
 from ch4jax.storage._trees import read, seal
 
-MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+EXPORT = CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 DTYPES = {*NATIVE, "bfloat16"} - {"complex64", "complex128"}
 
 
@@ -24,7 +24,7 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
     """Write `model.safetensors`, `config.json` and a model card, all or nothing.
 
     Args:
-      directory: an earlier export there is replaced.
+      directory: an earlier export there is replaced; `~` is your home.
       params: any tree that `storage.save` takes. The keys of a leaf, joined by dots,
         are the name of its tensor.
       config: anything that JSON can hold; tuples come back as lists.
@@ -32,10 +32,9 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
     Raises:
       Refused: if the parameters or `config` could not be restored, or if `directory`
         exists and is not an export; nothing was written.
+      ValueError: if `directory` is empty or a URL.
     """
-    directory = Path(directory).resolve()
-    if directory.exists() and not (directory / CONFIG).is_file():
-        raise Refused(f"{directory} exists, and is not an export")
+    directory = atomic.resolve(directory)
     manifest, arrays = encode(params)
     records = manifest["leaves"]
     tensors: dict[str, np.ndarray] = {}
@@ -55,9 +54,9 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
     model = safetensors.numpy.save(tensors)
     manifest |= {"config": dict(config), "files": {MODEL: digest(model)}}
     config_text = seal(manifest)
-    with atomic.replacing(directory) as part:
-        (part / MODEL).write_bytes(model)
+    with atomic.replacing(directory, EXPORT) as part:
         (part / CONFIG).write_text(config_text)
+        (part / MODEL).write_bytes(model)
         (part / CARD).write_text(_card(directory.name, manifest), encoding="utf-8")
 
 
@@ -74,8 +73,7 @@ def load_exported(
       Damaged: if a bit of either has changed.
       Mismatch: if the parameters are not like `like`; names the leaves.
     """
-    path = Path(directory).resolve()
-    params, manifest = read(path, like, CONFIG, _tensors)
+    params, manifest = read(atomic.resolve(directory), like, EXPORT, _tensors)
     return params, manifest["config"]
 
 

@@ -5,7 +5,7 @@ complete or not at all.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,32 @@ from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.storage._leaves import NATIVE, digest, raw_bytes
 from ch4jax.storage._manifest import SCHEMA, Manifest, decode, encode
 
-MANIFEST = "manifest.json"
-ARRAYS = "arrays"
+TREE = MANIFEST, ARRAYS = "manifest.json", "arrays"
 
 
 @cache
 def _orbax() -> Any:
     import orbax.checkpoint
 
-    # A Checkpointer would rename the folder by itself, before the manifest is in it.
-    return orbax.checkpoint.StandardCheckpointHandler()
+    return orbax.checkpoint
+
+
+@cache
+def _handler() -> Any:
+    # A Checkpointer would wait for the other processes of a run, which do not save.
+    return _orbax().StandardCheckpointHandler()
 
 
 def _arrays_of(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     # Orbax does not notice damage: it may read a changed file as other numbers. Every
-    # hash was right, so whatever it raises here is not the fault of the files.
-    return _orbax().restore(folder / ARRAYS) if manifest["files"] else {}
+    # hash was right, so what it raises here is not the fault of the files, if they are
+    # still there.
+    try:
+        return _handler().restore(folder / ARRAYS) if manifest["files"] else {}
+    except Exception as error:
+        if folder.exists():
+            raise
+        raise Damaged("it was removed while it was read") from error
 
 
 def save(path: str | Path, tree: PyTree) -> None:
@@ -45,20 +55,19 @@ def save(path: str | Path, tree: PyTree) -> None:
 
     Raises:
       Refused: if a part of the tree could not be restored exactly, which it names, or
-        if something at `path` is not a saved tree; nothing was written.
-      OSError: if `path` cannot be written; what was there is unchanged.
+        if something at `path` was not saved by `save`; nothing was written.
+      ValueError: if `path` is empty or a URL.
+      OSError: if `path` cannot be written; what was there is unchanged, unless the
+        message says that the new tree is in place.
     """
-    path = Path(path).resolve()
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise Refused(f"{path} exists, and is not a saved tree")
-    write(path, tree)
+    write(atomic.resolve(path), tree)
 
 
 def load(path: str | Path, like: PyTree = None) -> PyTree:
     """Return the tree that was saved as `path`.
 
     Args:
-      path: the same as for `save`.
+      path: the same as for `save`; `~` is your home.
       like: a tree of the same structure, whose leaves are JAX or NumPy arrays or
         `jax.ShapeDtypeStruct`; each restored leaf has the kind, and is on the devices,
         of the leaf in its place. `...` matches whatever was saved there. None restores
@@ -68,28 +77,34 @@ def load(path: str | Path, like: PyTree = None) -> PyTree:
       Damaged: if a bit has changed.
       Mismatch: if the tree is not like `like`; names the leaves.
     """
-    return read(Path(path).resolve(), like)[0]
+    return read(atomic.resolve(path), like)[0]
 
 
-def write(path: Path, tree: PyTree) -> None:
-    """Save a tree, and replace whatever is at `path`."""
+def write(path: Path, tree: PyTree, **about: int) -> None:
+    """Save a tree, as `save` does, and what the manifest is to hold `about` it."""
     manifest, arrays = encode(tree)
+    manifest |= about
     native = {n: _native(array) for n, array in arrays.items() if array.size}
-    with atomic.replacing(path) as part:
+    begun = seal(manifest)
+    with atomic.replacing(path, TREE) as part:
+        (part / MANIFEST).write_text(begun)
         if native:
             (part / ARRAYS).mkdir()
             try:
-                _orbax().save(part / ARRAYS, native)
-                _orbax().finalize(part / ARRAYS)
+                mark = {"ch4jax": manifest["versions"]["ch4jax"]}
+                args = _orbax().args.StandardSave(native, custom_metadata=mark)
+                _handler().save(part / ARRAYS, args=args)
+                _handler().finalize(part / ARRAYS)
             except ValueError as error:  # from TensorStore, even for a full disk
                 reason = str(error).partition("\n")[0]
                 raise OSError(f"{path} cannot be written: {reason}") from error
         manifest["files"] = {
             str(file.relative_to(part)): digest(file.read_bytes())
             for file in sorted(part.rglob("*"))
-            if file.is_file()
+            if file.is_file() and file != part / MANIFEST
         }
-        (part / MANIFEST).write_text(seal(manifest))
+        with atomic.writing(part / MANIFEST) as complete:
+            complete.write_text(seal(manifest))
 
 
 def seal(manifest: Manifest) -> str:
@@ -108,10 +123,10 @@ def seal(manifest: Manifest) -> str:
 def read(
     path: Path,
     like: PyTree,
-    name: str = MANIFEST,
+    names: Sequence[str] = TREE,
     arrays_of: Callable[[Path, Manifest], Mapping[str, np.ndarray]] = _arrays_of,
 ) -> tuple[PyTree, Manifest]:
-    """Return the tree in the folder `path`, and its manifest, the file `name`.
+    """Return the tree in the folder `path`, and its manifest, the first of `names`.
 
     `arrays_of` reads the arrays once every file has the right hash.
 
@@ -119,9 +134,9 @@ def read(
       Damaged: if a file has changed; names it.
       Mismatch: if the tree is not like `like`; names the leaves.
     """
-    folder = atomic.find(path)
+    folder = atomic.find(path, names)
     try:
-        manifest = _unseal(folder / name)
+        manifest = _unseal(folder / names[0])
         for file, expected in manifest["files"].items():
             if digest(_bytes_of(folder / file)) != expected:
                 raise Damaged(f"{file} has the wrong SHA-256")
