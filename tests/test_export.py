@@ -84,7 +84,17 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
         ({"x": np.ones(1, np.complex128)}, {}, r"\['x'\] is complex128, which safet"),
         ({"x": object()}, {}, r"\['x'\] is a object"),
         ({"x": jnp.ones(1)}, {"f": print}, "JSON cannot hold this"),
-        ({"x": jnp.ones(1)}, {"rate": float("nan")}, "JSON cannot hold this"),
+        *(
+            ({"x": jnp.ones(1)}, {"rate": value}, "JSON cannot hold this")
+            for value in (
+                float("nan"),
+                {1: 2},
+                {None: 1},
+                {"1": 1, 1: 2},
+                "\ud83d\ude00",
+            )
+        ),
+        ({"__metadata__": jnp.ones(1)}, {}, "a name that safetensors reserves"),
     ],
 )
 def test_what_could_not_come_back_is_refused(tree, config, reason, tmp_path):

@@ -7,12 +7,14 @@ import os
 import pickle
 import re
 import shutil
-from collections import OrderedDict
+from collections import ChainMap, Counter, OrderedDict, defaultdict
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import flax.training.train_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ import optax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from orbax.checkpoint import StandardCheckpointer
 
 from ch4jax import storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
@@ -36,9 +39,33 @@ class Pair(NamedTuple):
 W = jnp.ones((3, 4))
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["a", "b"], meta_fields=[])
+@dataclass
+class Record:
+    a: object
+    b: object
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass
+class Nameless:
+    """A custom node whose children JAX only numbers."""
+
+    a: object
+    b: object
+
+    def tree_flatten(self):
+        return (self.a, self.b), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
 def same(a, b):
     """Return whether types, dtypes and every bit of two trees are the same."""
-    if type(a) is not type(b):
+    weak_types = (getattr(x, "weak_type", False) for x in (a, b))
+    if type(a) is not type(b) or len(set(weak_types)) > 1:
         return False
     container, other = _manifest.open_container(a), _manifest.open_container(b)
     if container is not None and other is not None:
@@ -63,6 +90,7 @@ def some_tree():
         "float64": np.array([1 / 3, np.inf]),
         "bool": jnp.array([True, False]),
         "scalar": np.float32(0.1),
+        "weak": [jnp.asarray(1.5), jnp.broadcast_to(jnp.asarray(2), (2, 1))],
         "key": jax.random.key(7),
         "keys": jax.random.split(jax.random.key(8, impl="rbg"), (2, 1)),
         "no keys": jax.random.split(jax.random.key(9, impl="rbg"), 0),
@@ -103,6 +131,79 @@ def test_like_may_be_abstract_or_numpy_or_leave_parts_open(tmp_path):
     assert same(loaded["x"], np.arange(3, dtype=np.float32))
 
 
+class Swapped(NamedTuple):
+    second: object
+    first: object
+
+
+@pytest.mark.parametrize(
+    ("saved", "like", "expected"),
+    [
+        (OrderedDict(a=1, b=2), OrderedDict(b=0, a=0), OrderedDict(b=2, a=1)),
+        (Pair(1, W), Swapped(..., ...), Swapped(W, 1)),
+    ],
+)
+def test_children_come_back_by_name_not_by_place(saved, like, expected, tmp_path):
+    Swapped.__name__ = "Pair"  # as in newer code, which moved a field
+    storage.save(tmp_path / "x", saved)
+    assert same(storage.load(tmp_path / "x", like=like), expected)
+
+
+def test_a_part_of_a_state_is_restored_without_knowing_the_rest(tmp_path):
+    state = training.init_state({"w": W}, optax.adam(0.1))
+    storage.save(tmp_path / "x", {"state": state, "history": [1.0]})
+    like = {
+        "state": state._replace(opt_state=storage.SKIP),
+        "history": storage.SKIP,
+    }
+    loaded = storage.load(tmp_path / "x", like=like)
+    assert same(loaded["state"].params, {"w": W})
+    assert loaded["state"].opt_state is loaded["history"] is storage.SKIP
+
+
+def test_a_fresh_train_state_of_flax_restores_a_trained_one(tmp_path):
+    fresh = flax.training.train_state.TrainState.create(
+        apply_fn=None, params={"w": W}, tx=optax.sgd(0.1)
+    )
+    trained = jax.jit(lambda state: state.apply_gradients(grads={"w": W}))(fresh)
+    storage.save(tmp_path / "x", trained)
+    assert same(storage.load(tmp_path / "x", like=fresh), trained)
+    for number in (0.0, True, "0"):
+        with pytest.raises(Mismatch, match=r"step: int32\[\] was saved, expected"):
+            storage.load(tmp_path / "x", like=fresh.replace(step=number))
+
+
+def test_a_plain_user_of_orbax_reads_the_arrays_by_name(tmp_path):
+    tree = some_tree()
+    storage.save(tmp_path / "x", tree)
+    orbax = StandardCheckpointer().restore(tmp_path / "x" / "arrays")
+    assert isinstance(orbax["weak"], list)
+    for name in ("array", "bfloat16", "float64", "bool"):
+        assert same(orbax[name], np.asarray(tree[name])), name
+    assert same(orbax["a"]["b"][0], np.ones(1, np.float32))
+    assert same(orbax["key"], np.asarray(jax.random.key_data(tree["key"])))
+    target = {"layer": {"w": jnp.zeros((3, 4)), "b": [jnp.zeros(2), np.zeros(1)]}}
+    like = jax.tree.map(lambda x: x + 1, target)
+    storage.save(tmp_path / "y", like)
+    restored = StandardCheckpointer().restore(tmp_path / "y" / "arrays", target)
+    assert same(restored, like)
+
+
+def test_what_version_0_1_saved_is_read(tmp_path):
+    shutil.unpack_archive(Path(__file__).with_name("written_by_0_1.zip"), tmp_path)
+    step, tree = storage.Checkpoints(tmp_path / "run").restore()
+    assert step == 3
+    assert same(tree["params"]["w"], jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16))
+    assert same(tree["params"]["b"], jnp.array([True, False]))
+    assert same(tree["key"], jax.random.key(7))
+    assert same(tree["history"], [np.arange(3), 0.1, "é"])
+    assert same(
+        load_exported(tmp_path / "model"), ({"w": jnp.arange(3.0)}, {"rate": 0.5})
+    )
+    storage.Checkpoints(tmp_path / "run", keep=1).save(4, tree)
+    export(tmp_path / "model", tree["params"], {})
+
+
 def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
     key = jax.random.key(5)
     storage.save(tmp_path / "key", key)
@@ -127,6 +228,18 @@ def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
         ({True: 1}, r"the tree has the key True"),
         ({"x": {1, 2}}, r"\['x'\] is a set: expected"),
         ({"x": b"bytes"}, r"\['x'\] is a bytes: expected"),
+        ({"x": "\ud83d\ude00"}, r"\['x'\] has a surrogate pair"),
+        ({"x": {"\ud83d\ude00": 1}}, r"\['x'\] has a key with a surrogate pair"),
+        ({"x": {"\ud800": W}}, r"\['x'\]\['.ud800'\] has a name that UTF-8 cannot"),
+        ({"a.b": W, "a": {"b": W}}, r"\['a.b'\] and \['a'\]\['b'\] would both be ca"),
+        ({"x": {1: W, "1": 0}}, r"\['x'\] has keys that differ only in their type"),
+        (defaultdict(int, {1: 1, "a": 1}), "a defaultdict has keys of several types"),
+        ({"x": Counter("ab")}, r"\['x'\] is a Counter: expected"),
+        ({"x": ChainMap({})}, r"\['x'\] is a ChainMap: expected"),
+        (
+            OrderedDict({float("nan"): 1, -float("nan"): 2}),
+            "OrderedDict has two children of the same name",
+        ),
     ],
 )
 def test_what_could_not_come_back_is_refused_by_name(tree, reason, tmp_path):
@@ -405,23 +518,23 @@ def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
 
 def test_each_leaf_is_compared_with_its_own_hash_as_well(tmp_path, monkeypatch):
     storage.save(tmp_path / "x", {"a": jnp.arange(4), "b": jnp.ones(2)})
-    wrong = {"0": np.arange(4, dtype=np.int32), "1": -np.ones(2, np.float32)}
+    wrong = {"a": np.arange(4, dtype=np.int32), "b": -np.ones(2, np.float32)}
     monkeypatch.setattr(_trees._handler(), "restore", lambda folder: wrong)
     with pytest.raises(Damaged, match=r"the leaf \['b'\] has the wrong SHA-256"):
         storage.load(tmp_path / "x")
 
 
 def test_another_schema_is_an_error_that_names_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(_manifest, "SCHEMA", 2)
+    monkeypatch.setattr(_manifest, "SCHEMA", 3)
     storage.save(tmp_path / "x", 1)
-    with pytest.raises(Mismatch, match=r"manifest.json has schema 2, expected 1"):
+    with pytest.raises(Mismatch, match=r"manifest.json has schema 3, expected 1 or 2"):
         storage.load(tmp_path / "x")
 
 
 def test_the_manifest_holds_path_shape_dtype_hash_versions_and_devices(tmp_path):
     storage.save(tmp_path / "x", {"layer": {"kernel": jnp.ones((3, 4))}})
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["devices"] == 1
     assert {"jax", "orbax-checkpoint", "numpy"} <= set(manifest["versions"])
     (kernel,) = manifest["leaves"]
@@ -464,10 +577,13 @@ SEEDS = st.builds(
     st.sampled_from(["threefry2x32", "rbg"]),
     st.lists(st.integers(0, 2), max_size=2).map(tuple),
 )
-NAMES = st.text(st.characters(), max_size=3) | st.sampled_from(["a", "a.b", "a/b", ""])
+NAMES = st.text(st.characters(), max_size=3) | st.sampled_from(
+    ["a", "a.b", "a/b", "", "1", "\ud83d\ude00", "\ud800", "__metadata__"]
+)
 LEAVES = (
     *(st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers()),
     *(NAMES, arrays(), arrays(), arrays(), SEEDS),
+    *(st.floats(width=32).map(jnp.asarray), st.integers(-9, 9).map(jnp.asarray)),
     st.sampled_from([b"", object(), np.datetime64(0, "s")]),
 )
 RANDOM_TREES = st.recursive(
@@ -476,8 +592,12 @@ RANDOM_TREES = st.recursive(
         st.lists(trees, max_size=3),
         st.lists(trees, max_size=3).map(tuple),
         st.dictionaries(NAMES | st.integers(-1, 1), trees, max_size=3),
-        st.builds(Pair, trees, trees),
-        st.dictionaries(NAMES, trees, max_size=2).map(OrderedDict),
+        *(st.builds(node, trees, trees) for node in (Pair, Record, Nameless)),
+        *(
+            st.dictionaries(NAMES | st.integers(-1, 1), trees, max_size=2).map(mapping)
+            for mapping in (OrderedDict, partial(defaultdict, list))
+        ),
+        st.dictionaries(NAMES, st.integers(), max_size=1).map(Counter).map(ChainMap),
     ),
     max_leaves=8,
 )
@@ -490,6 +610,10 @@ def with_keys(tree):
             return jax.random.split(jax.random.key(seed, impl=impl), shape)
         case Pair():
             return Pair(*map(with_keys, tree))
+        case Record() | Nameless():
+            return type(tree)(with_keys(tree.a), with_keys(tree.b))
+        case defaultdict():
+            return defaultdict(list, {k: with_keys(v) for k, v in tree.items()})
         case dict():
             return type(tree)((key, with_keys(child)) for key, child in tree.items())
         case list() | tuple():
@@ -506,6 +630,12 @@ def comes_back_or_is_refused(tree, folder):
     except Refused:
         assert not list(folder.iterdir())
         return
+    leaves = json.loads((folder / "x" / "manifest.json").read_text())["leaves"]
+    held = [leaf for leaf in leaves if "tensor" in leaf and 0 not in leaf["shape"]]
+    if held:
+        read = jax.tree.leaves(StandardCheckpointer().restore(folder / "x" / "arrays"))
+        hashes = [hashlib.sha256(array.tobytes()).hexdigest() for array in read]
+        assert sorted(hashes) == sorted(leaf["sha256"] for leaf in held)
     like = ... if tree is None else tree
     assert same(storage.load(folder / "x", like=like), tree)
     if '"type": "<' in (folder / "x" / "manifest.json").read_text():

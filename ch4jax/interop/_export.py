@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Refused
 from ch4jax.storage._leaves import NATIVE, digest
-from ch4jax.storage._manifest import Manifest, Node, encode
+from ch4jax.storage._manifest import Manifest, encode
 from ch4jax.storage._trees import read, seal
 
 EXPORT = CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
@@ -36,28 +36,23 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
     """
     directory = atomic.resolve(directory)
     manifest, arrays = encode(params)
-    records = manifest["leaves"]
-    tensors: dict[str, np.ndarray] = {}
-    names: dict[str, int] = {}
-    for n, name in _names(manifest["tree"]):
-        record = records[n]
-        if (first := names.setdefault(name, n)) != n:
-            both = f"{records[first]['path']} and {record['path']}"
-            raise Refused(f"{both} would both be called {name}")
-        if str(n) not in arrays:
-            continue
-        if record["kind"] != "key" and record["dtype"] not in DTYPES:
-            dtype = record["dtype"]
+    for record in manifest["leaves"]:
+        dtype = record.get("dtype", "float32")
+        if record["kind"] != "key" and dtype not in DTYPES:
             raise Refused(f"{record['path']} is {dtype}, which safetensors lacks")
-        record["tensor"] = name
-        tensors[name] = np.ascontiguousarray(arrays[str(n)])
-    model = safetensors.numpy.save(tensors)
+        if record.get("tensor") == "__metadata__":
+            raise Refused(f"{record['path']} has a name that safetensors reserves")
+    model = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
     manifest |= {"config": dict(config), "files": {MODEL: digest(model)}}
     config_text = seal(manifest)
     with atomic.replacing(directory, EXPORT) as part:
         (part / CONFIG).write_text(config_text)
         (part / MODEL).write_bytes(model)
-        (part / CARD).write_text(_card(directory.name, manifest), encoding="utf-8")
+        (part / CARD).write_text(
+            _card(directory.name, manifest), encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def load_exported(
@@ -78,21 +73,7 @@ def load_exported(
 
 
 def _tensors(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    tensors = safetensors.numpy.load_file(folder / MODEL)
-    return {
-        str(n): tensors[record["tensor"]]
-        for n, record in enumerate(manifest["leaves"])
-        if "tensor" in record
-    }
-
-
-def _names(node: Node, name: str = "") -> Iterator[tuple[int, str]]:
-    """Yield the number and the dotted name of each leaf."""
-    if isinstance(node, int):
-        yield node, name.lstrip(".") or "params"
-        return
-    for key, child in zip(node["keys"], node["children"], strict=True):
-        yield from _names(child, f"{name}.{str(key).lstrip('.')}")
+    return safetensors.numpy.load_file(folder / MODEL)
 
 
 def _card(title: str, manifest: Manifest) -> str:

@@ -6,18 +6,20 @@ complete or not at all.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.storage._leaves import NATIVE, digest, raw_bytes
-from ch4jax.storage._manifest import SCHEMA, Manifest, decode, encode
+from ch4jax.storage._manifest import SCHEMA, Manifest, decode, encode, nested
 
+ORBAX_HOLDS = {*NATIVE, "bfloat16", "float8_e4m3fn", "float8_e5m2"}
 TREE = MANIFEST, ARRAYS = "manifest.json", "arrays"
 
 
@@ -38,12 +40,17 @@ def _arrays_of(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     # Orbax does not notice damage: it may read a changed file as other numbers. Every
     # hash was right, so what it raises here is not the fault of the files, if they are
     # still there.
+    if not manifest["files"]:
+        return {}
     try:
-        return _handler().restore(folder / ARRAYS) if manifest["files"] else {}
+        tree = _handler().restore(folder / ARRAYS)
     except Exception as error:
         if folder.exists():
             raise
         raise Damaged("it was removed while it was read") from error
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    name = partial(jax.tree_util.keystr, simple=True, separator=".")
+    return {name(path): array for path, array in pairs}
 
 
 def save(path: str | Path, tree: PyTree) -> None:
@@ -70,8 +77,10 @@ def load(path: str | Path, like: PyTree = None) -> PyTree:
       path: the same as for `save`; `~` is your home.
       like: a tree of the same structure, whose leaves are JAX or NumPy arrays or
         `jax.ShapeDtypeStruct`; each restored leaf has the kind, and is on the devices,
-        of the leaf in its place. `...` matches whatever was saved there. None restores
-        everything as it was saved; named tuples and other types need an example.
+        of the leaf of the same name. `...` matches whatever was saved there, and a
+        number an array of one such number. What is at `storage.SKIP` is not restored.
+        None restores everything as it was saved; named tuples and other types need an
+        example.
 
     Raises:
       Damaged: if a bit has changed.
@@ -84,7 +93,7 @@ def write(path: Path, tree: PyTree, **about: int) -> None:
     """Save a tree, as `save` does, and what the manifest is to hold `about` it."""
     manifest, arrays = encode(tree)
     manifest |= about
-    native = {n: _native(array) for n, array in arrays.items() if array.size}
+    native = {name: _native(array) for name, array in arrays.items() if array.size}
     begun = seal(manifest)
     with atomic.replacing(path, TREE) as part:
         (part / MANIFEST).write_text(begun)
@@ -92,7 +101,9 @@ def write(path: Path, tree: PyTree, **about: int) -> None:
             (part / ARRAYS).mkdir()
             try:
                 mark = {"ch4jax": manifest["versions"]["ch4jax"]}
-                args = _orbax().args.StandardSave(native, custom_metadata=mark)
+                args = _orbax().args.StandardSave(
+                    nested(manifest, native), custom_metadata=mark
+                )
                 _handler().save(part / ARRAYS, args=args)
                 _handler().finalize(part / ARRAYS)
             except ValueError as error:  # from TensorStore, even for a full disk
@@ -114,9 +125,15 @@ def seal(manifest: Manifest) -> str:
       Refused: if JSON cannot hold it.
     """
     try:
-        manifest = json.loads(json.dumps(manifest, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        back = json.loads(json.dumps(manifest, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise Refused(f"JSON cannot hold this: {error}") from error
+    if back != _lists(manifest):
+        raise Refused(
+            "JSON cannot hold this: expected keys of str, and text without surrogate "
+            "pairs"
+        )
+    manifest = back
     return json.dumps(manifest | {"sha256": _seal_of(manifest)}, indent=1) + "\n"
 
 
@@ -156,9 +173,9 @@ def _unseal(path: Path) -> Manifest:
     )
     if not intact:
         raise Damaged(f"{path.name} has the wrong SHA-256")
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in (1, SCHEMA):
         found = manifest["schema"]
-        raise Mismatch(f"{path.name} has schema {found}, expected {SCHEMA}")
+        raise Mismatch(f"{path.name} has schema {found}, expected 1 or {SCHEMA}")
     return manifest
 
 
@@ -174,6 +191,13 @@ def _seal_of(manifest: Manifest) -> str:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    # Orbax lacks some of JAX's dtypes, and changes a bool whose byte is not 0 or 1.
-    name = array.dtype.name
-    return array if name in NATIVE and name != "bool" else raw_bytes(array)
+    # Orbax lacks some of JAX's dtypes, and refuses a bool whose byte is not 0 or 1.
+    content, name = raw_bytes(array), array.dtype.name
+    odd = name == "bool" and content.max() > 1
+    return array if name in ORBAX_HOLDS and not odd else content
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [*map(_lists, value)] if isinstance(value, list | tuple) else value
