@@ -229,10 +229,10 @@ def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
         ({"x": {1, 2}}, r"\['x'\] is a set: expected"),
         ({"x": b"bytes"}, r"\['x'\] is a bytes: expected"),
         ({"x": "\ud83d\ude00"}, r"\['x'\] has a surrogate pair"),
-        ({"x": {"\ud83d\ude00": 1}}, r"\['x'\] has a key with a surrogate pair"),
+        ({"x": {"\ud83d\ude00": 1}}, r"\['x'\] has the key .*no pair of surrogates"),
         ({"x": {"\ud800": W}}, r"\['x'\]\['.ud800'\] has a name that UTF-8 cannot"),
         ({"a.b": W, "a": {"b": W}}, r"\['a.b'\] and \['a'\]\['b'\] would both be ca"),
-        ({"x": {1: W, "1": 0}}, r"\['x'\] has keys that differ only in their type"),
+        ({"x": {1: W, "1": 0}}, r"\['x'\] has two children that would be called 1"),
         (defaultdict(int, {1: 1, "a": 1}), "a defaultdict has keys of several types"),
         ({"x": Counter("ab")}, r"\['x'\] is a Counter: expected"),
         ({"x": ChainMap({})}, r"\['x'\] is a ChainMap: expected"),
@@ -353,14 +353,14 @@ def test_a_failed_save_leaves_the_old_tree_and_nothing_else(
     step, tmp_path, monkeypatch
 ):
     storage.save(tmp_path / "x", jnp.arange(3))
-    monkeypatch.setattr(_trees._handler(), step, fill_disk)
+    monkeypatch.setattr(_trees._orbax()[0], step, fill_disk)
     with pytest.raises(OSError, match=r"x cannot be written: No space left on device$"):
         storage.save(tmp_path / "x", jnp.arange(9))
     assert_only(jnp.arange(3), tmp_path)
 
 
 def test_an_error_of_ours_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(_trees._handler(), "save", None)
+    monkeypatch.setattr(_trees._orbax()[0], "save", None)
     with pytest.raises(TypeError, match="not callable"):
         storage.save(tmp_path / "x", jnp.arange(3))
 
@@ -376,7 +376,7 @@ def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
     (tmp_path / "x").rename(tmp_path / ".x.old")
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
     with monkeypatch.context() as patched:
-        patched.setattr(_trees._handler(), "save", fill_disk)
+        patched.setattr(_trees._orbax()[0], "save", fill_disk)
         with pytest.raises(OSError, match="cannot be written"):
             storage.save(tmp_path / "x", jnp.arange(4))
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
@@ -519,7 +519,7 @@ def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
 def test_each_leaf_is_compared_with_its_own_hash_as_well(tmp_path, monkeypatch):
     storage.save(tmp_path / "x", {"a": jnp.arange(4), "b": jnp.ones(2)})
     wrong = {"a": np.arange(4, dtype=np.int32), "b": -np.ones(2, np.float32)}
-    monkeypatch.setattr(_trees._handler(), "restore", lambda folder: wrong)
+    monkeypatch.setattr(_trees._orbax()[0], "restore", lambda folder: wrong)
     with pytest.raises(Damaged, match=r"the leaf \['b'\] has the wrong SHA-256"):
         storage.load(tmp_path / "x")
 

@@ -35,7 +35,7 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
       ValueError: if `directory` is empty or a URL.
     """
     directory = atomic.resolve(directory)
-    manifest, arrays = encode(params)
+    manifest, arrays, _ = encode(params)
     for record in manifest["leaves"]:
         dtype = record.get("dtype", "float32")
         if record["kind"] != "key" and dtype not in DTYPES:

@@ -28,12 +28,6 @@ DTYPES = {name: np.dtype(name) for name in NATIVE} | {
     for scalar in vars(ml_dtypes).values()
     if isinstance(scalar, type) and issubclass(scalar, np.generic)
 }
-SCALARS = {
-    bool: np.bool_,
-    int: np.integer,
-    float: np.floating,
-    complex: np.complexfloating,
-}
 # Python's own values as text, and back, to the last bit.
 TO_TEXT: dict[type, Callable[[Any], str]] = {
     str: str,
@@ -139,17 +133,7 @@ def spec(leaf: Any) -> str:
     return f"{leaf['dtype']}[{','.join(map(str, leaf['shape']))}]"
 
 
-def is_scalar_of(record: Record, like: Any) -> bool:
-    """Return whether an array without axes was saved, and `like` is such a number.
-
-    Flax's `TrainState` counts steps from an int, and has an array after the first.
-    """
-    scalar = SCALARS.get(type(like))
-    is_number = record["kind"] != "key" and record.get("shape") == []
-    return bool(scalar and is_number and jnp.issubdtype(record["dtype"], scalar))
-
-
-def survives(text: str) -> bool:
+def survives(text: str | int) -> bool:
     """Return whether JSON brings `text` back: it joins a pair of surrogates."""
     return json.loads(json.dumps(text)) == text
 

@@ -5,6 +5,7 @@ types, but nothing imports them.
 """
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
@@ -25,6 +26,14 @@ PLAIN: dict[str, Callable[[dict[Any, PyTree]], PyTree]] = {  # need no example
     "list": lambda children: list(children.values()),
     "tuple": lambda children: tuple(children.values()),
     "None": lambda children: None,
+}
+# A number in `like` stands for an array of one: Flax's `TrainState` counts its steps
+# from an int, and has an array after the first.
+SCALARS = {
+    bool: r"bool\[\]",
+    int: r"u?int\d+\[\]",
+    float: r"b?float\w+\[\]",
+    complex: r"complex\d+\[\]",
 }
 PACKAGES = ("ch4jax", "jax", "numpy", "orbax-checkpoint", "safetensors")
 
@@ -59,7 +68,7 @@ def open_container(node: PyTree) -> Container | None:
     """Return what a container holds; None for a leaf.
 
     Raises:
-      Refused: if it cannot be told which child is which.
+      Refused: if its children cannot be told apart by name.
     """
     if node is None:
         return Container("None", {})
@@ -81,8 +90,11 @@ def open_container(node: PyTree) -> Container | None:
     return Container(f"<{type(node).__name__}>", children)
 
 
-def encode(tree: PyTree) -> tuple[Manifest, dict[str, np.ndarray]]:
-    """Return the manifest of `tree`, and its arrays by name: their keys, with dots.
+def encode(tree: PyTree) -> tuple[Manifest, dict[str, np.ndarray], PyTree]:
+    """Return the manifest of `tree`, its arrays by name, and its arrays in their place.
+
+    A name is the keys with dots between; the place is in dictionaries and lists, which
+    hold None for every other leaf.
 
     Raises:
       Refused: if a leaf or container could not be restored exactly; names it.
@@ -91,7 +103,9 @@ def encode(tree: PyTree) -> tuple[Manifest, dict[str, np.ndarray]]:
     arrays: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}
 
-    def walk(node: PyTree, path: tuple[str, ...], names: tuple[str, ...]) -> Node:
+    def walk(
+        node: PyTree, path: tuple[str, ...], names: tuple[str, ...]
+    ) -> tuple[Node, PyTree]:
         where = "".join(path) or "the tree"
         if len(path) > MAX_DEPTH:
             raise Refused(f"containers are nested more than {MAX_DEPTH} deep: {where}")
@@ -107,25 +121,26 @@ def encode(tree: PyTree) -> tuple[Manifest, dict[str, np.ndarray]]:
                 arrays[name] = array
                 record["tensor"] = name
             records.append(record)
-            return len(records) - 1
+            return len(records) - 1, array
         for key in container.children:
-            if type(key) not in (str, int):
-                raise Refused(f"{where} has the key {key!r}: expected a str or an int")
-            if type(key) is str and not leaves.survives(key):
-                raise Refused(f"{where} has a key with a surrogate pair: {key!r}")
-        labels = [label(container.type, key) for key in container.children]
-        if len(set(labels)) < len(labels):
-            raise Refused(f"{where} has keys that differ only in their type")
-        children = [
-            walk(child, (*path, step(container.type, key)), (*names, name))
-            for (key, child), name in zip(
-                container.children.items(), labels, strict=True
-            )
-        ]
-        keys = list(container.children)
-        return {"type": container.type, "keys": keys, "children": children}
+            if type(key) not in (str, int) or not leaves.survives(key):
+                raise Refused(
+                    f"{where} has the key {key!r}: expected a str or an int, "
+                    "and no pair of surrogates"
+                )
+        keys, places, children = list(container.children), {}, []
+        for key, child in container.children.items():
+            name = str(key) if container.type in PLAIN else str(key).strip(".[]'")
+            if name in places:
+                raise Refused(f"{where} has two children that would be called {name}")
+            here = (*path, step(container.type, key))
+            number, places[name] = walk(child, here, (*names, name))
+            children.append(number)
+        is_list = container.type in ("list", "tuple")
+        place = list(places.values()) if is_list else places or None
+        return {"type": container.type, "keys": keys, "children": children}, place
 
-    root = walk(tree, (), ())
+    root, place = walk(tree, (), ())
     manifest = {
         "schema": SCHEMA,
         "versions": _versions(),
@@ -133,7 +148,7 @@ def encode(tree: PyTree) -> tuple[Manifest, dict[str, np.ndarray]]:
         "tree": root,
         "leaves": records,
     }
-    return manifest, arrays
+    return manifest, arrays, {"params": place} if isinstance(root, int) else place
 
 
 def decode(
@@ -155,9 +170,9 @@ def decode(
             return like
         where = path or "the tree"
         is_leaf = isinstance(node, int)
-        if is_leaf and leaves.is_scalar_of(manifest["leaves"][node], like):
-            like = ...
         saved = leaves.spec(manifest["leaves"][node]) if is_leaf else node["type"]
+        if re.fullmatch(SCALARS.get(type(like), ""), saved):
+            like = ...
         example = None if like is ... else open_container(like)
         expected = example.type if example else leaves.spec(like)
         if like is not ... and expected != saved:
@@ -165,7 +180,9 @@ def decode(
             return None
         if is_leaf:
             record = manifest["leaves"][node]
-            return leaves.decode(record, arrays.get(tensor(record, node)), like)
+            return leaves.decode(
+                record, arrays.get(record.get("tensor", str(node))), like
+            )
         if like is ... and saved not in PLAIN:
             problems.append(f"{where}: {saved} was saved, which needs an example")
             return None
@@ -193,32 +210,6 @@ def decode(
             problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
         raise Mismatch("; ".join(problems))
     return tree
-
-
-def label(kind: str, key: str | int) -> str:
-    """Return what a child adds to the name of an array: `kernel`, `0`, `params`."""
-    return str(key) if kind in PLAIN else str(key).strip(".[]'")
-
-
-def tensor(record: leaves.Record, number: int) -> str:
-    """Return the name of the array of a leaf; in the first schema, its number."""
-    return record.get("tensor", str(number))
-
-
-def nested(manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> PyTree:
-    """Return the arrays in dictionaries and lists, with None for every other leaf."""
-
-    def walk(node: Node) -> PyTree:
-        if isinstance(node, int):
-            return arrays.get(manifest["leaves"][node].get("tensor"))
-        children = [walk(child) for child in node["children"]]
-        if node["type"] in ("list", "tuple"):
-            return children
-        labels = [label(node["type"], key) for key in node["keys"]]
-        return dict(zip(labels, children, strict=True)) if children else None
-
-    root = manifest["tree"]
-    return {"params": walk(root)} if isinstance(root, int) else walk(root)
 
 
 def count_devices(tree: PyTree) -> int:

@@ -17,23 +17,19 @@ from jaxtyping import PyTree
 import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.storage._leaves import NATIVE, digest, raw_bytes
-from ch4jax.storage._manifest import SCHEMA, Manifest, decode, encode, nested
+from ch4jax.storage._manifest import SCHEMA, Manifest, decode, encode
 
 ORBAX_HOLDS = {*NATIVE, "bfloat16", "float8_e4m3fn", "float8_e5m2"}
 TREE = MANIFEST, ARRAYS = "manifest.json", "arrays"
 
 
 @cache
-def _orbax() -> Any:
+def _orbax() -> tuple[Any, Any]:
     import orbax.checkpoint
 
-    return orbax.checkpoint
-
-
-@cache
-def _handler() -> Any:
     # A Checkpointer would wait for the other processes of a run, which do not save.
-    return _orbax().StandardCheckpointHandler()
+    handler = orbax.checkpoint.StandardCheckpointHandler()
+    return handler, orbax.checkpoint.args.StandardSave
 
 
 def _arrays_of(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -43,7 +39,7 @@ def _arrays_of(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     if not manifest["files"]:
         return {}
     try:
-        tree = _handler().restore(folder / ARRAYS)
+        tree = _orbax()[0].restore(folder / ARRAYS)
     except Exception as error:
         if folder.exists():
             raise
@@ -91,21 +87,20 @@ def load(path: str | Path, like: PyTree = None) -> PyTree:
 
 def write(path: Path, tree: PyTree, **about: int) -> None:
     """Save a tree, as `save` does, and what the manifest is to hold `about` it."""
-    manifest, arrays = encode(tree)
+    manifest, _, place = encode(tree)
     manifest |= about
-    native = {name: _native(array) for name, array in arrays.items() if array.size}
+    native = jax.tree.map(_native, place)
     begun = seal(manifest)
     with atomic.replacing(path, TREE) as part:
         (part / MANIFEST).write_text(begun)
-        if native:
+        if jax.tree.leaves(native):
             (part / ARRAYS).mkdir()
             try:
                 mark = {"ch4jax": manifest["versions"]["ch4jax"]}
-                args = _orbax().args.StandardSave(
-                    nested(manifest, native), custom_metadata=mark
-                )
-                _handler().save(part / ARRAYS, args=args)
-                _handler().finalize(part / ARRAYS)
+                handler, arguments = _orbax()
+                args = arguments(native, custom_metadata=mark)
+                handler.save(part / ARRAYS, args=args)
+                handler.finalize(part / ARRAYS)
             except ValueError as error:  # from TensorStore, even for a full disk
                 reason = str(error).partition("\n")[0]
                 raise OSError(f"{path} cannot be written: {reason}") from error
@@ -130,11 +125,9 @@ def seal(manifest: Manifest) -> str:
         raise Refused(f"JSON cannot hold this: {error}") from error
     if back != _lists(manifest):
         raise Refused(
-            "JSON cannot hold this: expected keys of str, and text without surrogate "
-            "pairs"
+            "JSON cannot hold this: keys must be str, text without surrogates"
         )
-    manifest = back
-    return json.dumps(manifest | {"sha256": _seal_of(manifest)}, indent=1) + "\n"
+    return json.dumps(back | {"sha256": _seal_of(back)}, indent=1) + "\n"
 
 
 def read(
@@ -190,8 +183,11 @@ def _seal_of(manifest: Manifest) -> str:
     return digest(json.dumps(manifest, sort_keys=True).encode())
 
 
-def _native(array: np.ndarray) -> np.ndarray:
-    # Orbax lacks some of JAX's dtypes, and refuses a bool whose byte is not 0 or 1.
+def _native(array: np.ndarray) -> np.ndarray | None:
+    # Orbax lacks arrays without entries and some of JAX's dtypes, and refuses a bool
+    # whose byte is not 0 or 1.
+    if not array.size:
+        return None
     content, name = raw_bytes(array), array.dtype.name
     odd = name == "bool" and content.max() > 1
     return array if name in ORBAX_HOLDS and not odd else content
