@@ -116,7 +116,7 @@ def load_torch(path: str | Path) -> Any:
       Damaged: if the file cannot be read.
       Mismatch: if it holds anything else, such as code, which is never run.
     """
-    torch, path = _torch(), atomic.resolve(path)
+    torch, path = _torch(), Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -145,7 +145,7 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
         .safetensors, which cannot express that.
       ValueError: if it has another suffix.
     """
-    torch, path = _torch(), atomic.resolve(path)
+    torch, path = _torch(), Path(path)
     tensors = _tensors(state_dict, "the state_dict")
     if _is_safetensors(path):
         from safetensors.torch import save
