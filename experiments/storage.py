@@ -80,7 +80,7 @@ def run(config: Config) -> None:
             for kill in kills
         ],
     )
-    say("opening the checkpoints again removes what is left behind")
+    say("the next save removes what is left behind")
     seconds = time_perceptron(folder.path / "mlp.params", params)
     kept = all(
         kill["exact"] and kill["restored"] >= kill["saved"] and not kill["left_after"]
@@ -192,10 +192,11 @@ def kill_writer(config: Config, params: PyTree, path: Path) -> list[dict[str, An
                 "restored": step,
                 "exact": equal(restored, state(params, step)),
                 "left": left,
-                "left_after": [file.name for file in path.glob(".*")],
                 "steps": checkpoints.steps(),
             }
         )
+        checkpoints.save(step + 1, state(params, step + 1))
+        kills[-1]["left_after"] = [file.name for file in path.glob(".*")]
     return kills
 
 

@@ -18,7 +18,8 @@ from killed_writer import STEPS, state
 
 from ch4jax import storage, training
 from ch4jax.dropout import init_mlp, mlp
-from ch4jax.errors import Damaged, Mismatch
+from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.storage import atomic
 from ch4jax.training import population
 
 WRITER = Path(__file__).parent / "killed_writer.py"
@@ -79,13 +80,124 @@ def test_opening_creates_no_folder_and_restoring_from_none_is_an_error(tmp_path)
         checkpoints.restore()
 
 
-def test_opening_removes_what_was_killed_and_nothing_else(tmp_path):
-    for name in ("notes", "7", "00000003", ".00000009.part", ".00000000.gone"):
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def everything_in(folder):
+    return {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
+
+
+FOREIGN = (  # none is begun, saved or removed by ch4jax, whatever its name
+    *("notes", "7", "20240101", "00000000", "99999999", "00000004.copy"),
+    *(".00000009.part", ".00000000.gone", ".00000002.old", ".notes.part", ".x.gone"),
+)
+
+
+@pytest.mark.parametrize("file", ["file", "manifest.json", "arrays/_METADATA"])
+def test_folders_of_others_are_neither_listed_nor_removed(file, tmp_path):
+    for name in FOREIGN:
+        (tmp_path / name / file).parent.mkdir(parents=True)
+        (tmp_path / name / file).write_text('{"schema": 1, "name": "ch4jax"}')
+    before = everything_in(tmp_path)
+    checkpoints = filled(tmp_path, keep=1)
+    assert checkpoints.steps() == storage.Checkpoints(tmp_path).steps() == [3]
+    assert checkpoints.restore()[0] == 3
+    assert everything_in(tmp_path).items() >= before.items()
+    with pytest.raises(Refused, match="99999999 exists, and ch4jax did not write it"):
+        checkpoints.save(99999999, state(4))
+    assert everything_in(tmp_path).items() >= before.items()
+
+
+def test_files_that_were_put_into_a_checkpoint_are_never_removed(tmp_path):
+    checkpoints = filled(tmp_path, steps=(1, 2))
+    for step in (1, 2):
+        (tmp_path / f"{step:08d}" / "notes.txt").write_text("years of work")
+    checkpoints.restore(step=1)
+    with pytest.raises(Refused, match="00000002 holds what ch4jax did not write"):
+        checkpoints.save(2, state(2))
+    checkpoints = storage.Checkpoints(tmp_path, keep=1)
+    checkpoints.save(3, state(3))
+    assert checkpoints.steps() == [1, 2, 3]
+    assert len(list(tmp_path.rglob("notes.txt"))) == 2
+
+
+def test_only_the_first_save_removes_what_was_killed(tmp_path):
+    filled(tmp_path)
+    (tmp_path / "00000001").rename(tmp_path / ".00000001.gone")
+    for name in (".00000004.part", ".00000005.part"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text("")
-    assert storage.Checkpoints(tmp_path).steps() == [3]
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"notes", "7", "00000003"}
+    (tmp_path / ".00000005.part" / "manifest.json").touch()
+    before = everything_in(tmp_path)
+    checkpoints = storage.Checkpoints(tmp_path)
+    checkpoints.restore()
+    assert everything_in(tmp_path) == before
+    checkpoints.save(4, state(4))
+    assert names_in(tmp_path) == {"00000002", "00000003", "00000004"}
+
+
+# TensorStore's threads complain about a file that the writer removes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_reader_neither_harms_a_writer_nor_sees_half_a_step(tmp_path):
+    code = (
+        "import sys; from ch4jax import storage; from killed_writer import state\n"
+        "checkpoints = storage.Checkpoints(sys.argv[1], keep=1)\n"
+        "for step in range(1, 16): checkpoints.save(step, state(step))"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(WRITER.parent), *sys.path])
+    command, seen = [sys.executable, "-c", code, tmp_path], set()
+    with subprocess.Popen(command, env=environment) as writer:
+        while writer.poll() is None:
+            if storage.Checkpoints(tmp_path).steps():
+                step, restored = storage.Checkpoints(tmp_path).restore()
+                assert_is_step(step, restored)
+                seen.add(step)
+    assert writer.returncode == 0
+    assert len(seen) > 2
+    assert storage.Checkpoints(tmp_path).steps() == [15]
+
+
+def test_a_folder_under_the_name_of_another_step_is_found(tmp_path):
+    checkpoints = filled(tmp_path)
+    shutil.copytree(tmp_path / "00000002", tmp_path / "00000007")
+    with pytest.warns(UserWarning, match="to step 3: .*0007 holds step 2: was it ren"):
+        assert checkpoints.restore()[0] == 3
+
+
+def test_a_step_may_be_an_array_that_is_donated_later(tmp_path):
+    checkpoints, step = storage.Checkpoints(tmp_path), jnp.int32(1)
+    checkpoints.save(step, state(1))
+    step.delete()
+    checkpoints.save(np.int64(2), state(2))
+    assert checkpoints.restore(step=jnp.int32(1))[0] == 1
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_a_failure_after_the_rename_says_what_is_in_place(tmp_path, monkeypatch):
+    checkpoints = filled(tmp_path)
+    sync = atomic._sync
+
+    def fail(path):
+        if path in (tmp_path, tmp_path / ".00000001.gone" / "arrays"):
+            raise OSError("the disk is gone")
+        sync(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_sync", lambda path: fail(Path(path, ".")))
+        with pytest.raises(OSError, match="0004 is in place and complete, but then: t"):
+            checkpoints.save(4, state(4))
+    assert_is_step(4, checkpoints.restore(step=4)[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", fail)
+        with pytest.raises(
+            OSError, match="step 5 is saved, but an older one was not r"
+        ):
+            checkpoints.save(5, state(5))
+    assert checkpoints.restore()[0] == 5
+    checkpoints.save(6, state(6))
+    storage.Checkpoints(tmp_path).save(7, state(7))
+    assert names_in(tmp_path) == {"00000005", "00000006", "00000007"}
 
 
 def test_a_step_that_is_half_removed_is_not_listed(tmp_path, monkeypatch):
@@ -101,7 +213,9 @@ def test_a_step_that_is_half_removed_is_not_listed(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert checkpoints.steps() == [2, 3, 4]
     assert list(tmp_path.glob(".*"))
-    assert storage.Checkpoints(tmp_path).restore()[0] == 4
+    reopened = storage.Checkpoints(tmp_path)
+    assert reopened.restore()[0] == 4
+    reopened.save(5, state(5))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -160,6 +274,8 @@ def assert_nothing_is_lost(folder):
     assert newest - returned["checkpoint"] in (0, 1)
     expected = [step for step in (newest - 1, newest) if step > 0]
     assert steps[-2:] == expected
+    checkpoints.save(9, state(9))
+    steps = [*steps, 9][-2:]
     left = {path.name for path in (folder / "checkpoints").glob("*")}
     assert left == {f"{step:08d}" for step in steps}
 

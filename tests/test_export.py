@@ -84,7 +84,17 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
         ({"x": np.ones(1, np.complex128)}, {}, r"\['x'\] is complex128, which safet"),
         ({"x": object()}, {}, r"\['x'\] is a object"),
         ({"x": jnp.ones(1)}, {"f": print}, "JSON cannot hold this"),
-        ({"x": jnp.ones(1)}, {"rate": float("nan")}, "JSON cannot hold this"),
+        *(
+            ({"x": jnp.ones(1)}, {"rate": value}, "JSON cannot hold this")
+            for value in (
+                float("nan"),
+                {1: 2},
+                {None: 1},
+                {"1": 1, 1: 2},
+                "\ud83d\ude00",
+            )
+        ),
+        ({"__metadata__": jnp.ones(1)}, {}, "a name that safetensors reserves"),
     ],
 )
 def test_what_could_not_come_back_is_refused(tree, config, reason, tmp_path):
@@ -99,7 +109,7 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path):
     loaded, config = load_exported(tmp_path / "model")
     assert float(loaded[0]) == config["value"] == 2.0
     (tmp_path / "other").mkdir()
-    with pytest.raises(Refused, match="exists, and is not an export"):
+    with pytest.raises(Refused, match="exists, and ch4jax did not write it"):
         export(tmp_path / "other", jnp.ones(1), {})
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["files"].keys() == {"model.safetensors"}

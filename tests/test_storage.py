@@ -7,10 +7,14 @@ import os
 import pickle
 import re
 import shutil
-from collections import OrderedDict
+from collections import ChainMap, Counter, OrderedDict, defaultdict
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+import flax.training.train_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +22,11 @@ import optax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from orbax.checkpoint import StandardCheckpointer
 
 from ch4jax import storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.interop import export, load_exported
 from ch4jax.storage import _manifest, _trees, atomic
 from ch4jax.storage._leaves import DTYPES
 
@@ -30,9 +36,36 @@ class Pair(NamedTuple):
     second: object
 
 
+W = jnp.ones((3, 4))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["a", "b"], meta_fields=[])
+@dataclass
+class Record:
+    a: object
+    b: object
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass
+class Nameless:
+    """A custom node whose children JAX only numbers."""
+
+    a: object
+    b: object
+
+    def tree_flatten(self):
+        return (self.a, self.b), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
 def same(a, b):
     """Return whether types, dtypes and every bit of two trees are the same."""
-    if type(a) is not type(b):
+    weak_types = (getattr(x, "weak_type", False) for x in (a, b))
+    if type(a) is not type(b) or len(set(weak_types)) > 1:
         return False
     container, other = _manifest.open_container(a), _manifest.open_container(b)
     if container is not None and other is not None:
@@ -57,6 +90,7 @@ def some_tree():
         "float64": np.array([1 / 3, np.inf]),
         "bool": jnp.array([True, False]),
         "scalar": np.float32(0.1),
+        "weak": [jnp.asarray(1.5), jnp.broadcast_to(jnp.asarray(2), (2, 1))],
         "key": jax.random.key(7),
         "keys": jax.random.split(jax.random.key(8, impl="rbg"), (2, 1)),
         "no keys": jax.random.split(jax.random.key(9, impl="rbg"), 0),
@@ -97,6 +131,75 @@ def test_like_may_be_abstract_or_numpy_or_leave_parts_open(tmp_path):
     assert same(loaded["x"], np.arange(3, dtype=np.float32))
 
 
+class Swapped(NamedTuple):
+    second: object
+    first: object
+
+
+@pytest.mark.parametrize(
+    ("saved", "like", "expected"),
+    [
+        (OrderedDict(a=1, b=2), OrderedDict(b=0, a=0), OrderedDict(b=2, a=1)),
+        (Pair(1, W), Swapped(..., ...), Swapped(W, 1)),
+    ],
+)
+def test_children_come_back_by_name_not_by_place(saved, like, expected, tmp_path):
+    Swapped.__name__ = "Pair"  # as in newer code, which moved a field
+    storage.save(tmp_path / "x", saved)
+    assert same(storage.load(tmp_path / "x", like=like), expected)
+
+
+def test_a_part_of_a_state_is_restored_without_knowing_the_rest(tmp_path):
+    state = training.init_state({"w": W}, optax.adam(0.1))
+    storage.save(tmp_path / "x", {"state": state, "history": [1.0]})
+    like = {"state": state._replace(opt_state=storage.SKIP), "history": storage.SKIP}
+    loaded = storage.load(tmp_path / "x", like=like)
+    assert same(loaded["state"].params, {"w": W})
+    assert loaded["state"].opt_state is loaded["history"] is storage.SKIP
+
+
+def test_a_fresh_train_state_of_flax_restores_a_trained_one(tmp_path):
+    fresh = flax.training.train_state.TrainState.create(
+        apply_fn=None, params={"w": W}, tx=optax.sgd(0.1)
+    )
+    trained = jax.jit(lambda state: state.apply_gradients(grads={"w": W}))(fresh)
+    storage.save(tmp_path / "x", trained)
+    assert same(storage.load(tmp_path / "x", like=fresh), trained)
+    for number in (0.0, True, "0"):
+        with pytest.raises(Mismatch, match=r"step: int32\[\] was saved, expected"):
+            storage.load(tmp_path / "x", like=fresh.replace(step=number))
+
+
+def test_a_plain_user_of_orbax_reads_the_arrays_by_name(tmp_path):
+    tree = some_tree()
+    storage.save(tmp_path / "x", tree)
+    orbax = StandardCheckpointer().restore(tmp_path / "x" / "arrays")
+    for name in ("array", "bfloat16", "float64", "bool"):
+        assert same(orbax[name], np.asarray(tree[name])), name
+    assert same(orbax["a"]["b"][0], np.ones(1, np.float32))
+    assert same(orbax["key"], np.asarray(jax.random.key_data(tree["key"])))
+    target = {"layer": {"w": jnp.zeros((3, 4)), "b": [jnp.zeros(2), np.zeros(1)]}}
+    like = jax.tree.map(lambda x: x + 1, target)
+    storage.save(tmp_path / "y", like)
+    restored = StandardCheckpointer().restore(tmp_path / "y" / "arrays", target)
+    assert same(restored, like)
+
+
+def test_what_version_0_1_saved_is_read(tmp_path):
+    shutil.unpack_archive(Path(__file__).with_name("written_by_0_1.zip"), tmp_path)
+    step, tree = storage.Checkpoints(tmp_path / "run").restore()
+    assert step == 3
+    assert same(tree["params"]["w"], jnp.array([1.5, -0.0, jnp.nan], jnp.bfloat16))
+    assert same(tree["params"]["b"], jnp.array([True, False]))
+    assert same(tree["key"], jax.random.key(7))
+    assert same(tree["history"], [np.arange(3), 0.1, "é"])
+    assert same(
+        load_exported(tmp_path / "model"), ({"w": jnp.arange(3.0)}, {"rate": 0.5})
+    )
+    storage.Checkpoints(tmp_path / "run", keep=1).save(4, tree)
+    export(tmp_path / "model", tree["params"], {})
+
+
 def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
     key = jax.random.key(5)
     storage.save(tmp_path / "key", key)
@@ -121,6 +224,13 @@ def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
         ({True: 1}, r"the tree has the key True"),
         ({"x": {1, 2}}, r"\['x'\] is a set: expected"),
         ({"x": b"bytes"}, r"\['x'\] is a bytes: expected"),
+        ({"x": "\ud83d\ude00"}, r"\['x'\] has a surrogate pair"),
+        ({"x": {"\ud83d\ude00": 1}}, r"\['x'\] has the key .*no pair of surrogates"),
+        ({"x": {"\ud800": W}}, r"\['x'\]\['.ud800'\] has a name that UTF-8 cannot"),
+        ({"a.b": W, "a": {"b": W}}, r"\['a.b'\] and \['a'\]\['b'\] would both be ca"),
+        ({"x": {1: W, "1": 0}}, r"\['x'\] has two children that would be called 1"),
+        (defaultdict(int, {1: 1, "a": 1}), "a defaultdict has keys of several types"),
+        (OrderedDict({float("nan"): 1, -float("nan"): 2}), "children of the same name"),
     ],
 )
 def test_what_could_not_come_back_is_refused_by_name(tree, reason, tmp_path):
@@ -144,14 +254,70 @@ def test_deleted_traced_and_very_deep_trees_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_not_saved_here_is_never_overwritten(tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    (tmp_path / "file").write_text("")
-    for name in ("thesis", "file"):
-        with pytest.raises(Refused, match="exists, and is not a saved tree"):
-            storage.save(tmp_path / name, jnp.ones(1))
-    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+FOREIGN = {  # the files of a folder that ch4jax did not write
+    "thesis": {"chapter.txt": "years of work"},
+    "web application": {"manifest.json": '{"name": "ch4jax"}', "index.html": ""},
+    "run": {"config.json": '{"seed": 0}', "checkpoints/00000001/manifest.json": "{}"},
+    "Hugging Face": {"config.json": "{}", "model.safetensors": "weights"},
+    "only a manifest": {"manifest.json": "", "config.json": ""},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=list(FOREIGN))
+def test_what_was_not_saved_here_is_never_overwritten(files, tmp_path):
+    for name in ("x", ".y.part", ".y.old", ".y.1.old") if files else ("x",):
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(text or "not ours")
+    before = {file: file.read_bytes() for file in files_of(tmp_path)}
+    for write in (storage.save, partial(export, config={})):
+        with pytest.raises(Refused, match="ch4jax did not write it"):
+            write(tmp_path / "x", jnp.ones(1))
+        with pytest.raises(Damaged, match="cannot be read"):
+            storage.load(tmp_path / "y")
+        for _ in range(2):
+            write(tmp_path / "y", jnp.ones(1))
+        shutil.rmtree(tmp_path / "y")
+    assert {file: file.read_bytes() for file in files_of(tmp_path)} == before
+
+
+@pytest.mark.parametrize("write", [storage.save, partial(export, config={})])
+def test_a_file_that_was_put_into_a_saved_tree_is_not_removed(write, tmp_path):
+    write(tmp_path / "x", W)
+    (tmp_path / "x" / "notes.txt").write_text("years of work")
+    with pytest.raises(Refused, match="did not write it, or not all of it"):
+        write(tmp_path / "x", W)
+    (tmp_path / "x").rename(tmp_path / "y")
+    (tmp_path / "x").symlink_to(tmp_path / "y")
+    with pytest.raises(Refused, match="did not write it, or not all of it"):
+        write(tmp_path / "x", W)
+    assert (tmp_path / "y" / "notes.txt").read_text() == "years of work"
+
+
+USES = [storage.load, storage.Checkpoints, load_exported, partial(storage.save, tree=1)]
+
+
+@pytest.mark.parametrize("use", [*USES, partial(export, params=1, config={})])
+def test_a_path_that_is_not_local_is_an_error(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("gs://bucket/run", Path("s3://bucket/run"), "file:///tmp/x", ""):
+        with pytest.raises(ValueError, match="must name a local file or folder, got"):
+            use(url)
+    with pytest.raises(ValueError, match=r"path '~no one/x' cannot be resolved"):
+        use("~no one/x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_is_saved_in_the_home_that_a_tilde_means(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    storage.save("~/x", W)
+    export(Path("~/exported"), W, {})
+    storage.Checkpoints("~/run").save(1, W)
+    names = {path.name for path in (tmp_path / "home").iterdir()}
+    assert names == {"x", "exported", "run"}
+    assert same([storage.load("~/x"), load_exported("~/exported")[0]], [W, W])
 
 
 # Writers that fail, or died
@@ -171,14 +337,14 @@ def test_a_failed_save_leaves_the_old_tree_and_nothing_else(
     step, tmp_path, monkeypatch
 ):
     storage.save(tmp_path / "x", jnp.arange(3))
-    monkeypatch.setattr(_trees._orbax(), step, fill_disk)
+    monkeypatch.setattr(_trees._orbax()[0], step, fill_disk)
     with pytest.raises(OSError, match=r"x cannot be written: No space left on device$"):
         storage.save(tmp_path / "x", jnp.arange(9))
     assert_only(jnp.arange(3), tmp_path)
 
 
 def test_an_error_of_ours_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(_trees._orbax(), "save", None)
+    monkeypatch.setattr(_trees._orbax()[0], "save", None)
     with pytest.raises(TypeError, match="not callable"):
         storage.save(tmp_path / "x", jnp.arange(3))
 
@@ -194,7 +360,7 @@ def test_a_tree_whose_writer_died_between_its_two_renames_is_there(
     (tmp_path / "x").rename(tmp_path / ".x.old")
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
     with monkeypatch.context() as patched:
-        patched.setattr(_trees._orbax(), "save", fill_disk)
+        patched.setattr(_trees._orbax()[0], "save", fill_disk)
         with pytest.raises(OSError, match="cannot be written"):
             storage.save(tmp_path / "x", jnp.arange(4))
     assert same(storage.load(tmp_path / "x"), jnp.arange(3))
@@ -231,9 +397,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(step, tmp_path, monkey
 
 
 # Mismatches
-
-
-W = jnp.ones((3, 4))
 
 
 @pytest.mark.parametrize(
@@ -339,23 +502,23 @@ def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
 
 def test_each_leaf_is_compared_with_its_own_hash_as_well(tmp_path, monkeypatch):
     storage.save(tmp_path / "x", {"a": jnp.arange(4), "b": jnp.ones(2)})
-    wrong = {"0": np.arange(4, dtype=np.int32), "1": -np.ones(2, np.float32)}
-    monkeypatch.setattr(_trees._orbax(), "restore", lambda folder: wrong)
+    wrong = {"a": np.arange(4, dtype=np.int32), "b": -np.ones(2, np.float32)}
+    monkeypatch.setattr(_trees._orbax()[0], "restore", lambda folder: wrong)
     with pytest.raises(Damaged, match=r"the leaf \['b'\] has the wrong SHA-256"):
         storage.load(tmp_path / "x")
 
 
 def test_another_schema_is_an_error_that_names_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(_manifest, "SCHEMA", 2)
+    monkeypatch.setattr(_manifest, "SCHEMA", 3)
     storage.save(tmp_path / "x", 1)
-    with pytest.raises(Mismatch, match=r"manifest.json has schema 2, expected 1"):
+    with pytest.raises(Mismatch, match=r"manifest.json has schema 3, expected 1 or 2"):
         storage.load(tmp_path / "x")
 
 
 def test_the_manifest_holds_path_shape_dtype_hash_versions_and_devices(tmp_path):
     storage.save(tmp_path / "x", {"layer": {"kernel": jnp.ones((3, 4))}})
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == 2
     assert manifest["devices"] == 1
     assert {"jax", "orbax-checkpoint", "numpy"} <= set(manifest["versions"])
     (kernel,) = manifest["leaves"]
@@ -398,10 +561,13 @@ SEEDS = st.builds(
     st.sampled_from(["threefry2x32", "rbg"]),
     st.lists(st.integers(0, 2), max_size=2).map(tuple),
 )
-NAMES = st.text(st.characters(), max_size=3) | st.sampled_from(["a", "a.b", "a/b", ""])
+NAMES = st.text(st.characters(), max_size=3) | st.sampled_from(
+    ["a", "a.b", "a/b", "", "1", "\ud83d\ude00", "\ud800", "__metadata__"]
+)
 LEAVES = (
     *(st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers()),
     *(NAMES, arrays(), arrays(), arrays(), SEEDS),
+    *(st.floats(width=32).map(jnp.asarray), st.integers(-9, 9).map(jnp.asarray)),
     st.sampled_from([b"", object(), np.datetime64(0, "s")]),
 )
 RANDOM_TREES = st.recursive(
@@ -410,8 +576,12 @@ RANDOM_TREES = st.recursive(
         st.lists(trees, max_size=3),
         st.lists(trees, max_size=3).map(tuple),
         st.dictionaries(NAMES | st.integers(-1, 1), trees, max_size=3),
-        st.builds(Pair, trees, trees),
-        st.dictionaries(NAMES, trees, max_size=2).map(OrderedDict),
+        *(st.builds(node, trees, trees) for node in (Pair, Record, Nameless)),
+        *(
+            st.dictionaries(NAMES | st.integers(-1, 1), trees, max_size=2).map(mapping)
+            for mapping in (OrderedDict, partial(defaultdict, list))
+        ),
+        st.dictionaries(NAMES, st.integers(), max_size=1).map(Counter).map(ChainMap),
     ),
     max_leaves=8,
 )
@@ -424,6 +594,10 @@ def with_keys(tree):
             return jax.random.split(jax.random.key(seed, impl=impl), shape)
         case Pair():
             return Pair(*map(with_keys, tree))
+        case Record() | Nameless():
+            return type(tree)(with_keys(tree.a), with_keys(tree.b))
+        case defaultdict():
+            return defaultdict(list, {k: with_keys(v) for k, v in tree.items()})
         case dict():
             return type(tree)((key, with_keys(child)) for key, child in tree.items())
         case list() | tuple():
@@ -440,6 +614,12 @@ def comes_back_or_is_refused(tree, folder):
     except Refused:
         assert not list(folder.iterdir())
         return
+    leaves = json.loads((folder / "x" / "manifest.json").read_text())["leaves"]
+    held = [leaf for leaf in leaves if "tensor" in leaf and 0 not in leaf["shape"]]
+    if held:
+        read = jax.tree.leaves(StandardCheckpointer().restore(folder / "x" / "arrays"))
+        hashes = [hashlib.sha256(array.tobytes()).hexdigest() for array in read]
+        assert sorted(hashes) == sorted(leaf["sha256"] for leaf in held)
     like = ... if tree is None else tree
     assert same(storage.load(folder / "x", like=like), tree)
     if '"type": "<' in (folder / "x" / "manifest.json").read_text():

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from jaxtyping import PyTree
 import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Refused
 from ch4jax.storage._leaves import NATIVE, digest
-from ch4jax.storage._manifest import Manifest, Node, encode
+from ch4jax.storage._manifest import Manifest, encode
 from ch4jax.storage._trees import read, seal
 
-MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+EXPORT = CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 DTYPES = {*NATIVE, "bfloat16"} - {"complex64", "complex128"}
 
 
@@ -24,7 +24,7 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
     """Write `model.safetensors`, `config.json` and a model card, all or nothing.
 
     Args:
-      directory: an earlier export there is replaced.
+      directory: an earlier export there is replaced; `~` is your home.
       params: any tree that `storage.save` takes. The keys of a leaf, joined by dots,
         are the name of its tensor.
       config: anything that JSON can hold; tuples come back as lists.
@@ -32,33 +32,27 @@ def export(directory: str | Path, params: PyTree, config: Mapping[str, Any]) -> 
     Raises:
       Refused: if the parameters or `config` could not be restored, or if `directory`
         exists and is not an export; nothing was written.
+      ValueError: if `directory` is empty or a URL.
     """
-    directory = Path(directory).resolve()
-    if directory.exists() and not (directory / CONFIG).is_file():
-        raise Refused(f"{directory} exists, and is not an export")
-    manifest, arrays = encode(params)
-    records = manifest["leaves"]
-    tensors: dict[str, np.ndarray] = {}
-    names: dict[str, int] = {}
-    for n, name in _names(manifest["tree"]):
-        record = records[n]
-        if (first := names.setdefault(name, n)) != n:
-            both = f"{records[first]['path']} and {record['path']}"
-            raise Refused(f"{both} would both be called {name}")
-        if str(n) not in arrays:
-            continue
-        if record["kind"] != "key" and record["dtype"] not in DTYPES:
-            dtype = record["dtype"]
+    directory = atomic.resolve(directory)
+    manifest, arrays, _ = encode(params)
+    for record in manifest["leaves"]:
+        dtype = record.get("dtype", "float32")
+        if record["kind"] != "key" and dtype not in DTYPES:
             raise Refused(f"{record['path']} is {dtype}, which safetensors lacks")
-        record["tensor"] = name
-        tensors[name] = np.ascontiguousarray(arrays[str(n)])
-    model = safetensors.numpy.save(tensors)
+        if record.get("tensor") == "__metadata__":
+            raise Refused(f"{record['path']} has a name that safetensors reserves")
+    model = safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
     manifest |= {"config": dict(config), "files": {MODEL: digest(model)}}
     config_text = seal(manifest)
-    with atomic.replacing(directory) as part:
-        (part / MODEL).write_bytes(model)
+    with atomic.replacing(directory, EXPORT) as part:
         (part / CONFIG).write_text(config_text)
-        (part / CARD).write_text(_card(directory.name, manifest), encoding="utf-8")
+        (part / MODEL).write_bytes(model)
+        (part / CARD).write_text(
+            _card(directory.name, manifest), encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def load_exported(
@@ -74,27 +68,12 @@ def load_exported(
       Damaged: if a bit of either has changed.
       Mismatch: if the parameters are not like `like`; names the leaves.
     """
-    path = Path(directory).resolve()
-    params, manifest = read(path, like, CONFIG, _tensors)
+    params, manifest = read(atomic.resolve(directory), like, EXPORT, _tensors)
     return params, manifest["config"]
 
 
 def _tensors(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    tensors = safetensors.numpy.load_file(folder / MODEL)
-    return {
-        str(n): tensors[record["tensor"]]
-        for n, record in enumerate(manifest["leaves"])
-        if "tensor" in record
-    }
-
-
-def _names(node: Node, name: str = "") -> Iterator[tuple[int, str]]:
-    """Yield the number and the dotted name of each leaf."""
-    if isinstance(node, int):
-        yield node, name.lstrip(".") or "params"
-        return
-    for key, child in zip(node["keys"], node["children"], strict=True):
-        yield from _names(child, f"{name}.{str(key).lstrip('.')}")
+    return safetensors.numpy.load_file(folder / MODEL)
 
 
 def _card(title: str, manifest: Manifest) -> str:

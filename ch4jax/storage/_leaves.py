@@ -1,6 +1,7 @@
 """A leaf of a tree as a JSON record and its bytes, and back."""
 
 import hashlib
+import json
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,8 @@ from jax.core import Tracer
 from ch4jax.errors import Damaged, Mismatch, Refused
 
 # A record has `path` and `kind`. A Python value adds its `value` as text; an array adds
-# `dtype`, `shape` and `sha256`; random keys add `impl` and `words` (uint32s a key) too.
+# `dtype`, `shape` and `sha256`, a weakly typed one `weak`; random keys add `impl` and
+# `words` (uint32s a key) too.
 Record = dict[str, Any]
 
 NATIVE = (  # NumPy's own
@@ -51,6 +53,8 @@ def encode(leaf: Any, path: str) -> tuple[Record, np.ndarray | None]:
     """
     if type(leaf) in TO_TEXT:
         kind = type(leaf)
+        if kind is str and not survives(leaf):
+            raise Refused(f"{path} has a surrogate pair, which JSON would join")
         return {"path": path, "kind": kind.__name__, "value": TO_TEXT[kind](leaf)}, None
     kind = _kind(leaf)
     if kind is None:
@@ -73,6 +77,8 @@ def encode(leaf: Any, path: str) -> tuple[Record, np.ndarray | None]:
         record |= {"kind": "key", "impl": impl, "words": leaf.shape[-1]}
     elif DTYPES.get(leaf.dtype.name) != leaf.dtype:
         raise Refused(f"{path} has the dtype {leaf.dtype}, which JAX does not have")
+    if getattr(leaf, "weak_type", False):
+        record["weak"] = True
     array = np.asarray(leaf)
     return {**record, "sha256": digest(raw_bytes(array).data)}, array
 
@@ -106,7 +112,13 @@ def decode(record: Record, array: np.ndarray | None, like: Any) -> Any:
     if kind == "jax" or isinstance(like, jax.ShapeDtypeStruct):
         if needs_x64(array.dtype):
             raise Mismatch(f"{record['path']}: {spec(record)} needs jax_enable_x64")
-        return jax.device_put(array, sharding)
+        placed = jax.device_put(array, sharding)
+        if "weak" not in record:
+            return placed
+        # Only the primitive makes a weak type of any shape and dtype.
+        return jax.lax.convert_element_type_p.bind(
+            placed, new_dtype=array.dtype, weak_type=True, sharding=placed.sharding
+        )
     return array if kind == "numpy" else array[()]
 
 
@@ -119,6 +131,11 @@ def spec(leaf: Any) -> str:
     if "value" in leaf:
         return leaf["kind"]
     return f"{leaf['dtype']}[{','.join(map(str, leaf['shape']))}]"
+
+
+def survives(text: str | int) -> bool:
+    """Return whether JSON brings `text` back: it joins a pair of surrogates."""
+    return json.loads(json.dumps(text)) == text
 
 
 def needs_x64(dtype: np.dtype) -> bool:
