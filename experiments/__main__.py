@@ -7,6 +7,24 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+# On two cores, without flags, programs cached.
+TIMES = {
+    "weight_decay": "5 s",
+    "dropout": "50 s",
+    "backprop": "15 s",
+    "initialization": "4 min",
+    "house_prices": "10 s",
+    "blocks": "5 s",
+    "parameters": "5 s",
+    "layers": "5 s",
+    "storage": "20 s",
+    "benchmark": "4 min",
+    "claims": "8 min",
+    "compare": "10 min",
+    "end_to_end": "5 min",
+    "growth": "1 min",
+    "report": "20 min",
+}
 # The book's order: sections of the first and Chinese edition, and of the English one.
 SECTIONS = {
     "weight_decay": ("4.5", "3.7"),
@@ -39,18 +57,21 @@ def experiments() -> dict[str, str]:
 
 def main() -> None:
     """Print a command and a sentence for each experiment."""
-    table = Table("1st ed.", "D2L", "python -m", box=None, header_style="bold")
+    table = Table("1st ed.", "D2L", box=None, header_style="bold")
+    table.add_column("python -m experiments.", no_wrap=True)
+    table.add_column("takes", justify="right", no_wrap=True)
     table.add_column("what it shows")
     for name, line in experiments().items():
         sections = SECTIONS.get(name, ("", ""))
         sentence = line.partition(" (D2L")[0].rstrip(".") + "."
-        table.add_row(*sections, f"experiments.{name}", sentence)
+        table.add_row(*sections, name, TIMES.get(name, ""), sentence)
     console = Console()
     console.print(table)
     console.print(
         "\n1st ed.: section of the first and Chinese edition, whose order this is; "
-        "D2L: of the English one.\nEach has --help; without flags it does the book's "
-        "run."
+        "D2L: of the English one; "
+        "takes: on two cores, compiled programs cached.\nEach has --help; without "
+        "flags it does the book's run."
     )
 
 

@@ -83,14 +83,12 @@ def show_fixed_hidden(
     return {
         "fixed_hidden": y,
         "fixed_hidden_arrays": shapes,
-        "halvings": draw_halvings(variables, x[0], folder),
+        "halvings": measure_halvings(variables, x[0]),
     }
 
 
-def draw_halvings(
-    variables: PyTree, row: Float[Array, " 20"], folder: RunFolder
-) -> dict[str, Any]:
-    """Draw value and gradient at 400 sizes of a row, each with its own halvings.
+def measure_halvings(variables: PyTree, row: Float[Array, " 20"]) -> dict[str, Any]:
+    """Return how value and gradient behave at 400 sizes of a row.
 
     The batch is the row and its negative: ReLU blocks the gradient of one of them.
     """
@@ -104,23 +102,6 @@ def draw_halvings(
 
     values, slopes = map(np.asarray, value_and_slope(factors))
     norms = np.linalg.norm(slopes, axis=(1, 2))
-    with folder.figure(
-        "halvings.png",
-        1,
-        2,
-        size=(8.5, 3.2),
-        title="FixedHiddenMLP of a row and its negative: a jump is one more halving",
-        caption="A loop in the forward pass: the value jumps and the gradient halves "
-        "wherever one more halving is needed.",
-        alt="Two line charts against the factor on the input rows, from 0.0001 to "
-        "10,000: on the left the value, a saw with a tooth for each halving; on the "
-        "right the norm of the gradient, which goes down in steps.",
-    ) as (left, right):
-        left.plot(factors, values)
-        left.set(xscale="log", xlabel="factor on the rows", ylabel="value")
-        right.plot(factors, norms)
-        right.set(xscale="log", xlabel="factor on the rows")
-        right.set(yscale="log", ylabel="norm of the gradient")
     return {
         "largest_value": np.abs(values).max(),
         "all_finite": bool(np.isfinite(values).all() and np.isfinite(slopes).all()),

@@ -25,7 +25,13 @@ from ch4jax.initialization import product_log_norms, sigmoid_gradient
 from experiments.common import cli, plots
 from experiments.common.console import say
 from experiments.common.run_folder import RunFolder
-from experiments.initialization.networks import INITIALIZERS, WATCHED, Setting, signal
+from experiments.initialization.networks import (
+    INITIALIZERS,
+    VARIANTS,
+    WATCHED,
+    Setting,
+    signal,
+)
 from experiments.initialization.remedies import show_remedies, show_symmetry
 
 
@@ -53,6 +59,11 @@ def run(config: Config) -> None:
     """Show each phenomenon, train what fails beside its remedies, and draw."""
     data = fashion_mnist.load("mini")
     folder = RunFolder.create("initialization", config)
+    say(
+        f"{config.seeds} networks of each of {len(VARIANTS)} kinds, {config.depth} "
+        f"layers, {config.epochs} epochs; the defaults take about four minutes on two "
+        "cores\n"
+    )
     setting = Setting(
         data, config.width, config.depth, config.epochs, config.seeds, config, folder
     )
@@ -149,8 +160,9 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         1,
         3,
         size=(8.5, 4.2),
-        title=f"Before training, {setting.depth} layers of {setting.width} units "
-        "(what is zero in float32 is not drawn)",
+        title="Before training, a signal vanishes or explodes with depth unless the "
+        f"start is right ({setting.depth} layers of {setting.width} units; what is zero "
+        "in float32 is drawn at the bottom)",
         caption="Before training: what reaches the last layer, and what comes back to "
         "the first.",
         alt="Three line charts against the layer, a line for each of eight networks, "
@@ -162,7 +174,7 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
                 values = np.asarray(getattr(signals[variant], field)).mean(axis=0)
                 panel.plot(
                     layers,
-                    np.where(values > 0, values, np.nan),  # float32 has no smaller
+                    np.maximum(values, 1e-16),
                     dashes,
                     color=plots.COLOURS[colour],
                     label=variant.label,

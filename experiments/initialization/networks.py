@@ -105,6 +105,8 @@ COMPARISONS = {
     ),
 }
 
+VARIANTS = tuple(dict.fromkeys(sum(COMPARISONS.values(), ())))
+
 
 class Setting(NamedTuple):
     """What all networks of a run share.

@@ -10,7 +10,13 @@ from experiments.common import plots
 from experiments.common.console import count, say
 from experiments.common.errors import Failed
 from experiments.common.loop import Trained
-from experiments.initialization.networks import COMPARISONS, Setting, Variant, train
+from experiments.initialization.networks import (
+    COMPARISONS,
+    VARIANTS,
+    Setting,
+    Variant,
+    train,
+)
 
 
 def show_symmetry(setting: Setting) -> dict[str, dict[str, Any]]:
@@ -55,7 +61,7 @@ def show_remedies(setting: Setting) -> list[dict[str, Any]]:
     trained: dict[Variant, Trained] = {}
     results: list[dict[str, Any]] = []
     rows = []
-    for variant in dict.fromkeys(sum(COMPARISONS.values(), ())):
+    for variant in VARIANTS:
         try:
             trained[variant] = train(variant, setting)
         except Failed as error:
