@@ -320,7 +320,7 @@ def test_a_submission_holds_an_id_and_a_price_in_each_row(tmp_path, tables):
 @pytest.mark.parametrize(
     ("ids", "prices", "message"),
     [
-        ([1, 2], [1.0], "2 Ids need as many prices, got 1"),
+        ([1, 2], [1.0], r"shape \(2,\) and prices of shape \(1,\)"),
         ([1, 1], [1.0, 2.0], "an Id occurs twice"),
         ([1, 2], [1.0, np.nan], "the price of Id 2 must be positive, got nan"),
         ([1, 2], [np.inf, 0.0], "the price of Id 1 must be positive, got inf"),
