@@ -57,7 +57,7 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Enco
 
     blocks, names = [scaled.to_numpy(float)], numbers
     for column in fitted.columns.drop(numbers):
-        kinds = sorted(fitted[column].dropna().unique())
+        kinds = sorted(fitted[column].dropna().unique(), key=str)
         values = both[column].to_numpy(object)[:, None]
         blocks.append(values == np.array(kinds, object)[None, :])
         blocks.append(both[column].isna().to_numpy()[:, None])
