@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+
+from ch4jax._checks import check_counts, check_labels, check_one_shape, check_width
 
 Lambd = float | Float[Array, ""]
 
@@ -79,8 +81,7 @@ def init_params(
       ValueError: if a size is below 1.
     """
     sizes = (num_inputs, num_hidden, num_classes)
-    if min(sizes) < 1:
-        raise ValueError(f"sizes must be at least 1, got {sizes}")
+    check_counts(num_inputs=num_inputs, num_hidden=num_hidden, num_classes=num_classes)
     w1_key, w2_key = jax.random.split(key)
     return Params(
         jax.random.normal(w1_key, sizes[:2]) / num_inputs**0.5,
@@ -91,7 +92,7 @@ def init_params(
 def forward(
     params: Params,
     x: Float[Array, "batch inputs"],
-    labels: Int[Array, " batch"],
+    labels: Shaped[Array, "..."],
     lambd: Lambd,
 ) -> Forward:
     """Return every quantity of the forward pass.
@@ -100,8 +101,7 @@ def forward(
       ValueError: if two shapes do not fit; names both.
     """
     w1, w2 = params
-    if x.shape[1] != w1.shape[0]:
-        raise ValueError(f"x of shape {x.shape} does not fit w1 of shape {w1.shape}")
+    check_width(x, w1)
     if w1.shape[1] != w2.shape[0]:
         raise ValueError(f"w1 of shape {w1.shape} does not fit w2 of shape {w2.shape}")
     z = x @ w1
@@ -115,7 +115,7 @@ def forward(
 def backward(
     params: Params,
     x: Float[Array, "batch inputs"],
-    labels: Int[Array, " batch"],
+    labels: Shaped[Array, "..."],
     lambd: Lambd,
     kept: Forward,
 ) -> Gradients:
@@ -130,7 +130,7 @@ def backward(
     """
     w1, w2 = params
     one = jnp.ones_like(kept.J)
-    hit = jax.nn.one_hot(labels, w2.shape[1], dtype=kept.o.dtype)
+    hit = _one_hot(kept.o, labels)
     o = (jax.nn.softmax(kept.o) - hit) / labels.shape[0]  # L is a mean
     h = o @ w2.T
     z = h * (1 - kept.h**2)  # tanh' in terms of tanh, so z need not be kept
@@ -149,7 +149,7 @@ def backward(
 def autodiff(
     params: Params,
     x: Float[Array, "batch inputs"],
-    labels: Int[Array, " batch"],
+    labels: Shaped[Array, "..."],
     lambd: Lambd,
 ) -> Gradients:
     """Return what `backward` returns, from `jax.grad` of what follows each quantity."""
@@ -178,11 +178,23 @@ def autodiff(
 
 
 def cross_entropy(
-    o: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+    o: Float[Array, "batch classes"], labels: Shaped[Array, "..."]
 ) -> Float[Array, ""]:
-    """Return the mean over the batch of -log softmax(o)[label], in nats."""
-    hit = jax.nn.one_hot(labels, o.shape[1], dtype=o.dtype)
+    """Return the mean over the batch of -log softmax(o)[label], in nats.
+
+    It is NaN if a label is no class.
+
+    Raises:
+      ValueError: if `labels` are not integers of shape (batch,).
+    """
+    hit = _one_hot(o, labels)
     return -(jax.nn.log_softmax(o) * hit).sum(axis=1).mean()
+
+
+def _one_hot(o: Array, labels: Array) -> Array:
+    check_labels(o, labels)
+    hit = jax.nn.one_hot(labels, o.shape[1], dtype=o.dtype)
+    return jnp.where(hit.any(axis=1, keepdims=True), hit, jnp.nan)
 
 
 def l2_penalty(params: Params, lambd: Lambd) -> Float[Array, ""]:
@@ -200,7 +212,11 @@ def directional_difference(
     """Return the slope of `fn` along `direction` by a central difference.
 
     Its error is of order `step`², plus the rounding error of `fn` divided by `step`.
+
+    Raises:
+      ValueError: if `direction` has not the shapes of `params`.
     """
+    jax.tree.map(lambda p, d: check_one_shape(params=p, direction=d), params, direction)
     ahead = jax.tree.map(lambda p, d: p + step * d, params, direction)
     behind = jax.tree.map(lambda p, d: p - step * d, params, direction)
     return (fn(ahead) - fn(behind)) / (2 * step)

@@ -4,13 +4,16 @@ The hidden layers are one stacked array that `lax.scan` runs through: thirty lay
 compile as fast as two, and a measure of every layer comes back as one array.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from ch4jax._checks import check_counts, check_width
+from ch4jax.training import classification_metrics
 
 
 class Dense(NamedTuple):
@@ -79,11 +82,9 @@ def init_params(
     Raises:
       ValueError: if a size is below 1.
     """
-    sizes = (num_inputs, width, depth, num_classes)
-    if min(sizes) < 1:
-        raise ValueError(
-            f"inputs, width, depth and classes must be at least 1, got {sizes}"
-        )
+    check_counts(
+        num_inputs=num_inputs, width=width, depth=depth, num_classes=num_classes
+    )
     first_key, hidden_key, output_key = jax.random.split(key, 3)
     draw_stack = jax.vmap(lambda layer_key: kernel_init(layer_key, (width, width)))
     stack = draw_stack(jax.random.split(hidden_key, depth - 1))
@@ -102,12 +103,8 @@ def apply(
     Raises:
       ValueError: if the rows of `x` do not fit the first kernel; names both shapes.
     """
-    rows = x.reshape(x.shape[0], -1)
-    if rows.shape[1] != params.first.kernel.shape[0]:
-        raise ValueError(
-            f"x of shape {x.shape} does not fit the first kernel of shape "
-            f"{params.first.kernel.shape}"
-        )
+    check_width(x, params.first.kernel)
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 fails on zero rows
 
     def layer(dense: Dense, h: Array) -> Array:
         a = architecture.activation(_dense(dense, h))
@@ -126,14 +123,18 @@ def apply(
 def signal(
     params: Params,
     x: Float[Array, "batch *image"],
-    labels: Int[Array, " batch"],
+    labels: Shaped[Array, "..."],
     architecture: Architecture,
 ) -> Signal:
-    """Measure activations and gradients of the mean cross-entropy, layer by layer."""
+    """Measure activations and gradients of the mean cross-entropy, layer by layer.
+
+    Raises:
+      ValueError: as `apply` does, and if `labels` are not integers of shape (batch,).
+    """
 
     def loss(params: Params) -> tuple[Array, Array]:
         logits, activations = apply(params, x, architecture)
-        rows = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        rows = classification_metrics(logits, labels)["loss"]
         return rows.mean(), activations
 
     grads, activations = jax.grad(loss, has_aux=True)(params)

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ch4jax._checks import check_width
 from ch4jax.initialization import torch_bias, torch_kernel
 
 MLPParams = list[dict[str, Array]]
+STEPS = 2**23  # that a random float32 in [0, 1) can take
 
 
 def dropout_layer(
@@ -23,7 +25,8 @@ def dropout_layer(
 ) -> Float[Array, "*shape"]:
     """Zero each entry of `x` with probability `rate` and rescale the rest.
 
-    Survivors are multiplied by `1 / (1 - rate)`, which keeps the expectation.
+    Survivors are multiplied by `1 / (1 - rate)`, which keeps the expectation. Random
+    numbers have steps of 2**-23, so above 0.99 `rate` is rounded down to such a step.
 
     >>> y = dropout_layer(jnp.ones(1000), 0.5, key=jax.random.key(0))
     >>> jnp.unique(y).tolist()
@@ -38,8 +41,7 @@ def dropout_layer(
     Raises:
       ValueError: if `rate` is outside [0, 1].
     """
-    if not 0.0 <= rate <= 1.0:
-        raise ValueError(f"dropout rate must be in [0, 1], got {rate}")
+    rate = _drawn(rate)
     if rate == 0.0:
         return x
     if rate == 1.0:  # 1 / (1 - rate) would make values and gradients infinite
@@ -66,16 +68,38 @@ def mask_and_rescale(
       x: activations, any shape.
       rate: probability of dropping an entry, in [0, 1). A Python number is checked.
         An array is not: at 1, which `dropout_layer` treats apart, the gradients are
-        NaN.
+        NaN, and within 1e-4 of 1 it is not rounded, so the expectation is off by more
+        than a thousandth.
       key: consumed here.
 
     Raises:
       ValueError: if `rate` is a Python number outside [0, 1).
     """
-    if not isinstance(rate, Array) and not 0.0 <= rate < 1.0:
-        raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
+    if not isinstance(rate, Array):
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
+        rate = _drawn(rate)
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0.0)
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def _drawn(rate: float) -> float:
+    """Return the rate at which a Python number drops: see `dropout_layer`."""
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"dropout rate must be in [0, 1], got {rate}")
+    rate = float(rate)  # a np.float64 would turn bfloat16 into float32
+    return rate if rate <= 0.99 else 1.0 - math.ceil((1.0 - rate) * STEPS) / STEPS
+
+
+def _check_rates(rates: Sequence[float | Float[Array, ""]], num_hidden: int) -> None:
+    if len(rates) != num_hidden:
+        raise ValueError(
+            f"need one dropout rate for each of {num_hidden} hidden layers, "
+            f"got {len(rates)}: {tuple(rates)}"
+        )
+    for rate in rates:
+        if not isinstance(rate, Array):
+            _drawn(rate)
 
 
 def init_mlp(
@@ -126,16 +150,13 @@ def mlp(
         evaluates: nothing is dropped.
 
     Raises:
-      ValueError: if there is not one rate for each hidden layer, or a rate is
-        outside [0, 1].
+      ValueError: if there is not one rate for each hidden layer, a rate is outside
+        [0, 1], or the rows of `x` do not fit the first kernel.
     """
     *hidden, output = params
-    if len(rates) != len(hidden):
-        raise ValueError(
-            f"need one dropout rate for each of {len(hidden)} hidden layers, "
-            f"got {len(rates)}: {tuple(rates)}"
-        )
+    _check_rates(rates, len(hidden))
     h = _flatten(x)
+    check_width(x, params[0]["kernel"])
     for i, (layer, rate) in enumerate(zip(hidden, rates, strict=True)):
         h = jax.nn.relu(_dense(layer, h))
         if key is not None:
@@ -178,13 +199,22 @@ class DropoutMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch *image"], *, train: bool
+        self, x: Float[Array, "batch *image"], *, train: bool | None = None
     ) -> Float[Array, "batch classes"]:
-        """Return logits; with `train`, masks are drawn from the `dropout` stream."""
+        """Return logits; with `train`, masks are drawn from the `dropout` stream.
+
+        `init` needs no `train`.
+
+        Raises:
+          ValueError: as `mlp` does, and if `apply` is not given `train`.
+        """
+        _check_rates(self.rates, len(self.hidden))
+        if train is None and not self.is_initializing():
+            raise ValueError("DropoutMLP needs train=True or train=False")
         h = _flatten(x)
         for width, rate in zip(self.hidden, self.rates, strict=True):
             h = nn.relu(self._dense(width, h))
-            h = nn.Dropout(rate, deterministic=not train)(h)
+            h = nn.Dropout(_drawn(rate), deterministic=not train)(h)
         return self._dense(self.num_classes, h)
 
     def _dense(self, width: int, h: Array) -> Array:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ch4jax._checks import check_counts
+
 Shape = tuple[int, ...]
 Initializer = Callable[..., Array]
 
@@ -27,7 +29,7 @@ def normal(std: float) -> Initializer:
         raise ValueError(f"std must be at least 0 and finite, got {std}")
 
     def init(key: PRNGKeyArray, shape: Shape, dtype: DTypeLike = float) -> Array:
-        return std * jax.random.normal(key, shape, dtype)
+        return float(std) * jax.random.normal(key, shape, dtype)
 
     return init
 
@@ -87,8 +89,7 @@ def torch_bias(fan_in: int) -> Initializer:
     Raises:
       ValueError: if `fan_in` is below 1.
     """
-    if fan_in < 1:
-        raise ValueError(f"fan_in must be at least 1, got {fan_in}")
+    check_counts(fan_in=fan_in)
 
     def init(key: PRNGKeyArray, shape: Shape, dtype: DTypeLike = float) -> Array:
         return _uniform(key, shape, dtype, 1 / math.sqrt(fan_in))
@@ -140,6 +141,7 @@ def product_log_norms(
     Returns:
       Natural logarithms of Frobenius norms.
     """
+    check_counts(num_factors=num_factors, size=size)
     factors = normal(std)(key, (num_factors, size, size))
 
     def multiply(product: Array, factor: Array) -> tuple[Array, Array]:

@@ -29,18 +29,18 @@ class MyLinear(nn.Module):
     units: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch out"]:
+    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows out"]:
         """Return `relu(x weight + bias)`.
 
         Raises:
           ValueError: if the rows of `x` are not `in_units` wide.
         """
-        if x.shape[-1] != self.in_units:
+        if x.shape[-1:] != (self.in_units,):
             raise ValueError(
-                f"MyLinear expects rows of width {self.in_units}, got {x.shape[-1]}"
+                f"MyLinear expects rows of width {self.in_units}, got shape {x.shape}"
             )
         normal = nn.initializers.normal(1.0)
         shape = (self.in_units, self.units)
         weight = self.param("weight", normal, shape, jnp.float32)
         bias = self.param("bias", normal, (self.units,), jnp.float32)
-        return nn.relu(x @ weight + bias[None, :])
+        return nn.relu(x @ weight + bias.reshape((1,) * (x.ndim - 1) + bias.shape))

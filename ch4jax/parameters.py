@@ -66,7 +66,8 @@ def summary(tree: PyTree) -> list[Leaf]:
     """
     return [
         Leaf(path, a.shape, str(a.dtype), a.size, a.size * a.dtype.itemsize)
-        for path, a in flatten(tree).items()
+        for path, leaf in flatten(tree).items()
+        for a in [leaf if hasattr(leaf, "dtype") else np.asarray(leaf)]
     ]
 
 
@@ -192,20 +193,24 @@ def get(tree: PyTree, path: str) -> Any:
     return flat[path]
 
 
-def replace(tree: PyTree, path: str, value: Array | np.ndarray) -> PyTree:
-    """Return `tree` with `value` at `path`.
+def replace(tree: PyTree, path: str, value: Any) -> PyTree:
+    """Return `tree` with `value`, an array like the one that it replaces, at `path`.
 
     Raises:
       KeyError: if there is no such path.
-      ValueError: if `value` has another shape or dtype than what it replaces.
+      ValueError: if `value` has another shape, dtype or type than what it replaces.
     """
     old = get(tree, path)
-    if (value.shape, value.dtype) != (old.shape, old.dtype):
-        raise ValueError(
-            f"{path} has shape {old.shape} and dtype {old.dtype}, "
-            f"got shape {value.shape} and dtype {value.dtype}"
-        )
-    return _map(lambda here, leaf: jnp.asarray(value) if here == path else leaf, tree)
+    if _spec(value) != _spec(old):
+        raise ValueError(f"{path} has {_spec(old)}, got {_spec(value)}")
+    new = jnp.asarray(value) if isinstance(old, Array) else value
+    return _map(lambda here, leaf: new if here == path else leaf, tree)
+
+
+def _spec(leaf: Any) -> str:
+    if hasattr(leaf, "dtype"):
+        return f"shape {leaf.shape} and dtype {leaf.dtype}"
+    return f"type {type(leaf).__name__}"
 
 
 def reinitialize(

@@ -13,18 +13,23 @@ which is what `concise_settings` returns.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
+from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_map_with_path
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import training
+from ch4jax._checks import check_counts, check_one_shape, check_width
 from ch4jax.training import Data, Metrics
 
 Params = dict[str, Array]
 Scalar = int | float | Float[Array, ""]
+DECAYED = ("kernel", "weight", "embedding")
 
 
 def init_params(num_inputs: int, *, key: PRNGKeyArray) -> Params:
@@ -36,8 +41,7 @@ def init_params(num_inputs: int, *, key: PRNGKeyArray) -> Params:
     Raises:
       ValueError: if `num_inputs` is below 1.
     """
-    if num_inputs < 1:
-        raise ValueError(f"num_inputs must be at least 1, got {num_inputs}")
+    check_counts(num_inputs=num_inputs)
     return {"kernel": jax.random.normal(key, (num_inputs, 1)), "bias": jnp.zeros(1)}
 
 
@@ -48,11 +52,7 @@ def linreg(params: Params, x: Float[Array, "rows inputs"]) -> Float[Array, "rows
       ValueError: if `x` does not have one column for each weight.
     """
     kernel, bias = params["kernel"], params["bias"]
-    if x.shape[1] != kernel.shape[0]:
-        raise ValueError(
-            f"need one column for each weight: x has shape {x.shape}, "
-            f"the kernel {kernel.shape}"
-        )
+    check_width(x, kernel)
     return x @ kernel + bias[None, :]
 
 
@@ -64,11 +64,7 @@ def squared_loss(
     Raises:
       ValueError: if the shapes differ; (rows, 1) and (rows,) would broadcast.
     """
-    if predictions.shape != labels.shape:
-        raise ValueError(
-            "predictions and labels must have one shape, got "
-            f"{predictions.shape} and {labels.shape}"
-        )
+    check_one_shape(predictions=predictions, labels=labels)
     return jnp.square(predictions - labels) / 2
 
 
@@ -170,25 +166,38 @@ def concise_settings(learning_rate: Scalar, lambd: Scalar) -> tuple[Scalar, Scal
 
 
 def kernel_mask(params: PyTree) -> PyTree:
-    """Return True for each leaf named `kernel`, False for every other.
+    """Return True for each leaf named `kernel`, `weight` or `embedding`, else False.
+
+    A box around a leaf, such as `nn.Partitioned` or `nnx.Param`, has no name. What
+    `parameters.freeze` has frozen is not decayed.
 
     >>> kernel_mask({"bias": jnp.zeros(1), "kernel": jnp.zeros((2, 1))})
     {'bias': False, 'kernel': True}
 
     Raises:
-      ValueError: if there is none: such a mask would silently decay nothing.
+      ValueError: if there is none, or if a leaf of two or more axes has yet another
+        name than `bias` and `scale`: such a mask would silently leave weights out.
     """
+    left_out: list[str] = []
+    seen: list[bool] = []
 
-    def is_kernel(path: jax.tree_util.KeyPath, _: Array) -> bool:
-        return jax.tree_util.keystr(path[-1:], simple=True) == "kernel"
+    def is_kernel(path: KeyPath, leaf: Any) -> Any:
+        keys = [key for key in path if key != GetAttrKey("value")]
+        name = keystr(tuple(keys[-1:]), simple=True)
+        seen.append(name in DECAYED)
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        if name not in (*DECAYED, "bias", "scale") and np.ndim(leaf) > 1:
+            left_out.append(keystr(path) or "the tree")
+        return name in DECAYED
 
-    mask = jax.tree_util.tree_map_with_path(is_kernel, params)
-    if not any(jax.tree.leaves(mask)):
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        names = ", ".join(jax.tree_util.keystr(path) for path, _ in leaves)
+    mask = tree_map_with_path(
+        is_kernel, params, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
+    if left_out or not any(seen):
+        found = f"leave out {', '.join(left_out)}" if left_out else "decay nothing"
         raise ValueError(
-            "weight decay would decay nothing: expected a leaf named 'kernel', got "
-            f"{names or 'no leaves'}"
+            f"weight decay would {found}: expected weights named {', '.join(DECAYED)}"
         )
     return mask
 

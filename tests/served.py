@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import time
 
 
 class FileServer(http.server.ThreadingHTTPServer):
@@ -10,12 +11,13 @@ class FileServer(http.server.ThreadingHTTPServer):
     Attributes:
       asked: the paths asked for so far.
       withheld: bytes that each answer promises and does not send.
+      pause: seconds after each byte, if there is one.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/"
-        self.files, self.asked, self.withheld = {}, [], 0
+        self.files, self.asked, self.withheld, self.pause = {}, [], 0, 0.0
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -40,4 +42,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = len(body or b"") + self.server.withheld
         self.send_header("Content-Length", str(size))
         self.end_headers()
-        self.wfile.write(body or b"")
+        if not self.server.pause:
+            self.wfile.write(body or b"")
+        for i in range(30 if self.server.pause else 0):
+            self.wfile.write(body[i : i + 1])
+            time.sleep(self.server.pause)

@@ -124,5 +124,5 @@ def test_an_input_that_does_not_fit_is_named_with_the_kernel():
     "sizes", [(0, 4, 2, 3), (5, 0, 2, 3), (5, 4, 0, 3), (5, 4, 2, 0)]
 )
 def test_a_size_of_zero_is_refused(sizes):
-    with pytest.raises(ValueError, match="width, depth and classes must be at least 1"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
         deep_mlp.init_params(*sizes, he_normal, key=jax.random.key(0))

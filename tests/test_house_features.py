@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ch4jax import house_prices
+from ch4jax.errors import DataError
 from ch4jax.house_prices import features as house_features
 
 
@@ -34,6 +35,18 @@ def test_a_table_with_nothing_in_it_is_encoded_all_the_same(train, log_prices):
     derived = house_features.derive(bare.copy())  # in one piece, as `read` makes it
     encoder = house_features.fit(derived, log_prices)
     assert np.isfinite(house_features.encode(encoder, derived)).all()
+
+
+def test_a_quality_that_its_scale_lacks_is_named_and_never_absent(train):
+    with pytest.raises(DataError, match="'Ex ' for PoolQC in row 3: expected one"):
+        house_features.derive(train[:9].assign(PoolQC=[None, "Ex", "Ex ", *[None] * 6]))
+
+
+def test_whole_numbers_as_floats_are_the_same_kinds(train):
+    derived = house_features.derive(train[:9])
+    floats = train[:9].astype({"MSSubClass": float, "MoSold": float})
+    again = house_features.derive(floats)
+    assert derived[["MSSubClass", "Month"]].equals(again[["MSSubClass", "Month"]])
 
 
 def test_what_a_row_says_of_itself_does_not_depend_on_other_rows(train):

@@ -1,6 +1,7 @@
 """House prices: the tables, their encoding, the book's model, the submission."""
 
 import lzma
+import os
 import zipfile
 
 import jax
@@ -114,6 +115,14 @@ RIGHT = {
     "CRLF": SMALL.replace(b"\n", b"\r\n"),
     "CR and no last line end": SMALL.rstrip().replace(b"\n", b"\r"),
     "blank lines": SMALL.replace(b"\n", b"\n\n"),
+    "UTF-16": SMALL.decode().encode("utf-16"),
+    "blanks around cells": SMALL.replace(b",", b" , "),
+    "whole numbers as floats": joined(
+        [
+            cells()[0],
+            *([row[0] + b".0", row[1] + b".0", *row[2:]] for row in cells()[1:]),
+        ]
+    ),
     "quoted": joined([[b'"%s"' % cell for cell in row] for row in cells()]),
     "reordered": columns(reversed),
     "blank for NA": SMALL.replace(b",NA,", b",,").replace(b",NA,", b",,"),
@@ -129,7 +138,26 @@ WRONG = {
         "has the unknown column '7'",
     ),
     "latin-1": (with_column(b"Caf\xe9", b"Street"), r"is not UTF-8: .* in line 4"),
-    "UTF-16": (SMALL.decode().encode("utf-16"), "is not UTF-8: .* in line 1"),
+    "half of UTF-16": (
+        SMALL.decode().encode("utf-16")[:-1],
+        "is not UTF-8: .* in line",
+    ),
+    "1e308": (
+        with_column(b"1e308"),
+        "has '1e308' for LotArea in row 3, .* below 1e.12",
+    ),
+    "an unknown quality": (
+        with_column(b"Great", b"ExterQual"),
+        "has 'Great' for ExterQual in row 3, expected one of Po, Fa, TA, Gd, Ex, or NA",
+    ),
+    "0 for a missing quality": (
+        with_column(b"0", b"PoolQC"),
+        "has '0' for PoolQC in row 3, expected one of Po",
+    ),
+    "0 among words": (
+        with_column(b"0.0", b"MasVnrType"),
+        "'0.0' for MasVnrType in row",
+    ),
     "NUL": (with_column(b"84\x0050"), r"has .84\\x0050. for LotArea in row 3"),
     "a row too short": (SMALL + b"9,20,RL\n", "has 3 cells in row 6, expected 81"),
     "all rows too long": (SMALL.replace(b"500\n", b"500,\n"), "has 82 cells in row 1"),
@@ -141,9 +169,15 @@ WRONG = {
     "a price of zero": (with_column(b"0", b"SalePrice"), "expected a positive price"),
     "no price": (with_column(b"", b"SalePrice"), "has '' for SalePrice in row 3, exp"),
     "an Id twice": (with_column(b"2", b"Id"), "has the Id 2 twice"),
-    "half an Id": (with_column(b"2.5", b"Id"), "an Id that is missing or no whole"),
-    "an Id missing": (with_column(b"", b"Id"), "an Id that is missing or no whole"),
-    "an endless Id": (with_column(b"9" * 30, b"Id"), "an Id that is missing or no who"),
+    "half an Id": (
+        with_column(b"2.5", b"Id"),
+        "has '2.5' for Id in row 3, expected a w",
+    ),
+    "an Id missing": (
+        with_column(b"", b"Id"),
+        "has '' for Id in row 3, expected a who",
+    ),
+    "an endless Id": (with_column(b"9" * 30, b"Id"), "for Id in row 3, expected a fin"),
 }
 
 
@@ -205,12 +239,26 @@ def test_on_kaggles_machines_the_input_folder_is_found(tmp_path, monkeypatch):
 def test_through_the_hub_the_tables_are_the_same(tables, tmp_path, monkeypatch):
     monkeypatch.setenv("CH4JAX_DATA", str(tmp_path))
     for name, content in (("train", TRAIN), ("test", TEST)):
-        url = hub.DATA_HUB[f"kaggle_house_{name}"].url
-        (tmp_path / url.rsplit("/", 1)[-1]).write_bytes(content)  # as if fetched
+        url, sha1 = hub.DATA_HUB[f"kaggle_house_{name}"]
+        place = tmp_path / f"kaggle_house_{name}-{sha1[:8]}"
+        place.mkdir()
+        (place / url.rsplit("/", 1)[-1]).write_bytes(content)  # as if fetched
     pd.testing.assert_frame_equal(house_prices.read("hub").train, tables.train)
 
 
+def fifo(path):
+    path.mkdir()
+    os.mkfifo(path / "train.csv")
+    return path
+
+
+def bomb(path):
+    return archive(path, train=bytes(house_tables.MAX_BYTES + 1))
+
+
 PLACES = {
+    "a FIFO": (fifo, r"train\.csv cannot be read: .*not a regular file"),
+    "a bomb": (bomb, r"train\.csv has 67,108,865 bytes, at most"),
     "nowhere": (lambda path: path, r"train\.csv is not there; expected a folder"),
     "no test table": (lambda p: folder(p, train=SMALL), r"test\.csv is not there"),
     "swapped": (lambda p: folder(p, train=SMALL_TEST, test=SMALL), "train.* lacks"),
@@ -226,6 +274,11 @@ def test_a_place_without_the_tables_is_named(case, tmp_path):
     with pytest.raises(DataError, match=f"^{path}.*{message}") as error:
         house_prices.read(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_device_without_an_end_is_not_read():
+    with pytest.raises(DataError, match="expected a folder or zip with"):
+        house_prices.read("/dev/zero")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", SMALL])
@@ -320,7 +373,7 @@ def test_a_submission_holds_an_id_and_a_price_in_each_row(tmp_path, tables):
 @pytest.mark.parametrize(
     ("ids", "prices", "message"),
     [
-        ([1, 2], [1.0], "2 Ids need as many prices, got 1"),
+        ([1, 2], [1.0], r"shape \(2,\) and prices of shape \(1,\)"),
         ([1, 1], [1.0, 2.0], "an Id occurs twice"),
         ([1, 2], [1.0, np.nan], "the price of Id 2 must be positive, got nan"),
         ([1, 2], [np.inf, 0.0], "the price of Id 1 must be positive, got inf"),

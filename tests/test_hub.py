@@ -30,13 +30,14 @@ def server():
 
 
 @pytest.fixture
-def offer(server, monkeypatch):
-    """Put a file on the server and into `DATA_HUB`."""
+def offer(server, monkeypatch, cache):
+    """Put a file on the server and into `DATA_HUB`; return the folder of its own."""
 
-    def offer(path, content):
-        entry = hub.HubFile(server.url + path, hashlib.sha1(content).hexdigest())
-        monkeypatch.setitem(hub.DATA_HUB, "thing", entry)
+    def offer(path, content, name="thing"):
+        sha1 = hashlib.sha1(content).hexdigest()
+        monkeypatch.setitem(hub.DATA_HUB, name, hub.HubFile(server.url + path, sha1))
         server.files[path] = content
+        return cache / f"{name}-{sha1[:8]}"
 
     return offer
 
@@ -49,35 +50,77 @@ def left_in(folder):
 
 
 def test_a_file_is_downloaded_once_and_then_comes_from_the_cache(offer, server, cache):
-    offer("table.csv", CONTENT)
+    place = offer("table.csv", CONTENT)
     path = hub.download("thing")
-    assert path == cache / "table.csv"
+    assert path == place / "table.csv"
     assert path.read_bytes() == CONTENT
     assert hub.download("thing") == path
     assert server.asked == ["table.csv"]
-    assert left_in(cache.parent.parent) == ["outer/cache/table.csv"]
+    assert left_in(cache.parent.parent) == [f"outer/cache/{place.name}/table.csv"]
 
 
 def test_everything_is_downloaded_into_another_folder(offer, tmp_path, monkeypatch):
-    offer("table.csv", CONTENT)
+    place = offer("table.csv", CONTENT).name
     monkeypatch.setattr(hub, "DATA_HUB", {"thing": hub.DATA_HUB["thing"]})
-    assert hub.download_all(tmp_path / "here") == [tmp_path / "here" / "table.csv"]
+    here = tmp_path / "here"
+    assert hub.download_all(here) == [here / place / "table.csv"]
+
+
+def test_entries_whose_urls_end_alike_and_new_contents_have_places_of_their_own(offer):
+    first, second = zipped({"a": b"1"}), zipped({"a": b"2"})
+    offer("v1/thing", first, "one")
+    offer("v2/thing?raw=1", second, "two/2")
+    folders = [hub.download_extract(name) for name in ("one", "two/2")]
+    assert [(folder / "a").read_bytes() for folder in folders] == [b"1", b"2"]
+    offer("v1/thing", second, "one")
+    assert (hub.download_extract("one") / "a").read_bytes() == b"2"
+
+
+def test_what_another_job_has_unpacked_in_the_meantime_is_used(offer, monkeypatch):
+    place = offer("a.zip", zipped({"a.csv": b"1"}))
+    is_tar = tarfile.is_tarfile
+
+    def slow(archive):
+        (place / "unpacked").mkdir()
+        (place / "unpacked" / "a.csv").write_bytes(b"1")
+        return is_tar(archive)
+
+    monkeypatch.setattr(tarfile, "is_tarfile", slow)
+    assert left_in(hub.download_extract("thing")) == ["a.csv"]
+    assert left_in(place) == ["a.zip", "unpacked/a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("http_proxy", "http://[::1"), ("REQUESTS_CA_BUNDLE", "/nowhere.pem")],
+)
+def test_a_proxy_or_bundle_that_cannot_be_used_is_a_failed_download(
+    name, value, monkeypatch
+):
+    monkeypatch.setenv(name, value)
+    url = ("https" if "CA" in name else "http") + "://192.0.2.1/table.csv"
+    monkeypatch.setitem(hub.DATA_HUB, "thing", hub.HubFile(url, "0" * 40))
+    with pytest.raises(NetworkError, match="cannot be fetched"):
+        hub.download("thing", seconds=0.1)
 
 
 def test_a_line_says_what_is_downloaded_how_large_and_where_to(offer, cache, caplog):
     caplog.set_level("INFO", "ch4jax")
-    offer("table.csv", CONTENT)
+    place = offer("table.csv", CONTENT)
     hub.download("thing")
     (record,) = [r for r in caplog.records if r.name == "ch4jax"]
     assert re.fullmatch(
-        rf"downloading http://\S+/table.csv, {len(CONTENT):,} bytes, into {cache}",
+        rf"downloading http://\S+/table.csv, {len(CONTENT):,} bytes, into {place}",
         record.getMessage(),
     )
 
 
-def test_a_server_that_trickles_is_not_waited_for_for_ever(offer, cache, monkeypatch):
+def test_a_server_that_trickles_is_not_waited_for_for_ever(
+    offer, server, cache, monkeypatch
+):
     offer("table.csv", CONTENT)
-    monkeypatch.setattr(_download, "DEADLINE", 0.0)
+    server.pause = 0.02  # after each byte: no chunk of 64 KiB comes in time
+    monkeypatch.setattr(_download, "DEADLINE", 0.1)
     with pytest.raises(NetworkError, match=r"takes longer than 0 s.* by hand"):
         hub.download("thing")
     assert left_in(cache) == []
@@ -120,13 +163,13 @@ def test_download_does_not_wait_for_a_silent_server(monkeypatch, cache):
 
 
 def test_a_damaged_file_in_the_cache_is_replaced_or_kept_offline(offer, server, cache):
-    offer("table.csv", CONTENT)
-    cache.mkdir(parents=True)
-    (cache / "table.csv").write_bytes(CONTENT[:-1])
+    place = offer("table.csv", CONTENT)
+    place.mkdir(parents=True)
+    (place / "table.csv").write_bytes(CONTENT[:-1])
     server.files.clear()
     with pytest.raises(NetworkError, match=r"404.*put the file with SHA-1 .* by hand"):
         hub.download("thing")
-    assert (cache / "table.csv").read_bytes() == CONTENT[:-1]
+    assert (place / "table.csv").read_bytes() == CONTENT[:-1]
     server.files["table.csv"] = CONTENT
     assert hub.download("thing").read_bytes() == CONTENT
 
@@ -163,9 +206,9 @@ ARCHIVES = {"a.zip": zipped, "a.tar.gz": tarred, "a.tar": lambda m: tarred(m, "w
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_an_archive_is_unpacked_beside_itself_once(name, offer, cache):
-    offer(name, ARCHIVES[name]({"train.csv": b"1", "deep/er/test.csv": b"2"}))
+    place = offer(name, ARCHIVES[name]({"train.csv": b"1", "deep/er/test.csv": b"2"}))
     folder = hub.download_extract("thing")
-    assert folder == cache / "a"
+    assert folder == place / "unpacked"
     assert left_in(folder) == ["deep/er/test.csv", "train.csv"]
     assert (folder / "deep/er/test.csv").read_bytes() == b"2"
     (folder / "train.csv").unlink()
@@ -173,18 +216,17 @@ def test_an_archive_is_unpacked_beside_itself_once(name, offer, cache):
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_single_top_folder_of_the_right_name_is_the_folder(name, offer, cache):
-    offer(name, ARCHIVES[name]({"book/train.csv": b"1"}))
-    assert hub.download_extract("thing", "book") == cache / "book"
-    assert left_in(cache) == sorted(["book/train.csv", name])
+def test_a_top_folder_with_the_archives_name_is_the_folder(name, offer):
+    place = offer(name, ARCHIVES[name]({"a/train.csv": b"1", "__MACOSX/a/.x": b""}))
+    assert hub.download_extract("thing") == place / "unpacked" / "a"
 
 
 @pytest.mark.parametrize("member", ["../out.csv", "a/../../out.csv"])
 def test_a_tar_that_leads_outside_its_folder_is_refused(member, offer, cache):
-    offer("a.tar.gz", tarred({"fine.csv": b"1", member: b"2"}))
+    place = offer("a.tar.gz", tarred({"fine.csv": b"1", member: b"2"}))
     with pytest.raises(DataError, match=r"a\.tar\.gz is not a sound tar or zip: .*out"):
         hub.download_extract("thing")
-    assert left_in(cache.parent.parent) == ["outer/cache/a.tar.gz"]
+    assert left_in(cache.parent.parent) == [f"outer/cache/{place.name}/a.tar.gz"]
 
 
 def test_members_with_absolute_or_climbing_paths_stay_inside(offer, cache, tmp_path):
@@ -193,26 +235,25 @@ def test_members_with_absolute_or_climbing_paths_stay_inside(offer, cache, tmp_p
         ("a.zip", zipped, {"../out.csv": b"1", outside: b"2"}),
         ("b.tar.gz", tarred, {outside: b"2"}),
     ):
-        offer(name, make(members))
+        place = offer(name, make(members))
         hub.download_extract("thing")
-    folders = ("outer/cache/a/", "outer/cache/b/")
-    assert sum(path.startswith(folders) for path in left_in(tmp_path)) == 3
+        assert len(left_in(place / "unpacked")) == len(members)
     assert len(left_in(tmp_path)) == 3 + 2  # and the archives
 
 
 @pytest.mark.parametrize("content", [b"", b"?" * 999, zipped({"a": CONTENT})[:-30]])
 def test_what_is_no_archive_leaves_no_folder(content, offer, cache):
-    offer("a.zip", content)
+    place = offer("a.zip", content)
     with pytest.raises(DataError, match=r"a\.zip is not a sound tar or zip: ") as error:
         hub.download_extract("thing")
     assert "\n" not in str(error.value)
-    assert [path.name for path in cache.iterdir()] == ["a.zip"]
+    assert [path.name for path in place.iterdir()] == ["a.zip"]
 
 
 def test_a_folder_inside_the_archive_may_be_asked_for(offer, cache):
-    offer("VOC.zip", zipped({"VOCdevkit/VOC2012/a.txt": b"a"}))
+    place = offer("VOC.zip", zipped({"VOCdevkit/VOC2012/a.txt": b"a"}))
     folder = hub.download_extract("thing", "VOCdevkit/VOC2012")
-    assert folder == cache / "VOCdevkit" / "VOC2012"
+    assert folder == place / "unpacked" / "VOCdevkit" / "VOC2012"
     assert left_in(folder) == ["a.txt"]
     with pytest.raises(DataError, match="has no folder VOCdevkit/VOC2007"):
         hub.download_extract("thing", "VOCdevkit/VOC2007")

@@ -89,6 +89,17 @@ def test_paths_reach_into_lists_and_tuples_as_well():
     np.testing.assert_array_equal(parameters.get(changed, "1/0"), 1)
 
 
+def test_a_tree_that_is_one_array_or_holds_numbers_is_a_tree():
+    one = jnp.ones((2, 3))
+    assert parameters.count(one) == 6
+    np.testing.assert_array_equal(parameters.replace(one, "", one + 1), 2)
+    assert parameters.count({"a": one, "step": 3.0}) == 7
+    assert parameters.replace({"step": 3.0}, "step", 4.0) == {"step": 4.0}
+    wide = {"a": np.ones(2)}  # in float64, which JAX would narrow
+    replaced = parameters.replace(wide, "a", np.full(2, 1 / 3))
+    assert replaced["a"][0] == 1 / 3
+
+
 def test_two_leaves_with_one_path_are_refused():
     tree = {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}}
     with pytest.raises(ValueError, match="two leaves have the path a/b"):

@@ -18,11 +18,33 @@ def test_a_compiled_function_is_called_without_its_static_arguments():
 
 def test_works_run_in_turn_so_that_a_drift_hits_all():
     order = []
-    works = {name: lambda name=name: order.append(name) for name in "ab"}
+    works = {name: lambda name=name: order.append(name) or name for name in "ab"}
     timings = timing.interleave(works, rounds=3)
     assert order == list("ab" * 4)
     for seconds in timings.values():
         assert 0 <= seconds.fastest <= seconds.median <= seconds.slowest
+
+
+class Opaque:
+    """Holds an array, and is no tree."""
+
+    def __init__(self, array):
+        self.array = array
+
+
+@pytest.mark.parametrize("wrap", [Opaque, lambda array: {"a": array}])
+def test_work_is_waited_for_whatever_it_returns(wrap):
+    long = jax.jit(lambda x: jax.lax.fori_loop(0, 300, lambda _, y: jnp.sin(y @ y), x))
+    x = jnp.eye(200)
+    long(x).block_until_ready()
+    result, _ = timing.timed(lambda: wrap(long(x)))
+    assert all(array.is_ready() for array in jax.live_arrays())
+    assert result
+
+
+def test_work_that_returns_nothing_is_refused():
+    with pytest.raises(TypeError, match="returns what it computes, got None"):
+        timing.timed(lambda: None)
 
 
 def test_no_rounds_are_refused():

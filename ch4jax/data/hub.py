@@ -4,12 +4,14 @@ A file or folder appears under its name only when it is complete and its hash is
 right, so you never read what an interrupted download or extraction leaves behind.
 """
 
+import re
 import tarfile
 import tempfile
 import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ch4jax.data import cache_folder
 from ch4jax.data._download import fetch
@@ -45,11 +47,12 @@ def download(
 ) -> Path:
     """Return the path of a file of `DATA_HUB`, downloading it if necessary.
 
-    A file in the cache whose SHA-1 is wrong is downloaded again.
+    Its folder belongs to the entry and its hash. A file in the cache whose SHA-1 is
+    wrong is downloaded again.
 
     Args:
       name: a key of `DATA_HUB`, to which you may add.
-      cache_dir: folder of the file; `cache_folder()` if None.
+      cache_dir: where the folders are; `cache_folder()` if None.
       seconds: how long the server may be silent.
 
     Raises:
@@ -64,7 +67,11 @@ def download(
     if name not in DATA_HUB:
         raise ValueError(f"{name!r} is not in DATA_HUB, which has {sorted(DATA_HUB)}")
     url, sha1 = DATA_HUB[name]
-    path = Path(cache_dir or cache_folder()).expanduser() / url.rsplit("/", 1)[-1]
+    place = re.sub(r"[^\w.-]+", "-", f"{name}-{sha1[:8]}")
+    file_name = urlsplit(url).path.rsplit("/", 1)[-1] or "file"
+    path = Path(cache_dir or cache_folder()).expanduser() / place / file_name
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file")
     by_hand = f"put the file with SHA-1 {sha1} at {path} by hand"
     pooch.get_logger().setLevel("WARNING")  # `fetch` logs a line of its own
 
@@ -91,14 +98,12 @@ def download(
 def download_extract(
     name: str, folder: str | None = None, *, cache_dir: str | Path | None = None
 ) -> Path:
-    """Download a zip or tar file of `DATA_HUB`, unpack it, and return its folder.
+    """Download a zip or tar file of `DATA_HUB`, unpack it once, and return its folder.
 
     Args:
       name: as in `download`.
-      folder: name of the folder, beside the archive; that of the archive without its
-        ending if None. If the archive holds just a folder of this name, it is this
-        one and not one inside it. With slashes, a folder inside it, as in
-        `VOCdevkit/VOC2012`. An existing folder is returned as it is.
+      folder: inside the archive, as in `VOCdevkit/VOC2012`. None: the folder with the
+        name of the archive without its ending if there is one, else all of it.
       cache_dir: as in `download`.
 
     Raises:
@@ -109,14 +114,15 @@ def download_extract(
       NetworkError: see `download`.
     """
     archive = download(name, cache_dir)
-    folder = folder or archive.name.removesuffix(".gz").rsplit(".", 1)[0]
-    top, *inside = Path(folder).parts
-    target = archive.parent / top
+    target = archive.parent / "unpacked"
     if not target.is_dir():
         _unpack(archive, target)
-    if not (found := target.joinpath(*inside)).is_dir():
+    stem = archive.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if (found := target / (folder or stem)).is_dir():
+        return found
+    if folder:
         raise DataError(f"{archive} has no folder {folder}")
-    return found
+    return target
 
 
 def _unpack(archive: Path, target: Path) -> None:
@@ -129,9 +135,12 @@ def _unpack(archive: Path, target: Path) -> None:
             else:
                 with zipfile.ZipFile(archive) as zipped:
                     zipped.extractall(everything)
-            inner = everything / target.name
-            alone = inner.is_dir() and len(list(everything.iterdir())) == 1
-            (inner if alone else everything).rename(target)
+            everything.mkdir(exist_ok=True)
+            try:
+                everything.rename(target)
+            except OSError:
+                if not target.is_dir():  # another process was faster
+                    raise
     except (tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive} is not a sound tar or zip: {error}") from error
     except OSError as error:

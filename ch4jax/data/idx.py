@@ -11,6 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ch4jax.errors import DataError
+from ch4jax.files import open_file
+
+MAX_BYTES = 2**30
 
 
 class IdxFile(NamedTuple):
@@ -49,7 +52,10 @@ def read(path: Path, file: IdxFile) -> UInt8[np.ndarray, "..."]:
     """
     expected = len(file.header) + math.prod(file.shape)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with (
+            open_file(path, MAX_BYTES) as raw,
+            gzip.open(raw) if path.suffix == ".gz" else raw as stream,
+        ):
             content = stream.read(expected + 1)  # no more, however much is packed
     except EOFError as error:
         raise DataError(

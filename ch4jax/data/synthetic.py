@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ch4jax._checks import check_counts
+
 
 def linear_regression(
     w: Float[Array, "inputs 1"],
@@ -26,11 +28,11 @@ def linear_regression(
     Raises:
       ValueError: if `num_rows` is below 1 or `noise` is negative or not finite.
     """
-    if num_rows < 1:
-        raise ValueError(f"num_rows must be at least 1, got {num_rows}")
+    check_counts(num_rows=num_rows)
     if not 0.0 <= noise < float("inf"):
         raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
     feature_key, noise_key = jax.random.split(key)
     x = jax.random.normal(feature_key, (num_rows, w.shape[0]), w.dtype)
-    y = x @ w + b
+    y = x @ w + float(b)
+    noise = float(noise)  # a np.float64 would turn bfloat16 into float32
     return x, y + noise * jax.random.normal(noise_key, y.shape, jnp.result_type(y))

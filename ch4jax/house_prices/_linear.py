@@ -12,6 +12,7 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
+from ch4jax._checks import check_counts, check_one_shape, check_rows
 from ch4jax.storage import atomic
 from ch4jax.training import Metrics, MetricsFn, folds
 
@@ -56,7 +57,7 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Enco
 
     blocks, names = [scaled.to_numpy(float)], numbers
     for column in fitted.columns.drop(numbers):
-        kinds = sorted(fitted[column].dropna().unique())
+        kinds = sorted(fitted[column].dropna().unique(), key=str)
         values = both[column].to_numpy(object)[:, None]
         blocks.append(values == np.array(kinds, object)[None, :])
         blocks.append(both[column].isna().to_numpy()[:, None])
@@ -67,6 +68,7 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Enco
 
 def init_linear(num_features: int, *, key: PRNGKeyArray) -> dict[str, Array]:
     """Draw weights and bias as PyTorch's Linear does: U(-1/√features, 1/√features)."""
+    check_counts(num_features=num_features)
     weight_key, bias_key = jax.random.split(key)
     bound = num_features**-0.5
     return {
@@ -85,20 +87,29 @@ def linear(
 
 
 def squared_log_error(
-    predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
+    predictions: Real[Array, "*rows"], prices: Real[Array, "..."]
 ) -> Float[Array, "*rows"]:
     """Return (log prediction - log price)², with predictions raised to at least 1.
 
     >>> squared_log_error(jnp.array([100.0, -5.0]), jnp.array([100.0, 1.0])).tolist()
     [0.0, 0.0]
+
+    Raises:
+      ValueError: if the shapes differ; (rows, 1) and (rows,) would broadcast.
     """
+    check_one_shape(predictions=predictions, prices=prices)
     return jnp.square(jnp.log(jnp.maximum(predictions, 1.0)) - jnp.log(prices))
 
 
 def log_rmse(
-    predictions: Real[Array, "*rows"], prices: Real[Array, "*rows"]
+    predictions: Real[Array, "*rows"], prices: Real[Array, "..."]
 ) -> Float[Array, ""]:
-    """Return the root mean of `squared_log_error`, the metric of the competition."""
+    """Return the root mean of `squared_log_error`, the metric of the competition.
+
+    Raises:
+      ValueError: as `squared_log_error` does, and if there are no rows.
+    """
+    check_rows(predictions=predictions)
     return jnp.sqrt(squared_log_error(predictions, prices).mean())
 
 
@@ -184,17 +195,20 @@ def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
 
 
 def write_submission(
-    path: Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, " rows"]
+    path: Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, "..."]
 ) -> None:
     """Write `Id,SalePrice` for the competition, by atomic replace.
 
     Raises:
-      ValueError: if an Id occurs twice, there is not one price for each, or a price is
-        not a positive number; nothing is written then.
+      ValueError: if an Id occurs twice or is no whole number, there is not one price
+        for each, or a price is not a positive number; nothing is written then.
     """
-    ids = np.asarray(ids)
-    if ids.shape != prices.shape:
-        raise ValueError(f"{ids.size} Ids need as many prices, got {prices.size}")
+    ids, prices = np.asarray(ids), np.asarray(prices)
+    if ids.dtype.kind not in "iu" or ids.shape != prices.shape or ids.ndim != 1:
+        raise ValueError(
+            "expected whole Ids and prices of one shape (rows,), got "
+            f"{ids.dtype} of shape {ids.shape} and prices of shape {prices.shape}"
+        )
     if np.unique(ids).size != ids.size:
         raise ValueError("an Id occurs twice")
     bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from ch4jax.errors import DataError
+
 QUALITY = ("Po", "Fa", "TA", "Gd", "Ex")
 FINISH = ("Unf", "LwQ", "Rec", "BLQ", "ALQ", "GLQ")
 ORDINAL = {  # from worst to best; missing means that the house has none: 0
@@ -80,14 +82,22 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
       Numbers, and kinds as text.
+
+    Raises:
+      DataError: if a quality is a word that its scale lacks; names column and row.
     """
     made = table.drop(columns=["Id", "SalePrice"], errors="ignore").assign(
-        MSSubClass=table["MSSubClass"].astype(str),
-        Month=table["MoSold"].astype(str),
+        MSSubClass=table["MSSubClass"].map("{:g}".format),  # 60.0 is 60
+        Month=table["MoSold"].map("{:g}".format),
         Neighborhood=table["Neighborhood"].fillna("unknown"),
     )
     for column, scale in ORDINAL.items():
         ranks = made[column].map({kind: i for i, kind in enumerate(scale, start=1)}.get)
+        if len(rows := np.flatnonzero(ranks.isna() & made[column].notna())):
+            raise DataError(
+                f"{made[column].iloc[rows[0]]!r} for {column} in row {rows[0] + 1}: "
+                f"expected one of {', '.join(scale)}, or nothing"
+            )
         made[column] = ranks.astype(float)
         if column not in NEVER_ABSENT:
             made[column] = made[column].fillna(0.0)

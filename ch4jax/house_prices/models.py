@@ -200,7 +200,7 @@ def _is_weight(params: dict[str, PyTree]) -> dict[str, PyTree]:
 
 def blend_weights(
     predictions: Float[np.ndarray, "models rows"],
-    log_prices: Float[np.ndarray, " rows"],
+    log_prices: Float[np.ndarray, "..."],
     huber: float = 0.1,
 ) -> Float[np.ndarray, " models"]:
     """Return the weights, in twentieths that add up to 1, of the least Huber loss.
@@ -210,7 +210,15 @@ def blend_weights(
       log_prices: the true ones.
       huber: residual from which the loss is linear: with the squared loss, two sales
         in a thousand would set the weights.
+
+    Raises:
+      ValueError: if there is not one log price for each prediction of a model.
     """
+    if predictions.shape[1:] != log_prices.shape:
+        raise ValueError(
+            "need a log price for each prediction of each model, got shapes "
+            f"{log_prices.shape} and {predictions.shape}"
+        )
     parts = itertools.product(range(21), repeat=len(predictions))
     grid = np.array([weights for weights in parts if sum(weights) == 20]) / 20
     residuals = np.abs(grid @ predictions - log_prices[None, :])

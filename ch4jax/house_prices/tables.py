@@ -4,6 +4,7 @@ They are those of De Cock (2011) as Kaggle's competition "House Prices: Advanced
 Regression Techniques" cuts them: 1,460 sales with prices and 1,459 without.
 """
 
+import codecs
 import csv
 import io
 import lzma
@@ -20,12 +21,16 @@ import pandas as pd
 
 from ch4jax.data import hub
 from ch4jax.errors import DataError
+from ch4jax.files import open_file
+from ch4jax.house_prices.features import ORDINAL
 
 SHIPPED_FOLDER = Path(__file__).parent.parent / "data" / "samples" / "house_prices"
 KAGGLE_FOLDERS = (
     Path("/kaggle/input/house-prices-advanced-regression-techniques"),
     Path("/kaggle/input/competitions/house-prices-advanced-regression-techniques"),
 )
+MAX_BYTES = 2**26  # of a table; Kaggle's have half a million
+LARGEST = 1e12  # the square of a number in a cell must not overflow float32
 MISSING = ("", "NA")  # and not "None", which is a kind of masonry veneer
 
 
@@ -93,13 +98,16 @@ def read_table(content: bytes, name: str, *, with_prices: bool) -> pd.DataFrame:
         {
             column: _numbers(values, column, name)
             if is_number[column]
-            else pd.Series([None if v in MISSING else v for v in values], dtype=object)
+            else _words(values, column, name)
             for column, values in cells.items()
         }
     )
     ids = table["Id"].to_numpy()
-    if ids.dtype.kind != "i":
-        raise DataError(f"{name} has an Id that is missing or no whole number")
+    if len(rows := np.flatnonzero(~(ids == np.floor(ids)))):
+        raise DataError(
+            f"{name} has {cells['Id'][rows[0]]!r} for Id in row {rows[0] + 1}, "
+            "expected a whole number"
+        )
     if len(doubled := ids[table["Id"].duplicated()]):
         raise DataError(f"{name} has the Id {doubled[0]} twice")
     if with_prices and len(rows := np.flatnonzero(~(table["SalePrice"] > 0))):
@@ -122,14 +130,19 @@ def _columns() -> dict[str, bool]:
 def _read_kaggle(path: Path) -> bytes:
     """Return the bytes of a file in a folder or in a zip."""
     try:
-        if zipfile.is_zipfile(path.parent):
-            return (zipfile.Path(path.parent) / path.name).read_bytes()
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.parent.is_file() and zipfile.is_zipfile(path.parent):
+            with zipfile.ZipFile(path.parent) as zipped:
+                size = zipped.getinfo(path.name).file_size
+                if size > MAX_BYTES:
+                    raise DataError(f"{path} has {size:,} bytes, at most {MAX_BYTES:,}")
+                return zipped.read(path.name)
+        with open_file(path, MAX_BYTES) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, KeyError) as error:
         raise DataError(
             f"{path} is not there; expected a folder or zip with train.csv and test.csv"
         ) from error
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
@@ -138,10 +151,12 @@ def _read_cells(
 ) -> dict[str, tuple[str, ...]]:
     """Return the cells of each of `columns`, in that order, from a CSV file in UTF-8.
 
-    A byte-order mark, any kind of line end and blank lines are fine.
+    UTF-16 with a byte-order mark, such a mark in UTF-8, any kind of line end, blank
+    lines and blanks around a cell are fine.
     """
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -149,7 +164,9 @@ def _read_cells(
         ) from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header, *rows = [row for row in reader if row] or [[]]
+        header, *rows = [[cell.strip() for cell in row] for row in reader if row] or [
+            []
+        ]
     except csv.Error as error:
         raise DataError(
             f"{name} is not a table in CSV: {error} in line {reader.line_num}"
@@ -178,9 +195,31 @@ def _numbers(cells: Sequence[str], column: str, name: str) -> pd.Series:
     """Return whole numbers where all are whole, and NaN where a cell is missing."""
     given = ~pd.Series(cells).isin(MISSING)
     numbers: Any = pd.to_numeric(pd.Series(cells).where(given), errors="coerce")
-    if len(rows := np.flatnonzero(given & ~np.isfinite(numbers.astype(float)))):
+    if len(rows := np.flatnonzero(given & ~(numbers.astype(float).abs() < LARGEST))):
         raise DataError(
             f"{name} has {cells[rows[0]][:40]!r} for {column} in row {rows[0] + 1}, "
-            "expected a finite number"
+            f"expected a finite number below {LARGEST:g}"
         )
-    return numbers
+    whole = numbers.astype(float) % 1 == 0
+    return numbers.astype(int) if whole.all() else numbers
+
+
+def _words(cells: Sequence[str], column: str, name: str) -> pd.Series:
+    """Return the words of a column, None where one is missing."""
+    scale = ORDINAL.get(column)
+    for row, cell in enumerate(cells, start=1):
+        if cell in MISSING or (cell in scale if scale else not _is_number(cell)):
+            continue
+        expected = f"one of {', '.join(scale)}, or NA" if scale else "a word or NA"
+        raise DataError(
+            f"{name} has {cell[:40]!r} for {column} in row {row}, expected {expected}"
+        )
+    return pd.Series([None if v in MISSING else v for v in cells], dtype=object)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -5,14 +5,19 @@ needs it imports it.
 """
 
 import io
+import itertools
+import os
 import pickle
+import pickletools
 import re
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +27,7 @@ from jaxtyping import PyTree
 
 import ch4jax.storage.atomic as atomic
 from ch4jax.errors import Damaged, Mismatch, Refused
+from ch4jax.files import open_file
 from ch4jax.interop._torch_names import Shape, Slot, pair, slots_of
 from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
 
@@ -32,6 +38,9 @@ StateDict = Mapping[str, "torch.Tensor"]
 
 _DTYPES = {name: DTYPES[name] for name in (*NATIVE, "bfloat16")}  # PyTorch has them
 _DAMAGE = (RuntimeError, EOFError, IndexError, pickle.UnpicklingError)
+MAX_BYTES = 2**36  # of a file
+MAX_EXPANDED = 2**30  # bytes of a tensor that repeats the few that are in the file
+MAX_STEPS = 2**20  # of unpickling; a tensor takes about 30
 _GLOBAL = r"unsupported global:?(?: global)? ([\w.]+)"
 
 
@@ -113,12 +122,16 @@ def load_torch(path: str | Path) -> Any:
     dictionaries of tensors.
 
     Raises:
-      Damaged: if the file cannot be read.
-      Mismatch: if it holds anything else, such as code, which is never run.
+      Damaged: if the file cannot be read, or is no regular file.
+      Mismatch: if it holds anything else, such as code, which is never run, or claims
+        more than a file of its size may: that is refused before it is unpacked.
     """
     torch, path = _torch(), Path(path)
     try:
-        content = path.read_bytes()
+        with open_file(path, MAX_BYTES) as file:
+            _check_claims(file, path)
+            file.seek(0)
+            content = file.read()
     except OSError as error:
         raise Damaged(f"{path} cannot be read: {error.strerror}") from error
     try:
@@ -133,14 +146,46 @@ def load_torch(path: str | Path) -> Any:
         if found := re.search(_GLOBAL, str(error), re.I):
             raise Mismatch(f"{path} holds {found[1]}: expected only tensors") from error
         raise Damaged(f"{path} does not hold whole tensors") from error
-    return _map(lambda tensor, _: tensor, loaded, str(path))
+    most = max(len(content), MAX_EXPANDED)
+
+    def check(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
+        if tensor.numel() * tensor.element_size() > most:
+            raise Mismatch(f"{name} claims {tensor.numel():,} entries, and has fewer")
+        return tensor
+
+    return _map(check, loaded, str(path))
+
+
+def _check_claims(file: IO[bytes], path: Path) -> None:
+    pickles = [file] * 4  # that precede the numbers in files of PyTorch before 1.6
+    size = os.fstat(file.fileno()).st_size
+    try:
+        if zipfile.is_zipfile(file):
+            zipped = zipfile.ZipFile(file)
+            claimed = sum(member.file_size for member in zipped.infolist())
+            if claimed > size:
+                raise Mismatch(f"{path} has {size:,} bytes and claims {claimed:,}")
+            names = [name for name in zipped.namelist() if name.endswith(".pkl")]
+            pickles = [zipped.open(name) for name in names]
+        else:
+            file.seek(0)
+            if file.read(2)[:1] != b"\x80":  # no pickle
+                return
+            file.seek(0)
+        for pickled in pickles:
+            steps = itertools.islice(pickletools.genops(pickled), MAX_STEPS)
+            if sum(1 for _ in steps) == MAX_STEPS:
+                raise Mismatch(f"{path} has {MAX_STEPS:,} values that are no tensors")
+    except (ValueError, zipfile.BadZipFile, zlib.error):
+        return  # PyTorch says what is wrong
 
 
 def save_torch(path: str | Path, state_dict: StateDict) -> None:
     """Write tensors to a .pt, .pth or .safetensors file, all or nothing.
 
     Raises:
-      Mismatch: if an entry is not a tensor.
+      Mismatch: if an entry is not a tensor, or, for .safetensors, is sparse or has no
+        values.
       Refused: if entries share memory, as those of a shared layer do, and the file is
         .safetensors, which cannot express that.
       ValueError: if it has another suffix.
@@ -152,6 +197,7 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
 
         owners: dict[int, str] = {}
         for name, tensor in tensors.items():
+            _plain(tensor, name)
             pointer = tensor.untyped_storage().data_ptr()
             owner = owners.setdefault(pointer, name) if pointer else name
             if owner != name:
@@ -159,7 +205,7 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
                     f"{owner} and {name} share memory, which {path} cannot hold: save "
                     "them as .pt, or a clone() of one"
                 )
-        content = save({name: t.contiguous() for name, t in tensors.items()})
+        content = save({name: _plain(t, name) for name, t in tensors.items()})
     else:
         file = io.BytesIO()
         torch.save(state_dict, file)
@@ -223,8 +269,17 @@ def _to_numpy(tensor: "torch.Tensor", name: str) -> np.ndarray:
     dtype = _shared_dtype(str(tensor.dtype).removeprefix("torch."), name)
     if needs_x64(dtype):
         raise Mismatch(f"{name} is {dtype}, which needs jax_enable_x64")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = _plain(tensor, name).cpu().reshape(-1)
     return flat.view(torch.uint8).numpy().view(dtype).reshape(tensor.shape)
+
+
+def _plain(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
+    """Return the tensor with its values in order, conjugated or negated if it is so."""
+    if tensor.is_meta:
+        raise Mismatch(f"{name} is on the meta device: it has no values")
+    if tensor.layout != _torch().strided:
+        raise Mismatch(f"{name} is {tensor.layout}: expected a dense tensor")
+    return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
 def _to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":

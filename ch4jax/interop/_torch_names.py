@@ -57,6 +57,8 @@ def slots_of(tree: PyTree) -> dict[Keys, Slot]:
     slots: dict[Keys, Slot] = {}
     for n, (keys, leaf) in enumerate(tree_flatten_with_path(tree)[0]):
         path = tuple(keystr((key,), simple=True) for key in keys)
+        if not path:
+            raise Mismatch("the tree is a single array: expected arrays by name")
         full = "/".join(path)
         *module, name = path[1:] if path[0] in ("params", "constants") else path
         stacked = len(leaf.shape) == {"kernel": 3, "bias": 2}.get(name)

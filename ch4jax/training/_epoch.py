@@ -14,7 +14,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+from ch4jax._checks import check_counts, check_labels, check_rows
 
 Metrics = dict[str, Array]
 Data = tuple[Array, Array]
@@ -59,10 +61,22 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> Train
 
 
 def classification_metrics(
-    logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"]
+    logits: Float[Array, "batch classes"], labels: Shaped[Array, "..."]
 ) -> Metrics:
-    """Return cross-entropy in nats and accuracy (0 or 1) of each row."""
-    labels = labels.astype(jnp.int32)
+    """Return cross-entropy in nats and accuracy (0 or 1) of each row.
+
+    A label that is no class makes the loss of its row NaN.
+
+    Raises:
+      ValueError: if `labels` are not integers of shape (batch,).
+    """
+    check_labels(logits, labels)
+    if labels.dtype.itemsize < 8:
+        labels = labels.astype(jnp.int32)
+    num_classes = logits.shape[1]
+    # Optax counts negative labels from the end, and makes NaN of others that are none.
+    is_class = (labels >= 0) & (labels < num_classes)
+    labels = jnp.where(is_class, labels, num_classes)
     return {
         "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
         "accuracy": (logits.argmax(axis=-1) == labels).astype(logits.dtype),
@@ -90,10 +104,9 @@ def batch_rows(
       repeats row 0.
 
     Raises:
-      ValueError: if `batch_size` is below 1.
+      ValueError: if `num_rows` or `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_counts(num_rows=num_rows, batch_size=batch_size)
     steps = -(-num_rows // batch_size)
     rows = jnp.arange(num_rows)
     if key is not None:
@@ -126,16 +139,32 @@ def train_step(
 
     Returns:
       The new state, and the sum of each metric over the real rows.
+
+    Raises:
+      ValueError: if inputs, labels and `real` have not as many rows, or if `metrics_fn`
+        does not return a loss, and one value a row.
     """
+    check_rows(**batch._asdict())
     step_key = jax.random.fold_in(key, state.step)
 
     def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
-        metrics = metrics_fn(params, batch.inputs, batch.labels, key=step_key)
+        # A line search evaluates it again, with the same key.
+        again = jax.random.clone(step_key)
+        metrics = metrics_fn(params, batch.inputs, batch.labels, key=again)
+        if "loss" not in metrics:
+            raise ValueError(f"metrics_fn must return a 'loss', got {list(metrics)}")
         sums = _sum_real_rows(metrics, batch.real)
         return sums["loss"] / batch.real.sum(), sums
 
-    grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    (loss, sums), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        grads,
+        state.opt_state,
+        state.params,
+        value=loss,
+        grad=grads,
+        value_fn=lambda params: mean_loss(params)[0],
+    )
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, state.step + 1), sums
 
@@ -167,9 +196,13 @@ def _train_epoch(
     Returns:
       The new state, and the mean over all rows of each metric as it was when
       the row was trained on.
+
+    Raises:
+      ValueError: if there are no rows or not as many labels, if `batch_size` is below
+        1, or if `metrics_fn` does not return a loss, and one value a row.
     """
+    num_rows = check_rows(inputs=data[0], labels=data[1])
     shuffle_key, step_key = jax.random.split(key)
-    num_rows = data[0].shape[0]
     rows, real = batch_rows(
         num_rows, batch_size, key=jax.random.fold_in(shuffle_key, state.step)
     )
@@ -212,7 +245,11 @@ def fit(
     Returns:
       The parameters after the last epoch; and those after each epoch, with a leading
       axis of epochs.
+
+    Raises:
+      ValueError: as `train_epoch` does, and if `epochs` is below 1.
     """
+    check_counts(epochs=epochs)
     epoch = partial(
         _train_epoch, metrics_fn=metrics_fn, optimizer=optimizer, batch_size=batch_size
     )
@@ -230,8 +267,12 @@ def fit(
 def evaluate(
     params: PyTree, data: Data, *, metrics_fn: MetricsFn, batch_size: int = 2048
 ) -> Metrics:
-    """Return the mean of each metric over all rows of `data`, nothing random."""
-    num_rows = data[0].shape[0]
+    """Return the mean of each metric over all rows of `data`, nothing random.
+
+    Raises:
+      ValueError: as `train_epoch` does.
+    """
+    num_rows = check_rows(inputs=data[0], labels=data[1])
     batches = batch_rows(num_rows, min(batch_size, num_rows), key=None)
 
     def sums(batch: tuple[Array, Array]) -> Metrics:
@@ -242,4 +283,19 @@ def evaluate(
 
 
 def _sum_real_rows(metrics: Metrics, real: Array) -> Metrics:
-    return jax.tree.map(lambda rows: jnp.where(real, rows, 0).sum(), metrics)
+    return {name: sum_rows(name, rows, real) for name, rows in metrics.items()}
+
+
+def sum_rows(name: str, rows: Array, where: Bool[Array, " rows"]) -> Float[Array, ""]:
+    """Return the sum of a metric over some rows, in float32 or better.
+
+    Raises:
+      ValueError: if the metric is not one value a row.
+    """
+    if rows.shape != where.shape:
+        raise ValueError(
+            f"metrics_fn must return one value for each of {where.size} rows, got "
+            f"{name!r} of shape {rows.shape}"
+        )
+    exact = jnp.promote_types(rows.dtype, jnp.float32)
+    return jnp.where(where, rows, 0).sum(dtype=exact)

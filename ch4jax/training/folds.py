@@ -13,10 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 
 import ch4jax.training._epoch as training
-from ch4jax.training._epoch import Data, Metrics, MetricsFn, TrainState, take_rows
+from ch4jax._checks import check_counts, check_rows
+from ch4jax.training._epoch import (
+    Data,
+    Metrics,
+    MetricsFn,
+    TrainState,
+    sum_rows,
+    take_rows,
+)
 
 Recipe = Callable[[PyTree], tuple[MetricsFn, optax.GradientTransformation]]
 
@@ -53,14 +61,23 @@ def k_fold(
 
 
 def shuffled_batches(
-    in_training: Bool[Array, " n"], batch_size: int, steps: int, *, key: PRNGKeyArray
+    in_training: Shaped[Array, "..."], batch_size: int, steps: int, *, key: PRNGKeyArray
 ) -> tuple[Int[Array, "steps batch"], Bool[Array, "steps batch"]]:
     """Deal the rows that a fold trains on into batches, in an order that `key` draws.
 
     Returns:
       Row numbers, and which of them are real: each row of the fold is real exactly
       once, and they come first.
+
+    Raises:
+      ValueError: if `in_training` is not a mask, or a size is below 1.
     """
+    check_counts(batch_size=batch_size, steps=steps)
+    if in_training.dtype != bool or in_training.ndim != 1:
+        raise ValueError(
+            "in_training must be true or false for each row, got "
+            f"{in_training.dtype} of shape {in_training.shape}"
+        )
     # Sorting plain integers is six times as fast as sorting rows by random numbers
     # (argsort). Each integer holds, from the highest bit: whether the fold leaves the
     # row out, a random number, the row. Two rows that draw the same number, less than
@@ -81,7 +98,7 @@ def fit(
     params: PyTree,
     setting: PyTree,
     data: Data,
-    in_training: Bool[Array, " n"],
+    in_training: Shaped[Array, "..."],
     *,
     recipe: Recipe,
     epochs: int,
@@ -107,8 +124,13 @@ def fit(
     Returns:
       The parameters after the last epoch; and, if `watch`, the mean of each metric
       over the rows of the fold and over the others after each epoch (`train_*` and
-      `valid_*`, shape (epochs,)).
+      `valid_*`, shape (epochs,)), infinite where there are no such rows.
+
+    Raises:
+      ValueError: as `training.fit` does, and if `in_training` is no mask of the rows.
     """
+    check_rows(inputs=data[0], labels=data[1], in_training=in_training)
+    check_counts(epochs=epochs)
     metrics_fn, optimizer = recipe(setting)
 
     train_step = partial(
@@ -131,8 +153,8 @@ def fit(
         if not watch:
             return state, {}
         metrics = metrics_fn(state.params, *data, key=None)
-        means = {f"train_{k}": _mean(v, in_training) for k, v in metrics.items()}
-        means |= {f"valid_{k}": _mean(v, ~in_training) for k, v in metrics.items()}
+        means = {f"train_{k}": _mean(k, v, in_training) for k, v in metrics.items()}
+        means |= {f"valid_{k}": _mean(k, v, ~in_training) for k, v in metrics.items()}
         return state, means
 
     state = training.init_state(params, optimizer)
@@ -142,8 +164,11 @@ def fit(
 
 def steps_per_epoch(in_training: Bool[np.ndarray, "*folds n"], batch_size: int) -> int:
     """Return the steps that the largest fold needs."""
+    check_counts(batch_size=batch_size)
     return -(-int(in_training.sum(axis=-1).max()) // batch_size)
 
 
-def _mean(values: Array, where: Array) -> Array:
-    return jnp.where(where, values, 0).sum() / where.sum()
+def _mean(name: str, values: Array, where: Array) -> Array:
+    rows = where.sum()
+    mean = sum_rows(name, values, where) / jnp.maximum(rows, 1)
+    return jnp.where(rows > 0, mean, jnp.inf)

@@ -13,13 +13,22 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 import ch4jax.training._epoch as training
+from ch4jax._checks import check_counts, check_member_keys, check_rows
 from ch4jax.training._epoch import Data, Metrics, MetricsFn, TrainState
 
 
 def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
-    """Return the keys of the seeds `seed`, `seed + 1` and so on, modulo 2**32."""
+    """Return the keys of the seeds `seed`, `seed + 1` and so on, modulo 2**32.
+
+    Raises:
+      ValueError: if `num_members` is below 1, or if there are several and JAX's default
+        keys are `rbg` or `unsafe_rbg`, which do not draw the same when mapped over.
+    """
+    check_counts(num_members=num_members)
     seeds = seed + jnp.arange(num_members, dtype=jnp.uint32)
-    return jax.vmap(jax.random.key)(seeds)
+    keys = jax.vmap(jax.random.key)(seeds)
+    check_member_keys(keys)
+    return keys
 
 
 def init_states(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -40,7 +49,13 @@ def train_epoch(
     """Train each member for one epoch on the same `data`, in the order of its own key.
 
     See `training.train_epoch`. Each metric comes back with the shape (members,).
+
+    Raises:
+      ValueError: as `training.train_epoch` and `seed_keys` do, and if there is not one
+        key for each member.
     """
+    check_member_keys(keys)
+    check_rows(states=states.step, keys=keys)
     member = partial(
         training.train_epoch,
         metrics_fn=metrics_fn,

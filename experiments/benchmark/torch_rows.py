@@ -55,13 +55,14 @@ def device_for(platform: str, *, seed: int) -> torch.device | None:
     return torch.device("cpu") if platform == "cpu" else None
 
 
-def finished(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def finished(work: Callable[[], None], device: torch.device) -> Callable[[], str]:
     """Return a function that does the work and waits for the device."""
 
-    def run() -> None:
+    def run() -> str:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return "done"
 
     return run
 

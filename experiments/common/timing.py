@@ -45,9 +45,20 @@ def compile(jitted: Wrapped, *args: Any, **kwargs: Any) -> tuple[Compiled, float
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Run `work`, wait for its arrays, and return them with the seconds it took."""
+    """Run `work`, wait for its arrays, and return them with the seconds it took.
+
+    Where its result is no tree of arrays, this waits for all arrays that there are.
+
+    Raises:
+      TypeError: if the result is None: nobody could know when the work is done.
+    """
     start = time.perf_counter()
     result = jax.block_until_ready(work())
+    leaves = jax.tree.leaves(result)
+    if not leaves:
+        raise TypeError(f"expected work that returns what it computes, got {result!r}")
+    if not all(isinstance(leaf, jax.Array) for leaf in leaves):
+        jax.block_until_ready(jax.live_arrays())
     return result, time.perf_counter() - start
 
 

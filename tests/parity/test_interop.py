@@ -4,6 +4,7 @@ import ast
 import copy
 import os
 import pickle
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -355,6 +356,82 @@ def test_no_part_of_a_file_is_taken_for_the_whole(suffix, tmp_path):
         with pytest.raises(Damaged, match="does not hold whole tensors") as error:
             load_torch(path)
         assert "\n" not in str(error.value)
+
+
+def brackets(depth):
+    """Return a pickle of nested lists, as large as it is deep."""
+    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_brackets_is_refused_before_it_is_unpickled(
+    packed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    path, content = tmp_path / "net.pt", brackets(2**20)
+    path.write_bytes(content)
+    if packed:
+        with zipfile.ZipFile(path, "w") as zipped:
+            zipped.writestr("net/data.pkl", content)
+    with pytest.raises(Mismatch, match="1,048,576 values that are no tensors"):
+        load_torch(path)
+
+
+def test_a_file_that_claims_more_than_it_has_is_refused_before_it_is_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    path = tmp_path / "net.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("net/data/0", bytes(10**6))
+    with pytest.raises(Mismatch, match="bytes and claims 1,000,000"):
+        load_torch(path)
+
+
+def test_a_tensor_that_repeats_one_number_a_billion_times_is_refused(tmp_path):
+    torch.save({"a": torch.ones(1).expand(2**29)}, tmp_path / "net.pt")
+    with pytest.raises(Mismatch, match=r"a in .* claims 536,870,912 entries"):
+        load_torch(tmp_path / "net.pt")
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "net.pt")
+    for path in (tmp_path / "net.pt", "/dev/zero"):
+        with pytest.raises(Damaged, match="cannot be read: not a regular file"):
+            load_torch(path)
+
+
+COMPLEX = torch.tensor([1 + 2j, 3 - 4j])
+
+
+@pytest.mark.parametrize("view", [COMPLEX.conj(), COMPLEX.conj().imag])
+def test_conjugated_and_negated_views_come_as_what_they_show(view, tmp_path):
+    expected = view.resolve_conj().resolve_neg().numpy()
+    np.testing.assert_array_equal(from_torch(view), expected)
+    for suffix in ("pt", "safetensors"):
+        save_torch(tmp_path / f"net.{suffix}", {"a": view})
+        loaded = from_torch(load_torch(tmp_path / f"net.{suffix}"))
+        np.testing.assert_array_equal(loaded["a"], expected)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(2, device="meta"), "on the meta device: it has no values"),
+        (torch.eye(2).to_sparse(), "sparse_coo: expected a dense tensor"),
+    ],
+)
+def test_a_tensor_without_dense_values_is_named(tensor, message, tmp_path):
+    with pytest.raises(Mismatch, match=f"^a in it is .*{message}"):
+        from_torch({"a": tensor})
+    with pytest.raises(Mismatch, match=f"^a is .*{message}"):
+        save_torch(tmp_path / "net.safetensors", {"a": tensor})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_that_is_one_array_has_no_names():
+    with pytest.raises(Mismatch, match="the tree is a single array"):
+        from_torch({"a": torch.ones(2)}, jnp.ones(2))
 
 
 def test_a_missing_file_and_an_unknown_suffix_are_errors(tmp_path):

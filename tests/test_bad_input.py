@@ -1,0 +1,291 @@
+"""What public functions refuse, in one line of ours; and numbers that stay honest."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ch4jax import (
+    backprop,
+    deep_mlp,
+    dropout,
+    house_prices,
+    initialization,
+    parameters,
+    training,
+)
+from ch4jax.data.synthetic import linear_regression
+from ch4jax.dropout import DropoutMLP
+from ch4jax.house_prices import models
+from ch4jax.layers import MyLinear
+from ch4jax.training import classification_metrics, folds, population
+
+key = partial(jax.random.key, 0)  # a new array each time, for the check of reuse
+SGD = optax.sgd(0.1)
+X, LABELS = jnp.ones((20, 3)), jnp.zeros(20, jnp.int32)
+NO_X, NO_LABELS = X[:0], LABELS[:0]
+LAYERS = [{"kernel": jnp.eye(3), "bias": jnp.zeros(3)}] * 2
+NET = deep_mlp.init_params(3, 4, 2, 3, initialization.he_normal, key=key())
+TWO = backprop.init_params(3, 4, 3, key=key())
+
+
+def metrics_fn(params, x, labels, *, key):
+    return classification_metrics(x @ params, labels)
+
+
+def column_fn(params, x, labels, *, key):
+    return {"loss": (x @ params)[:, :1]}
+
+
+def lossless_fn(params, x, labels, *, key):
+    return {"accuracy": (x @ params)[:, 0]}
+
+
+def recipe(setting, metrics_fn=metrics_fn):
+    return metrics_fn, optax.adam(setting)
+
+
+def each(data=(X, LABELS), metrics_fn=metrics_fn, batch_size=8, epochs=1, rows=20):
+    """Return every way to train and evaluate, by name, as calls without arguments."""
+    given = {"metrics_fn": metrics_fn, "batch_size": batch_size}
+    start, params = training.init_state(jnp.eye(3), SGD), jnp.eye(3)
+    member = jax.tree.map(lambda a: a[None], start)
+    members = population.seed_keys(0, 1)
+    fold = {"epochs": epochs, "batch_size": batch_size, "steps": 3, "watch": True}
+    fit = partial(folds.fit, recipe=partial(recipe, metrics_fn=metrics_fn), **fold)
+    given_sgd = given | {"optimizer": SGD}
+    return {
+        "epoch": lambda: training.train_epoch(start, data, key=key(), **given_sgd),
+        "fit": lambda: training.fit(
+            params, data, epochs=epochs, key=key(), **given_sgd
+        ),
+        "evaluate": lambda: training.evaluate(params, data, **given),
+        "members": lambda: population.train_epoch(
+            member, data, keys=members, **given_sgd
+        ),
+        "test members": lambda: population.evaluate(params[None], data, **given),
+        "fold": lambda: fit(params, 0.1, data, jnp.arange(rows) < 9, key=key()),
+    }
+
+
+WRONG = {
+    "fewer labels": ({"data": (X, LABELS[:15])}, r"as many rows.*\(20, 3\), \(15,\)"),
+    "no rows": ({"data": (NO_X, NO_LABELS), "rows": 0}, r"as many rows, and some, got"),
+    "a column of labels": ({"data": (X, LABELS[:, None])}, r"integers of shape \(\d+,"),
+    "one-hot labels": ({"data": (X, jnp.eye(20, 3, dtype=int))}, "labels must be inte"),
+    "labels of 1.7": ({"data": (X, LABELS + 1.7)}, "labels must be integers.*float32"),
+    "a column of losses": ({"metrics_fn": column_fn}, r"'loss' of shape \(\d+, 1\)"),
+    "batches of none": ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_every_way_to_train_refuses_what_does_not_fit(case):
+    given, message = WRONG[case]
+    for call in each(**given).values():
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def same(*shape):
+    return jnp.ones(shape)
+
+
+REFUSED = {
+    "no loss": (each(metrics_fn=lossless_fn)["fit"], r"'loss', got \['accuracy'\]"),
+    "no epochs": (each(epochs=0)["fit"], "epochs must be at least 1, got 0"),
+    "no epochs of folds": (each(epochs=0)["fold"], "epochs must be at least 1, got 0"),
+    "rows of another table": (each(rows=19)["fold"], r"\(20, 3\), \(20,\), \(19,\)"),
+    "integers for a mask": (
+        lambda: folds.shuffled_batches(jnp.arange(9), 2, 5, key=key()),
+        "in_training must be true or false for each row, got int",
+    ),
+    "steps of none": (lambda: folds.steps_per_epoch(np.ones(3, bool), 0), "batch_size"),
+    "no members": (lambda: population.seed_keys(0, 0), "num_members must be at least"),
+    "labels of backprop": (
+        lambda: backprop.forward(TWO, X, LABELS[:, None], 0.0),
+        r"integers of shape \(20,\)",
+    ),
+    "labels of a signal": (
+        lambda: deep_mlp.signal(NET, X, LABELS[:9], deep_mlp.Architecture(jnp.tanh)),
+        r"integers of shape \(20,\)",
+    ),
+    "a row for rows": (lambda: dropout.mlp(LAYERS, X[0], (0.5,), key=None), r"\(3,\) "),
+    "wide rows": (
+        lambda: dropout.mlp(LAYERS, same(2, 4), (0.5,), key=None),
+        r"\(2, 4\) does not fit the kernel of shape \(3, 3\)",
+    ),
+    "a rate in evaluation": (
+        lambda: dropout.mlp(LAYERS, X, (1.5,), key=None),
+        r"in \[0, 1\], got 1.5",
+    ),
+    "a mode that is not given": (
+        lambda: DropoutMLP().apply(DropoutMLP().init(key(), X), X),
+        "needs train=True or train=False",
+    ),
+    "prices in a column": (
+        lambda: house_prices.log_rmse(same(9), same(9, 1)),
+        r"one shape, got \(9,\) and \(9, 1\)",
+    ),
+    "no prices": (lambda: house_prices.log_rmse(same(0), same(0)), "rows, and some"),
+    "blended prices in a column": (
+        lambda: models.blend_weights(np.ones((2, 9)), np.ones((9, 1))),
+        r"shapes \(9, 1\) and \(2, 9\)",
+    ),
+    "a direction of another shape": (
+        lambda: backprop.directional_difference(jnp.sum, same(3), same(1), 0.1),
+        r"params and direction must have one shape",
+    ),
+    "a number for an array": (
+        lambda: parameters.replace({"a": X}, "a", 3.0),
+        r"a has shape \(20, 3\) and dtype float32, got type float",
+    ),
+    "rows of none": (
+        lambda: linear_regression(same(3, 1), 0.0, 0, key=key()),
+        "num_row",
+    ),
+    "factors of none": (
+        lambda: initialization.product_log_norms(0, 3, 1.0, key=key()),
+        "num_factors must be at least 1, got 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_in_one_line(case):
+    call, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [-0.2, 1.5, float("nan")])
+@pytest.mark.parametrize("train", [True, False])
+def test_the_flax_module_refuses_a_rate_that_is_no_probability(rate, train):
+    model = DropoutMLP(hidden=(4,), rates=(rate,))
+    with pytest.raises(ValueError, match=rf"must be in \[0, 1\], got {rate}"):
+        model.init(key(), X, train=train)
+    with pytest.raises(ValueError, match="2 hidden layers, got 1"):
+        DropoutMLP(rates=(0.1,)).init(key(), X)
+
+
+def test_the_shapes_of_a_network_are_found_without_computing():
+    shapes = jax.eval_shape(DropoutMLP().init, key(), X)
+    assert parameters.count(shapes) == 3 * 256 + 256 + 256 * 257 + 257 * 10
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int32, jnp.uint32])
+def test_the_loss_of_a_label_that_is_no_class_is_nan(dtype):
+    wrong = jnp.array([0, -1, 3, 255, 2]).astype(dtype)
+    loss = jax.jit(classification_metrics)(jnp.zeros((5, 3)), wrong)["loss"]
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, True, True, False])
+    two = backprop.cross_entropy(jnp.zeros((5, 3)), wrong)
+    assert np.isnan(two)
+    sound = backprop.cross_entropy(jnp.zeros((2, 3)), wrong[::4])
+    np.testing.assert_allclose(sound, np.log(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(jnp.float16, 100.0), (jnp.bfloat16, 1.0), (jnp.float16, 1.0)]
+)
+def test_the_mean_of_a_metric_in_half_precision_is_that_of_float32(dtype, value):
+    rows = jnp.full(2000, value, dtype).at[:2].set(0)
+
+    def metrics_fn(params, x, labels, *, key):
+        return {"loss": x * params}
+
+    data, one = (rows, rows), jnp.ones((), dtype)
+    sizes = {"metrics_fn": metrics_fn, "batch_size": 1000}
+    mean = training.evaluate(one, data, **sizes)
+    np.testing.assert_allclose(mean["loss"], 0.999 * value, rtol=1e-6)
+    state = training.init_state(one, optax.sgd(0.0))
+    _, mean = training.train_epoch(
+        state, data, optimizer=optax.sgd(0.0), key=key(), **sizes
+    )
+    np.testing.assert_allclose(mean["loss"], 0.999 * value, rtol=1e-6)
+
+
+def test_a_fit_on_all_rows_has_no_nan_and_validates_on_none():
+    with jax.debug_nans(True):
+        _, history = folds.fit(
+            jnp.eye(3),
+            0.1,
+            (X, LABELS),
+            jnp.ones(20, bool),
+            recipe=recipe,
+            epochs=2,
+            batch_size=8,
+            steps=4,  # one more than there are batches
+            watch=True,
+            key=key(),
+        )
+    assert np.isfinite(history["train_loss"]).all()
+    assert np.isposinf(history["valid_loss"]).all()
+
+
+def test_a_layer_of_ones_own_takes_rows_and_single_rows_under_vmap():
+    layer, x = MyLinear(3, 2), jax.random.normal(key(), (7, 3))
+    variables = layer.init(key(), x)
+    mapped = jax.vmap(partial(layer.apply, variables))(x)
+    np.testing.assert_allclose(mapped, layer.apply(variables, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.991, 0.9999, 1 - 1e-6, 1 - 1e-7, 1 - 1e-9])
+def test_near_1_the_scale_is_one_over_what_the_random_numbers_keep(rate):
+    kept = np.ceil((1 - rate) * 2**23) / 2**23  # of u < 1 - rate, u a multiple of 2^-23
+
+    x = jnp.ones(500_000)
+    for drop in (
+        partial(dropout.dropout_layer, x, rate),
+        partial(dropout.mask_and_rescale, x, rate),
+    ):
+        y = np.asarray(drop(key=key()))
+        five_sigma = 5 * np.sqrt(kept / y.size) / kept
+        assert abs(y.mean() - 1) <= five_sigma
+        np.testing.assert_allclose(y[y != 0], 1 / kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [np.float64, jnp.float32])
+def test_the_type_of_a_rate_or_scale_does_not_change_bfloat16(number):
+    half, low = number(0.5), jnp.bfloat16
+    x = jnp.ones((4, 3), low)
+    layers = jax.tree.map(lambda a: a.astype(low), LAYERS)
+    results = {
+        "layer": dropout.mask_and_rescale(x, half, key=key()),
+        "mlp": dropout.mlp(layers, x, (half,), key=key()),
+    }
+    if number is not jnp.float32:  # an array is no rate of these
+        variables = DropoutMLP((4,), (0.5,), 2).init(key(), x)
+        variables = jax.tree.map(lambda a: a.astype(low), variables)
+        model, rngs = DropoutMLP((4,), (half,), 2), {"dropout": key()}
+        results |= {
+            "python": dropout.dropout_layer(x, half, key=key()),
+            "Flax": model.apply(variables, x, train=True, rngs=rngs),
+            "normal": initialization.normal(half)(key(), (2, 3), low),
+            "constant": initialization.constant(half)(key(), (2, 3), low),
+            "uniform": initialization.sparse_uniform(key(), (2, 3), low, bound=half),
+            "data": linear_regression(x.T[:, :1], half, 4, noise=half, key=key()),
+        }
+    for leaf in jax.tree.leaves(results):
+        assert leaf.dtype == low
+
+
+def value_fn_of(params, x, labels, *, key):
+    return {"loss": jnp.square(x @ params - labels).sum(axis=1)}
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.lbfgs(), optax.chain(optax.sgd(0.3), optax.contrib.reduce_on_plateau())],
+    ids=["L-BFGS", "plateau"],
+)
+def test_an_optimiser_that_wants_the_loss_and_the_function_gets_them(optimizer):
+    x = jax.random.normal(key(), (32, 3))
+    data = x, x @ jnp.eye(3)
+    given = {"metrics_fn": value_fn_of, "optimizer": optimizer, "batch_size": 32}
+    last, _ = training.fit(jnp.zeros((3, 3)), data, epochs=20, key=key(), **given)
+    np.testing.assert_allclose(last, np.eye(3), atol=0.02)
