@@ -160,9 +160,9 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         1,
         3,
         size=(8.5, 4.2),
-        title="Before training, a signal vanishes or explodes with depth unless the "
-        f"start is right ({setting.depth} layers of {setting.width} units; what is zero "
-        "in float32 is drawn at the bottom)",
+        title="Before training, signals vanish or explode with depth, unless the start "
+        f"is right ({setting.depth} layers of {setting.width} units; what is zero in "
+        "float32 is drawn at the bottom)",
         caption="Before training: what reaches the last layer, and what comes back to "
         "the first.",
         alt="Three line charts against the layer, a line for each of eight networks, "
