@@ -21,7 +21,8 @@ from experiments.common.errors import UsageError
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
 EXPERIMENT = (
-    "experiments.dropout --data mini --impl flax --hidden 16 8 --std 0.1 --platform cpu"
+    "experiments.dropout --data mini --impl flax --no-lesson --hidden 16 8 --std 0.1 "
+    "--platform cpu"
 )
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 
@@ -150,6 +151,7 @@ def test_a_killed_process_ends_the_run_whose_numbers_are_those_of_one(tmp_path):
         epochs=1,
         data="mini",
         impl="flax",
+        lesson=False,
         out=tmp_path / "one",
     )
     dropout.run(config)

@@ -21,7 +21,13 @@ from experiments.common.errors import Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
 SMALL = dropout.Config(
-    hidden=(16, 8), epochs=3, batch_size=64, std=0.1, impl="flax", learning_rate=0.1
+    lesson=False,
+    hidden=(16, 8),
+    epochs=3,
+    batch_size=64,
+    std=0.1,
+    impl="flax",
+    learning_rate=0.1,
 )
 
 
@@ -168,9 +174,7 @@ def test_the_command_that_resumes_keeps_the_flags(monkeypatch):
 
 @pytest.mark.long
 def test_ten_kills_at_random_moments_change_nothing(tmp_path):
-    flags = (
-        "--data mini --impl flax --epochs 40 --std 0.1 --hidden 32 16 --save-every 1"
-    )
+    flags = "--data mini --impl flax --no-lesson --epochs 40 --std 0.1 --hidden 32 16 --save-every 1"
     command = [sys.executable, "-m", "experiments.dropout", *flags.split()]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     subprocess.run([*command, "--out", str(straight)], check=True)

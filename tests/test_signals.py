@@ -80,8 +80,8 @@ def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not(
 @pytest.mark.parametrize("seed", range(20))
 def test_signals_at_random_moments_end_the_run_and_lose_nothing(seed, tmp_path):
     draw = random.Random(seed)
-    flags = "--data mini --epochs 6 --std 0.1 --hidden 16 8 --save-every 1 --platform"
-    command = [sys.executable, "-m", "experiments.dropout", *flags.split(), "cpu"]
+    flags = "--data mini --no-lesson --epochs 6 --std 0.1 --hidden 16 8 --save-every 1"
+    command = [sys.executable, "-m", "experiments.dropout", *flags.split()]
     folder, straight = tmp_path / "run", tmp_path / "straight"
     subprocess.run([*command, "--out", str(straight)], check=True)
     where, saved = ["--out", str(folder)], 0
