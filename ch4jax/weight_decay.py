@@ -1,7 +1,7 @@
-"""Weight decay (D2L 3.7): linear regression with an L2 penalty, from scratch and Flax.
+"""Weight decay (D2L 3.7): linear regression with a penalty, from scratch and Flax.
 
 From scratch, we minimise the halved squared loss together with the penalty:
-`mean(squared_loss) + lambd * l2_penalty`. The concise version minimises the mean
+`mean(squared_loss) + lambd * penalty`, L2 or L1. The concise version minimises the mean
 squared error, without the half, and leaves the penalty to the optimiser, which adds
 `weight_decay * kernel` to the gradient as PyTorch's optimisers do. Its gradient of
 the loss is twice as large, so SGD takes the same steps in both if
@@ -12,6 +12,7 @@ the loss is twice as large, so SGD takes the same steps in both if
 which is what `concise_settings` returns.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from ch4jax.training import Data, Metrics
 Params = dict[str, Array]
 Scalar = int | float | Float[Array, ""]
 DECAYED = ("kernel", "weight", "embedding")
+Penalty = Callable[[Array], Array]
 
 
 def init_params(num_inputs: int, *, key: PRNGKeyArray) -> Params:
@@ -73,6 +75,25 @@ def l2_penalty(w: Float[Array, "*shape"]) -> Float[Array, ""]:
     return jnp.square(w).sum() / 2
 
 
+def l1_penalty(w: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Return the L1 norm of `w`; its gradient is the sign, and 0 where `w` is 0.
+
+    SGD therefore steps over zero and back: no weight becomes exactly zero. See
+    `soft_threshold`.
+    """
+    return (w * jnp.sign(w)).sum()  # the gradient of jnp.abs at 0 is 1, PyTorch's 0
+
+
+def soft_threshold(w: Float[Array, "*shape"], by: Scalar) -> Float[Array, "*shape"]:
+    """Move each entry of `w` towards zero by `by`, and no further.
+
+    After a step on the loss alone, with `by = learning_rate * lambd`, this minimises
+    `loss + lambd * l1_penalty` and makes weights exactly zero (proximal gradient;
+    Tibshirani, 1996; Daubechies et al., 2004).
+    """
+    return jnp.sign(w) * jnp.maximum(jnp.abs(w) - by, 0)
+
+
 def mean_loss(params: Params, data: Data) -> Float[Array, ""]:
     """Return the mean halved squared loss over `data`, without the penalty."""
     x, y = data
@@ -87,9 +108,10 @@ def train(
     learning_rate: Scalar = 0.003,
     epochs: int = 100,
     batch_size: int = 5,
+    penalty: Penalty = l2_penalty,
     key: PRNGKeyArray,
 ) -> tuple[Params, Params]:
-    """Minimise `mean_loss + lambd * l2_penalty(kernel)` by plain minibatch SGD.
+    """Minimise `mean_loss + lambd * penalty(kernel)` by plain minibatch SGD.
 
     One program serves every `lambd` and `learning_rate`; you can `jax.vmap` over them.
 
@@ -100,6 +122,7 @@ def train(
       learning_rate: of SGD.
       epochs: passes over the data.
       batch_size: rows in a batch.
+      penalty: `l2_penalty`, `l1_penalty`, or another function of the kernel.
       key: shuffles the rows of each epoch.
 
     Returns:
@@ -111,11 +134,11 @@ def train(
         `batch_size` is below 1, or if shapes do not fit.
     """
     _check_coefficient("lambd", lambd)
-    sizes = {"epochs": epochs, "batch_size": batch_size}
-    return _train(params, data, lambd, learning_rate, key=key, **sizes)
+    static = {"epochs": epochs, "batch_size": batch_size, "penalty": penalty}
+    return _train(params, data, lambd, learning_rate, key=key, **static)
 
 
-@partial(jax.jit, static_argnames=("epochs", "batch_size"))
+@partial(jax.jit, static_argnames=("epochs", "batch_size", "penalty"))
 def _train(
     params: Params,
     data: Data,
@@ -125,6 +148,7 @@ def _train(
     key: PRNGKeyArray,
     epochs: int,
     batch_size: int,
+    penalty: Penalty,
 ) -> tuple[Params, Params]:
     def penalised(
         params: Params, x: Array, y: Array, *, key: PRNGKeyArray | None
@@ -132,7 +156,7 @@ def _train(
         # The mean over the rows of a batch leaves the penalty as it is. A sum of the
         # losses plus one penalty would weigh it by lambd / batch size.
         loss = squared_loss(linreg(params, x), y)[:, 0]
-        return {"loss": loss + lambd * l2_penalty(params["kernel"])}
+        return {"loss": loss + lambd * penalty(params["kernel"])}
 
     return training.fit(
         params,

@@ -174,7 +174,10 @@ def test_the_command_that_resumes_keeps_the_flags(monkeypatch):
 
 @pytest.mark.long
 def test_ten_kills_at_random_moments_change_nothing(tmp_path):
-    flags = "--data mini --impl flax --no-lesson --epochs 40 --std 0.1 --hidden 32 16 --save-every 1"
+    flags = (
+        "--data mini --impl flax --no-lesson --epochs 40 --std 0.1 --hidden 32 16 "
+        "--save-every 1"
+    )
     command = [sys.executable, "-m", "experiments.dropout", *flags.split()]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     subprocess.run([*command, "--out", str(straight)], check=True)

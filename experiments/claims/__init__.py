@@ -22,6 +22,7 @@ CLAIMS = (
     dropout.overfitting,  # 4
     dropout.joint,  # 5
     dropout.training_only,  # 6
+    linear.dropping_is_blunter,  # 8
 )
 
 

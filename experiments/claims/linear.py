@@ -1,12 +1,19 @@
 """Claims about linear models: too many features, decay, subsets, interactions."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+import optax
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
+from ch4jax import training, weight_decay
+from ch4jax.dropout import init_mlp, mlp
+from ch4jax.weight_decay import l1_penalty, l2_penalty, soft_threshold
 from experiments.claims.claim import Finding, Setting
-from experiments.common import plots
+from experiments.common import linear_problem, plots
 
 
 def more_features_than_rows(setting: Setting) -> Finding:
@@ -59,4 +66,102 @@ def more_features_than_rows(setting: Setting) -> Finding:
         0.25,
         {"": gap[:, few] - gap[:, many]},
         "claim01.png",
+    )
+
+
+def lasso(
+    gram: Float[Array, "inputs inputs"],
+    moments: Float[Array, " inputs"],
+    lambd: Float[Array, ""],
+) -> Float[Array, " inputs"]:
+    """Minimise half the mean squared error plus `lambd` times the L1 norm.
+
+    Args:
+      gram: x^T x / rows.
+      moments: x^T y / rows.
+      lambd: coefficient of the penalty.
+    """
+    rate = 1 / jnp.linalg.norm(gram, 2)
+
+    def step(_: int, w: Array) -> Array:
+        return soft_threshold(w - rate * (gram @ w - moments), rate * lambd)
+
+    return jax.lax.fori_loop(0, 500, step, jnp.zeros_like(moments))
+
+
+def dropping_is_blunter(setting: Setting) -> Finding:
+    """Claim 8: keep the largest of 50 coefficients, or shrink all by L2 or L1."""
+    features, rows, noise = 50, 100, 1.0
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None))
+    def errors(key: PRNGKeyArray, num_nonzero: int) -> Float[Array, "errors kept"]:
+        """Return training error, and error on new rows: dropping, L2, L1."""
+        w_key, x_key, noise_key = jax.random.split(key, 3)
+        w = jax.random.normal(w_key, (features,)) / jnp.sqrt(num_nonzero)
+        w = jnp.where(jnp.arange(features) < num_nonzero, w, 0)
+        x = jax.random.normal(x_key, (rows + 1000, features))
+        y = x @ w + noise * jax.random.normal(noise_key, x.shape[:1])
+        gram, moments = x[:rows].T @ x[:rows] / rows, x[:rows].T @ y[:rows] / rows
+        eye = jnp.eye(features)
+
+        def losses(w: Array) -> Array:
+            squares = jnp.square(x @ w - y)
+            return jnp.stack([squares[:rows].mean(), squares[rows:].mean()])
+
+        def largest(kept: Array) -> Array:
+            keep = rank < kept
+            some = jnp.where(jnp.outer(keep, keep), gram, eye)  # for the others, w = 0
+            return losses(jnp.linalg.solve(some, jnp.where(keep, moments, 0)))
+
+        def l2(lambd: Array) -> Array:
+            return losses(jnp.linalg.solve(gram + lambd * eye, moments))
+
+        def l1(lambd: Array) -> Array:
+            return losses(lasso(gram, moments, lambd))
+
+        rank = jnp.argsort(jnp.argsort(-jnp.abs(jnp.linalg.solve(gram, moments))))
+        train, new = jax.vmap(largest)(jnp.arange(1, features + 1)).T
+        paths = (jax.vmap(shrink)(jnp.logspace(-4, 2, 40)).T for shrink in (l2, l1))
+        return jnp.stack([train, new, *(jnp.interp(train, *path) for path in paths)])
+
+    keys = setting.keys(8, setting.size(100, 40))
+    effects = {}
+    with setting.folder.figure(
+        "claim08.png",
+        1,
+        2,
+        size=(8.5, 3.2),
+        title="Many small weights: shrinking beats dropping; few large ones: only L1 "
+        "keeps up with it",
+        caption="Error on new rows at equal training error; dotted, where dropping "
+        "features does best.",
+        alt="Two line charts of the mean squared error on new rows against that on "
+        "training rows, for 50 and for 5 weights that are not zero: dropping features, "
+        "L2 and L1.",
+        sharey=True,
+    ) as panels:
+        for axes, num_nonzero, words in zip(
+            panels, (50, 5), ("many small weights", "few large weights"), strict=True
+        ):
+            train, *new = np.asarray(errors(keys, num_nonzero)).transpose(1, 2, 0)
+            best = new[0].mean(axis=1).argmin()
+            lines = zip(("dropping", "L2", "L1"), plots.COLOURS, new, strict=False)
+            for label, colour, values in lines:
+                plots.band(axes, train.mean(1), values, colour=colour, label=label)
+            axes.axvline(train[best].mean(), color="0.3", ls=":")
+            axes.set(xlabel="mean squared error on training rows")
+            axes.set_title(f"{words} ({num_nonzero} of {features})", fontsize=10)
+            for label, values in zip(("L2", "L1"), new[1:], strict=True):
+                effects[f"{label}, {words}"] = new[0][best] - values[best]
+        panels[0].set(ylabel="on new rows")
+        panels[1].legend()
+    return Finding(
+        8,
+        "Dropping features is blunter than shrinking weights",
+        "4.5; D2L 3.7",
+        "MSE on new rows, dropping minus shrinking, at equal training error",
+        0.05,
+        effects,
+        "claim08.png",
     )

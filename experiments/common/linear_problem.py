@@ -17,7 +17,7 @@ from ch4jax.data.synthetic import linear_regression
 from ch4jax.training import Data, population
 from ch4jax.weight_decay import Params, Scalar
 
-TRUE_WEIGHT, TRUE_BIAS, NOISE = 0.01, 0.05, 0.01
+TRUE_BIAS, NOISE = 0.05, 0.01
 Measures = dict[str, Array]
 
 
@@ -37,6 +37,8 @@ class Hyperparameters:
     """Rows to learn them from."""
     test_rows: int = 100
     """Rows to judge them by."""
+    true_weight: float = 0.01
+    """What each of the weights should become."""
 
 
 BOOK = Hyperparameters()
@@ -64,7 +66,7 @@ class Problem(NamedTuple):
 def draw_problem(config: Hyperparameters = BOOK, *, key: PRNGKeyArray) -> Problem:
     """Draw data and initial weights, each from a key of its own."""
     train_key, test_key, init_key, key = jax.random.split(key, 4)
-    w = jnp.full((config.inputs, 1), TRUE_WEIGHT)
+    w = jnp.full((config.inputs, 1), config.true_weight)
     return Problem(
         linear_regression(w, TRUE_BIAS, config.train_rows, noise=NOISE, key=train_key),
         linear_regression(w, TRUE_BIAS, config.test_rows, noise=NOISE, key=test_key),
@@ -76,7 +78,7 @@ def draw_problem(config: Hyperparameters = BOOK, *, key: PRNGKeyArray) -> Proble
 
 def zero_loss(config: Hyperparameters = BOOK) -> float:
     """Return the expected loss of weights of zero with the true bias."""
-    return (config.inputs * TRUE_WEIGHT**2 + NOISE**2) / 2
+    return (config.inputs * config.true_weight**2 + NOISE**2) / 2
 
 
 def train(
