@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import dropout, linear
+from experiments.claims import capacity, dropout, linear
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
 from experiments.common.console import say
@@ -18,11 +18,15 @@ from experiments.common.run_folder import RunFolder
 
 CLAIMS = (
     linear.more_features_than_rows,  # 1
+    capacity.deep_networks_overfit,  # 2
     dropout.unbiased,  # 3
     dropout.overfitting,  # 4
     dropout.joint,  # 5
     dropout.training_only,  # 6
+    capacity.more_data_helps,  # 7
     linear.dropping_is_blunter,  # 8
+    linear.decay_helps,  # 9
+    capacity.interactions,  # 21
 )
 
 

@@ -1,17 +1,15 @@
 """Claims about linear models: too many features, decay, subsets, interactions."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ch4jax import training, weight_decay
-from ch4jax.dropout import init_mlp, mlp
-from ch4jax.weight_decay import l1_penalty, l2_penalty, soft_threshold
+from ch4jax.weight_decay import l1_penalty, soft_threshold
 from experiments.claims.claim import Finding, Setting
 from experiments.common import linear_problem, plots
 
@@ -165,3 +163,86 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         effects,
         "claim08.png",
     )
+
+
+def decay_helps(setting: Setting) -> Finding:
+    """Claim 9: the book's 200 weights and 20 rows, lambda 0 and 3; larger weights."""
+    runs, book = setting.size(32, 12), linear_problem.BOOK
+    larger = replace(book, true_weight=10 * book.true_weight)
+    lambdas = np.append(np.logspace(-3, 2, setting.size(24, 12)), [0.0, 3.0])
+    seed = setting.seed + 9 * runs  # of `grid_problems`
+    with setting.folder.figure(
+        "claim09.png",
+        1,
+        3,
+        size=(8.5, 3.2),
+        title="Weights of 0.01: the more decay the better. Weights of 0.1: a best "
+        "lambda. L1: exact zeros",
+        caption="Left and middle: errors against lambda, with the book's true weights "
+        "and with ten times larger ones; dotted: the book's lambda of 3. Right: share "
+        "of weights that are exactly zero.",
+        alt="Two line charts of training and test error against lambda on logarithmic "
+        "axes, with a dotted line at 3, and a bar chart of the share of weights that "
+        "are exactly zero after L2, L1 by its gradient, and L1 by soft thresholds.",
+    ) as panels:
+        found = {}
+        for axes, config in zip(panels, (book, larger), strict=False):
+            problems = linear_problem.grid_problems(seed, runs, config)
+            program = linear_problem.grid_program("scratch", config)
+            grid = program(problems, jnp.asarray(lambdas, jnp.float32))
+            found[config.true_weight] = grid = jax.device_get(grid)
+            for split in ("train", "test"):
+                values = grid[f"{split}_loss"][:-2]
+                plots.quantiles(axes, lambdas[:-2], values, label=split)
+            axes.axvline(3, color="0.3", ls=":")
+            axes.set(xscale="log", yscale="log", xlabel="lambda", ylim=(1e-4, 1e3))
+            axes.set_title(f"true weights {config.true_weight:g}", fontsize=10)
+        panels[0].set_ylabel("halved squared error")
+        panels[0].legend()
+        draw_zeros(panels[2], linear_problem.grid_problems(seed, runs, book))
+    book_grid = found[book.true_weight]
+    none, three = ({k: v[i] for k, v in book_grid.items()} for i in (-2, -1))
+    return Finding(
+        9,
+        "Lambda 3 raises the training error and lowers the test error",
+        "4.5; D2L 3.7",
+        "factors of ten",
+        0.3,
+        {
+            "lower test error": np.log10(none["test_loss"] / three["test_loss"]),
+            "higher training error": np.log10(three["train_loss"] / none["train_loss"]),
+        },
+        "claim09.png",
+    )
+
+
+def draw_zeros(axes: plots.Axes, problems: linear_problem.Problem) -> None:
+    """Draw how many weights each penalty makes exactly zero."""
+    lambd, rate = 0.1, linear_problem.BOOK.learning_rate
+    data, params = problems.train_data, problems.params
+
+    @partial(jax.jit, static_argnames="step")
+    @partial(jax.vmap, in_axes=(None, 0, 0))
+    def zeros(step: Callable[[Array], Array], params: PyTree, data: PyTree) -> Array:
+        def one(w: Array, _: None) -> tuple[Array, None]:
+            return step(w, *data), None
+
+        w, _ = jax.lax.scan(one, params["kernel"], length=4000)
+        return (w == 0).mean()
+
+    def slope(w: Array, x: Array, y: Array) -> Array:
+        return x.T @ (x @ w - y) / len(x)
+
+    steps = {
+        "L2": lambda w, x, y: w - rate * (slope(w, x, y) + lambd * w),
+        "L1, gradient": lambda w, x, y: (
+            w - rate * (slope(w, x, y) + lambd * jax.grad(l1_penalty)(w))
+        ),
+        "L1, soft": lambda w, x, y: soft_threshold(
+            w - rate * slope(w, x, y), rate * lambd
+        ),
+    }
+    shares = [100 * zeros(step, params, data).mean() for step in steps.values()]
+    axes.bar(list(steps), shares, color=plots.COLOURS[:3])
+    axes.set(ylabel="weights that are zero (%)", ylim=(0, 100))
+    axes.tick_params(axis="x", labelsize=8)
