@@ -209,7 +209,8 @@ def interactions(setting: Setting) -> Finding:
         mean = gaps.mean(axis=0)
         heat.imshow(mean, cmap="Oranges", vmin=0)
         for (i, j), value in np.ndenumerate(mean):
-            heat.text(j, i, f"{value:.0f}", ha="center", va="center")
+            colour = "w" if value > mean.max() / 2 else "k"
+            heat.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour)
         heat.set_xticks(range(len(rows)), rows)
         heat.set_yticks(range(len(widths)), widths)
         heat.set(xlabel="rows", ylabel="inputs")
