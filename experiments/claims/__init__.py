@@ -9,14 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import linear
+from experiments.claims import depth, linear, symmetry
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
 from experiments.common.console import say
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
-CLAIMS = (linear.more_features_than_rows,)  # number i is the i-th
+CLAIMS = (
+    linear.more_features_than_rows,  # 1; number i is the i-th
+    depth.gradient_with_depth,  # 10
+    depth.sigmoid_saturates,  # 11
+    depth.lower_layers_stay,  # 12
+    depth.sums_for_products,  # 13
+    depth.normalising,  # 14
+    depth.start_fits_activation,  # 15
+    symmetry.units_stay_alike,  # 16
+    symmetry.shared_layer,  # 20
+)
 
 
 @dataclass(frozen=True)
