@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import capacity, dropout, linear
+from experiments.claims import capacity, depth, dropout, houses, linear, symmetry
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
 from experiments.common.console import say
@@ -17,7 +17,7 @@ from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
 CLAIMS = (
-    linear.more_features_than_rows,  # 1
+    linear.more_features_than_rows,  # 1; number i is the i-th
     capacity.deep_networks_overfit,  # 2
     dropout.unbiased,  # 3
     dropout.overfitting,  # 4
@@ -26,6 +26,17 @@ CLAIMS = (
     capacity.more_data_helps,  # 7
     linear.dropping_is_blunter,  # 8
     linear.decay_helps,  # 9
+    depth.gradient_with_depth,  # 10
+    depth.sigmoid_saturates,  # 11
+    depth.lower_layers_stay,  # 12
+    depth.sums_for_products,  # 13
+    depth.normalising,  # 14
+    depth.start_fits_activation,  # 15
+    symmetry.units_stay_alike,  # 16
+    houses.adam_forgives_the_rate,  # 17
+    houses.relative_errors_want_logarithms,  # 18
+    houses.folds_foretell_the_error,  # 19
+    symmetry.shared_layer,  # 20
     capacity.interactions,  # 21
 )
 
