@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ def test_a_wrong_flag_is_named_and_exits_with_2(args, capsys):
 def test_a_seed_out_of_range_is_one_line():
     with pytest.raises(UsageError, match=r"^--seed must be in 0 to 2.*, got -1$"):
         cli.parse(Config, ["--seed", "-1"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("JAX_DISABLE_JIT", "1"), ("JAX_NUMPY_DTYPE_PROMOTION", "strict")],
+)
+def test_settings_with_which_nothing_works_are_refused(variable, value):
+    refused = command("experiments.layers", **{variable: value})
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert re.fullmatch(f"error: {variable} must be .*\n", refused.stderr)
 
 
 def test_an_unknown_platform_is_refused_with_code_2():

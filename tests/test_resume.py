@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from ch4jax.errors import Damaged
@@ -158,6 +159,32 @@ def test_other_versions_and_devices_are_warned_of(tmp_path):
     resume.check(tmp_path, {}, env)
     with pytest.warns(UserWarning, match="devices was .* jax was 0.10.2 and is 0.11.0"):
         resume.check(tmp_path, {}, {"devices": ["gpu"], "packages": {"jax": "0.11.0"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [
+        ("jax_threefry_partitionable", False, True),
+        ("jax_default_prng_impl", "rbg", True),
+        ("jax_random_seed_offset", 1, True),
+        ("jax_enable_x64", True, True),
+        ("jax_default_matmul_precision", "highest", False),
+    ],
+)
+def test_settings_of_jax_that_change_numbers_are_recorded_and_compared(
+    name, value, refused, tmp_path
+):
+    folder = RunFolder.create("dropout", replace(SMALL, out=tmp_path / "run"))
+    again = replace(SMALL, resume=folder.path)
+    before = jax.config.values[name]
+    message = f"{name} was {before} and is {value}"
+    expected = pytest.raises if refused else pytest.warns
+    jax.config.update(name, value)
+    try:
+        with expected(UsageError if refused else UserWarning, match=message):
+            RunFolder.create("dropout", again)
+    finally:
+        jax.config.update(name, before)
 
 
 def test_the_command_that_resumes_keeps_the_flags(monkeypatch):

@@ -35,8 +35,10 @@ DEAF = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", DEAF)
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [*zip(DEAF, [signal.SIGINT, *[signal.SIGTERM] * 2], strict=True)],
+)
 def test_a_signal_ends_the_process_wherever_it_arrives(where, number):
     script = f"""
 import time
@@ -77,7 +79,7 @@ def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_signals_at_random_moments_end_the_run_and_lose_nothing(seed, tmp_path):
     draw = random.Random(seed)
     flags = "--data mini --no-lesson --epochs 6 --std 0.1 --hidden 16 8 --save-every 1"
@@ -99,8 +101,9 @@ def test_signals_at_random_moments_end_the_run_and_lose_nothing(seed, tmp_path):
             said = process.stderr.read()
         assert code in (0, 128 + number, -number), said  # below 0: while it imports
         assert "Traceback" not in said
-        if code == 0:
+        if (folder / "summary.json").exists():
             break
+        assert code
         steps = len(list(folder.glob("checkpoints/*/*")))
         assert steps >= saved
         saved = steps

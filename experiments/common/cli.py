@@ -179,6 +179,7 @@ def _run(config: Config, run: Callable[[Config], None]) -> int:
         jax.config.update("jax_platforms", config.platform)
     if isinstance(config, TrainingFlags) and config.several:
         distributed.join(config.coordinator, config.num_processes, config.process_id)
+    setup.check_settings()
     setup.check_platform()
     console.quiet = jax.process_index() > 0
     threefry.unroll()

@@ -74,7 +74,8 @@ def check_same(text: str) -> None:
         multihost_utils.assert_equal(content)
     except AssertionError as error:
         raise UsageError(
-            "every process needs the same flags, data and versions, and they differ"
+            "every process needs the same flags, data, versions and settings of JAX, "
+            "and they differ"
         ) from error
 
 

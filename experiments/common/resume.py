@@ -12,6 +12,7 @@ from typing import Any
 
 from ch4jax import storage
 from ch4jax.errors import Mismatch
+from experiments.common import setup
 from experiments.common.errors import UsageError
 from experiments.common.signals import LAUNCHED_AS
 
@@ -26,10 +27,12 @@ def check(
 ) -> None:
     """Compare a run with the one in `folder` that it is to resume.
 
-    Warns about what may change the last bits: versions and devices.
+    Warns about what may change the last bits: versions, devices, matmul precision and
+    XLA's flags.
 
     Raises:
-      UsageError: if a flag differs, except for more epochs; if the run is finished,
+      UsageError: if a flag differs, except for more epochs, or a setting of JAX that
+        changes what is drawn; if the run is finished,
         except with more epochs.
     """
     saved, ran_in = (_read(folder / name) for name in ("config.json", "env.json"))
@@ -40,6 +43,13 @@ def check(
         for name, value in config.items()
         if name not in MAY_DIFFER and value != saved.get(name)
         if name != "epochs" or not more
+    ]
+    was = ran_in.get("numerics", {})
+    numerics = {n: v for n, v in environment.get("numerics", {}).items() if n in was}
+    differ += [
+        f"{name} was {was[name]} and is {value}"
+        for name, value in numerics.items()
+        if name in setup.DRAWS and value != was[name]
     ]
     if differ:
         raise UsageError(f"--resume {folder}: {', '.join(differ)}; expected the same")
@@ -53,6 +63,7 @@ def check(
             "devices": env.get("devices"),
             "processes": env.get("processes", 1),
             **env.get("packages", {}),
+            **{name: env["numerics"][name] for name in numerics},
         }
         for env in (ran_in, environment)
     )

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from ch4jax.storage import atomic
 from ch4jax.training import sharding
-from experiments.common import console, distributed, plots, resume, roofline
+from experiments.common import console, distributed, plots, resume, roofline, setup
 from experiments.common.cli import DeviceFlags, Flags, TrainingFlags
 from experiments.common.errors import UsageError
 
@@ -77,7 +77,8 @@ class RunFolder:
         found = _plain(_environment(mesh or sharding.make_mesh(), name))
         own = {"process_id", "out", "resume"}
         shared = {flag: value for flag, value in flags.items() if flag not in own}
-        distributed.check_same(json.dumps([shared, found["packages"]]))
+        same = [shared, found["packages"], found["numerics"]]
+        distributed.check_same(json.dumps(same))
         earlier = config.resume if isinstance(config, TrainingFlags) else None
         if earlier is not None:
             resume.check(earlier, flags, found)
@@ -251,6 +252,7 @@ def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
         "devices": [str(device.device_kind) for device in mesh.devices.flat],
         "processes": jax.process_count(),
         "platform": jax.default_backend(),
+        "numerics": setup.numerics(),
         "variables": {
             name: value
             for name, value in sorted(os.environ.items())

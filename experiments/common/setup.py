@@ -5,11 +5,20 @@ Call these before anything is computed.
 
 import os
 import warnings
+from typing import Any
 
 import jax
 import platformdirs
 
 from experiments.common.errors import UsageError
+
+# Settings of JAX that change which numbers are drawn.
+DRAWS = (
+    *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
+    "jax_random_seed_offset",
+)
+# The number of devices is compared by itself.
+NOT_NUMBERS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 def check_platform() -> None:
@@ -22,6 +31,40 @@ def check_platform() -> None:
         raise UsageError(
             f"--platform {asked}: no such device here ({reason}); try cpu"
         ) from error
+
+
+def check_settings() -> None:
+    """Compute in float32, and refuse settings with which no command works.
+
+    Raises:
+      UsageError: if JAX does not compile, or promotes no dtypes.
+    """
+    if jax.config.values["jax_enable_x64"]:
+        jax.config.update("jax_enable_x64", False)
+        warnings.warn(
+            "JAX_ENABLE_X64 has no effect: commands compute in float32, and in float64 "
+            "only what they say",
+            stacklevel=2,
+        )
+    if jax.config.values["jax_disable_jit"]:
+        raise UsageError("JAX_DISABLE_JIT must be off: commands compile, got on")
+    promotion = jax.config.values["jax_numpy_dtype_promotion"]
+    if getattr(promotion, "value", promotion) == "strict":
+        raise UsageError(
+            "JAX_NUMPY_DTYPE_PROMOTION must be standard, which Optax needs, got strict"
+        )
+
+
+def numerics() -> dict[str, Any]:
+    """Return the settings that change numbers, as JAX has them now."""
+    names = (*DRAWS, "jax_default_matmul_precision")
+    return {name: jax.config.values[name] for name in names} | {
+        "XLA_FLAGS": sorted(
+            flag
+            for flag in os.environ.get("XLA_FLAGS", "").split()
+            if not flag.startswith(NOT_NUMBERS)
+        )
+    }
 
 
 def keep_programs() -> None:
