@@ -15,7 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from ch4jax._checks import check_counts, check_labels, check_one_shape, check_width
+from ch4jax.training.checks import (
+    check_counts,
+    check_labels,
+    check_one_shape,
+    check_width,
+)
 
 Lambd = float | Float[Array, ""]
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from ch4jax._checks import check_counts, check_width
 from ch4jax.training import classification_metrics
+from ch4jax.training.checks import check_counts, check_width
 
 
 class Dense(NamedTuple):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax._checks import check_width
 from ch4jax.initialization import torch_bias, torch_kernel
+from ch4jax.training.checks import check_width
 
 MLPParams = list[dict[str, Array]]
 STEPS = 2**23  # that a random float32 in [0, 1) can take

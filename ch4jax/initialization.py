@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax._checks import check_counts
+from ch4jax.training.checks import check_counts
 
 Shape = tuple[int, ...]
 Initializer = Callable[..., Array]

@@ -25,8 +25,8 @@ from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_map_with_path
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import training
-from ch4jax._checks import check_counts, check_one_shape, check_width
 from ch4jax.training import Data, Metrics
+from ch4jax.training.checks import check_counts, check_one_shape, check_width
 
 Params = dict[str, Array]
 Scalar = int | float | Float[Array, ""]

@@ -16,7 +16,7 @@ FILES = {n.removesuffix(".__init__"): p for n, p in zip(DOTTED, PATHS, strict=Tr
 NODES = {n: list(ast.walk(ast.parse(p.read_text("utf-8")))) for n, p in FILES.items()}
 LIBRARY = [name for name in FILES if name.startswith("ch4jax.")]
 EXPERIMENTS = [name for name in FILES if name.startswith("experiments.")]
-ENGINE = {"training", "storage", "interop", "data", "errors", "files", "_checks"}
+ENGINE = {"training", "storage", "interop", "data", "errors"}
 TOPICS = {name: set() for name in ENGINE}  # module -> the topics that it may import
 TOPICS |= {"initialization": set(), "dropout": {"initialization"}}
 HOMES = {  # large package -> the only modules, or packages, that may import it

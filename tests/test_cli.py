@@ -55,7 +55,7 @@ def test_the_list_names_every_experiment_with_a_sentence():
     assert listed.returncode == 0
     assert "dropout" in EXPERIMENTS
     for name, line in __main__.experiments().items():
-        assert f"experiments.{name} " in listed.stdout
+        assert f" {name} " in listed.stdout
         assert line.endswith(".")
 
 

@@ -22,6 +22,7 @@ def test_what_diverges_is_reported_beside_what_learns(
     two = (LARGE._replace(learning_rate=1e6), HE)
     panels = dict.fromkeys(remedies.COMPARISONS, two)
     monkeypatch.setattr(remedies, "COMPARISONS", panels)
+    monkeypatch.setattr(remedies, "VARIANTS", two)
     monkeypatch.setattr(initialization, "WATCHED", {SMALL: (0, "-"), HE: (2, "--")})
     summary = run(tmp_path, epochs=2, depth=3, width=8, seeds=2)
 

@@ -48,7 +48,8 @@ def download(
     """Return the path of a file of `DATA_HUB`, downloading it if necessary.
 
     Its folder belongs to the entry and its hash. A file in the cache whose SHA-1 is
-    wrong is downloaded again.
+    wrong is downloaded again. The book keeps its files in one folder: a file of that
+    name in `cache_dir` itself is used if its SHA-1 is right.
 
     Args:
       name: a key of `DATA_HUB`, to which you may add.
@@ -67,9 +68,10 @@ def download(
     if name not in DATA_HUB:
         raise ValueError(f"{name!r} is not in DATA_HUB, which has {sorted(DATA_HUB)}")
     url, sha1 = DATA_HUB[name]
-    place = re.sub(r"[^\w.-]+", "-", f"{name}-{sha1[:8]}")
-    file_name = urlsplit(url).path.rsplit("/", 1)[-1] or "file"
-    path = Path(cache_dir or cache_folder()).expanduser() / place / file_name
+    path = _place(name, cache_dir) / (urlsplit(url).path.rsplit("/", 1)[-1] or "file")
+    books = path.parent.parent / path.name
+    if books.is_file() and pooch.file_hash(str(books), "sha1") == sha1:
+        return books
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a regular file")
     by_hand = f"put the file with SHA-1 {sha1} at {path} by hand"
@@ -114,7 +116,7 @@ def download_extract(
       NetworkError: see `download`.
     """
     archive = download(name, cache_dir)
-    target = archive.parent / "unpacked"
+    target = _place(name, cache_dir) / "unpacked"
     if not target.is_dir():
         _unpack(archive, target)
     stem = archive.name.removesuffix(".gz").rsplit(".", 1)[0]
@@ -125,9 +127,16 @@ def download_extract(
     return target
 
 
+def _place(name: str, cache_dir: str | Path | None) -> Path:
+    """Return the folder of an entry and its hash."""
+    folder = re.sub(r"[^\w.-]+", "-", f"{name}-{DATA_HUB[name].sha1[:8]}")
+    return Path(cache_dir or cache_folder()).expanduser() / folder
+
+
 def _unpack(archive: Path, target: Path) -> None:
     try:
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=archive.parent) as part:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as part:
             everything = Path(part) / "everything"
             if tarfile.is_tarfile(archive):
                 with tarfile.open(archive) as tar:

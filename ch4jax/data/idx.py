@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from ch4jax.data.files import open_file
 from ch4jax.errors import DataError
-from ch4jax.files import open_file
 
 MAX_BYTES = 2**30
 

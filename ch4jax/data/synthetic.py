@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax._checks import check_counts
+from ch4jax.training.checks import check_counts
 
 
 def linear_regression(

@@ -12,9 +12,9 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
-from ch4jax._checks import check_counts, check_one_shape, check_rows
 from ch4jax.storage import atomic
 from ch4jax.training import Metrics, MetricsFn, folds
+from ch4jax.training.checks import check_counts, check_one_shape, check_rows
 
 
 class Encoded(NamedTuple):

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from ch4jax.data import hub
+from ch4jax.data.files import open_file
 from ch4jax.errors import DataError
-from ch4jax.files import open_file
 from ch4jax.house_prices.features import ORDINAL
 
 SHIPPED_FOLDER = Path(__file__).parent.parent / "data" / "samples" / "house_prices"

@@ -26,8 +26,8 @@ import safetensors
 from jaxtyping import PyTree
 
 import ch4jax.storage.atomic as atomic
+from ch4jax.data.files import open_file
 from ch4jax.errors import Damaged, Mismatch, Refused
-from ch4jax.files import open_file
 from ch4jax.interop._torch_names import Shape, Slot, pair, slots_of
 from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
 

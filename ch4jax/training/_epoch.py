@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from ch4jax._checks import check_counts, check_labels, check_rows
+from ch4jax.training.checks import check_counts, check_labels, check_rows
 
 Metrics = dict[str, Array]
 Data = tuple[Array, Array]

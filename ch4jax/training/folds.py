@@ -16,7 +16,6 @@ import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 
 import ch4jax.training._epoch as training
-from ch4jax._checks import check_counts, check_rows
 from ch4jax.training._epoch import (
     Data,
     Metrics,
@@ -25,6 +24,7 @@ from ch4jax.training._epoch import (
     sum_rows,
     take_rows,
 )
+from ch4jax.training.checks import check_counts, check_rows
 
 Recipe = Callable[[PyTree], tuple[MetricsFn, optax.GradientTransformation]]
 

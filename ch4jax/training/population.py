@@ -13,8 +13,8 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 import ch4jax.training._epoch as training
-from ch4jax._checks import check_counts, check_member_keys, check_rows
 from ch4jax.training._epoch import Data, Metrics, MetricsFn, TrainState
+from ch4jax.training.checks import check_counts, check_member_keys, check_rows
 
 
 def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
