@@ -27,6 +27,7 @@ def test_adam_suits_more_rates_on_images_unless_it_is_sgd(quick, monkeypatch, ad
     assert (on_images.mean() > 0.15) == adam
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("relative", [True, False])
 def test_logarithms_help_only_where_the_error_is_relative(quick, monkeypatch, relative):
     def in_dollars(predictions, prices):
@@ -38,6 +39,7 @@ def test_logarithms_help_only_where_the_error_is_relative(quick, monkeypatch, re
     assert verdict == (HOLDS if relative else FAILS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("apart", [True, False])
 def test_folds_foretell_the_error_unless_they_train_on_what_they_predict(
     quick, monkeypatch, apart
