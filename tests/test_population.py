@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from ch4jax import training
 from ch4jax.dropout import init_mlp, mlp
@@ -47,6 +48,23 @@ def test_each_member_is_the_run_it_would_have_been_alone(x64):
         pairs = zip(*map(jax.tree.leaves, (together, alone)), strict=True)
         for ours, theirs in pairs:
             np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_that_draw_otherwise_when_mapped_over_are_refused(impl):
+    states, _ = start(0, 2)
+    keys = jax.random.split(jax.random.key(0, impl=impl), 2)
+    with pytest.raises(ValueError, match=f"need keys of threefry2x32, got {impl}"):
+        train(states, keys)
+    with jax.default_prng_impl(impl):
+        assert len(population.seed_keys(0, 1)) == 1
+        with pytest.raises(ValueError, match=f"got {impl}"):
+            population.seed_keys(0, 2)
+
+
+def test_each_member_has_a_key():
+    with pytest.raises(ValueError, match=r"as many rows.*got \(2,\), \(3,\)"):
+        train(start(0, 2)[0], start(0, 3)[1])
 
 
 def test_a_population_is_traced_once_however_many_epochs_run():

@@ -14,7 +14,12 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
 from ch4jax.storage import atomic
 from ch4jax.training import Metrics, MetricsFn, folds
-from ch4jax.training.checks import check_counts, check_one_shape, check_rows
+from ch4jax.training.checks import (
+    check_counts,
+    check_member_keys,
+    check_one_shape,
+    check_rows,
+)
 
 
 class Encoded(NamedTuple):
@@ -154,7 +159,11 @@ def train_linear(
     Returns:
       The parameters, leading with (settings, folds, seeds), and the history of `fit`
       with (settings, folds, seeds, epochs).
+
+    Raises:
+      ValueError: as `folds.fit` and `population.seed_keys` do.
     """
+    check_member_keys(keys)
 
     def member(
         setting: Setting, rows: Array, key: PRNGKeyArray

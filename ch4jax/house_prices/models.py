@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from ch4jax.dropout import mask_and_rescale
 from ch4jax.training import Metrics, MetricsFn, folds
+from ch4jax.training.checks import check_member_keys
 
 HUBER = 0.3  # residual, in deviations of the log prices, from which the loss is linear
 
@@ -142,7 +143,11 @@ def train(
       batch_size: rows in a batch.
       steps: see `folds.steps_per_epoch`.
       keys: of each member: split in two, for `init` and for `folds.fit`.
+
+    Raises:
+      ValueError: as `folds.fit` and `population.seed_keys` do.
     """
+    check_member_keys(keys)
 
     def member(setting: Setting, x: Array, rows: Array, key: PRNGKeyArray) -> Array:
         init_key, train_key = jax.random.split(key)

@@ -166,7 +166,7 @@ def _check_claims(file: IO[bytes], path: Path) -> None:
             if claimed > size:
                 raise Mismatch(f"{path} has {size:,} bytes and claims {claimed:,}")
             names = [name for name in zipped.namelist() if name.endswith(".pkl")]
-            pickles = [zipped.open(name) for name in names]
+            pickles = [io.BytesIO(zipped.read(name)) for name in names]
         else:
             file.seek(0)
             if file.read(2)[:1] != b"\x80":  # no pickle
