@@ -54,7 +54,7 @@ cli.sys.exit(cli.exit_code(work))
         time.sleep(0.3)
         process.send_signal(number)
         assert process.wait(10) == 128 + number
-        assert process.stderr.read().endswith(f"error: {signals.WORDS[number]}\n")
+        assert process.stderr.read() == f"error: {signals.WORDS[number]}\n"
 
 
 @pytest.mark.parametrize(("launched", "noted"), [(False, 1), (True, 2)])

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from experiments.common.errors import Interrupted
 
 LAUNCHED_AS = "CH4JAX_LAUNCHED_AS"  # `launch` passes on the command that you typed
 GRACE_SECONDS = 4.0
+AGAIN = b"\0"  # no signal has this number
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 _postponing: list[list[int]] = []  # what each `postponed` block in progress has noted
@@ -23,17 +25,28 @@ def raised() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise Interrupted in this block.
 
     Python raises between two bytecodes: not as long as a compiled program runs, and in
-    vain in a finalizer. So a thread ends the process if it is still there after
-    `GRACE_SECONDS`, during which no block was `postponed`.
+    vain in a finalizer or a callback of the garbage collector, of which JAX has one.
+    So a thread raises again after the latter, and ends the process if it is still there
+    after `GRACE_SECONDS`, during which no block was `postponed`.
     """
     pipe, end = os.pipe()
     os.set_blocking(end, False)
     wakeup = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
+    in_vain = sys.unraisablehook
+
+    def again(raised: "sys.UnraisableHookArgs") -> None:
+        if isinstance(raised.exc_value, Interrupted):
+            os.write(end, AGAIN)
+        else:
+            in_vain(raised)
+
+    sys.unraisablehook = again
     previous = {number: signal.signal(number, _raise) for number in WORDS}
     try:
         yield
     finally:
+        sys.unraisablehook = in_vain
         for number, handler in previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
@@ -85,6 +98,8 @@ def _watch(pipe: int) -> None:
                 os.close(pipe)
                 return
             received += [number for number in numbers if number in WORDS]
+            if AGAIN in numbers:
+                signal.raise_signal(received[0])
         if not received:
             continue
         first = len(received) < 2 or LAUNCHED_AS in os.environ
