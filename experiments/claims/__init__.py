@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import linear
+from experiments.claims import houses, linear
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
 from experiments.common.console import say
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
-CLAIMS = (linear.more_features_than_rows,)  # number i is the i-th
+CLAIMS = (
+    linear.more_features_than_rows,  # 1
+    houses.adam_forgives_the_rate,  # 17
+    houses.relative_errors_want_logarithms,  # 18
+    houses.folds_foretell_the_error,  # 19
+)
 
 
 @dataclass(frozen=True)
