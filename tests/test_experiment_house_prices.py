@@ -15,7 +15,7 @@ from ch4jax.training import folds, sharding
 from experiments import house_prices as experiment
 from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
-from experiments.house_prices import Config, best, members, outcome, search
+from experiments.house_prices import Config, best, book, members, outcome, search
 
 SMALL = Config(folds=2, seeds=1, epochs=2)
 
@@ -54,9 +54,9 @@ def run_to_the_end(folder, *figures, **flags):
 
 
 def test_the_books_recipe_ends_in_a_submission(tmp_path, capsys):
-    flags = {"epochs": 60, "seeds": 3, "learning_rate": 500.0}
+    flags = {"epochs": 60, "seeds": 3, "learning_rate": 500.0, "recipe": "seed"}
     summary = run_to_the_end(tmp_path, "curves.png", **flags)
-    assert summary["recipe"] == "seed"
+    assert summary["recipe"] == "book"
     for over, count in (("seeds", 3), ("folds", 2)):
         means = summary[f"valid_log_rmse_over_{over}"]
         assert len(means) == count
@@ -74,6 +74,20 @@ def test_the_books_recipe_ends_in_a_submission(tmp_path, capsys):
     out = capsys.readouterr().out
     for fact in ("2-fold validation: avg train", "208500", "worst predicted houses"):
         assert fact in out
+
+
+def test_plus_minus_is_a_standard_error_and_low_validation_is_explained(
+    tmp_path, capsys
+):
+    train = np.full((3, 2, 1), 0.2)
+    valid = train + np.array([-0.1, 0.0, -0.1])[:, None, None] + [[0.0], [0.01]]
+    validation = members.CrossValidation(0, 3, 2, 1, sharding.make_mesh())
+    folder = RunFolder("house_prices", tmp_path)
+    seconds = {"train": 1.0, "compile": 1.0}
+    book.show_folds({"train": train, "valid": valid}, seconds, validation, folder)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "0.1050 ± 0.0050" in out  # deviation 0.0071, over the root of 2
+    assert "houses that are hard to predict: fold 1, fold 3." in out
 
 
 def test_a_price_that_cannot_be_submitted_fails_the_run(few, tmp_path):
@@ -144,9 +158,9 @@ def test_nothing_that_an_ensemble_has_fitted_depends_on_rows_it_leaves_out(few):
         ({"batch_size": 91}, "--batch-size must be at most the 90 rows"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive and finite"),
         ({"weight_decay": -1.0}, "--weight-decay must be positive and finite"),
-        ({"recipe": "best", "learning_rate": 1.0}, "--learning-rate is for --recipe s"),
-        ({"recipe": "search", "weight_decay": 1.0}, "--weight-decay is for --recipe s"),
-        ({"recipe": "best", "batch_size": 32}, "--batch-size is for --recipe seed"),
+        ({"recipe": "best", "learning_rate": 1.0}, "--learning-rate is for --recipe b"),
+        ({"recipe": "search", "weight_decay": 1.0}, "--weight-decay is for --recipe b"),
+        ({"recipe": "best", "batch_size": 32}, "--batch-size is for --recipe book"),
     ],
 )
 def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):

@@ -131,6 +131,6 @@ def show_ensembles(
     )
     blend = by_fold["blend"]
     say(
-        f"over the folds: {blend.mean():.4f} ±{blend.std(ddof=1):.4f} (deviation); "
+        f"over the folds: {outcome.plus_minus(blend)} (standard error); "
         f"weights on all rows: {dict(zip(CHOSEN, weights[-1].tolist(), strict=True))}"
     )

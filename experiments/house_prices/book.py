@@ -16,7 +16,7 @@ from experiments.common.console import count, say
 from experiments.common.run_folder import RunFolder
 from experiments.house_prices import members, outcome
 from experiments.house_prices.members import CrossValidation
-from experiments.house_prices.outcome import plus_minus, spread
+from experiments.house_prices.outcome import plus_minus
 
 # Log RMSE in training and validation, by name.
 Curves = Mapping[str, Float[np.ndarray, "folds seeds epochs"]]
@@ -89,12 +89,12 @@ def run(
     everything = np.ones((1, rows), bool)
     whole, whole_curves, _ = fit(everything, whole_keys[None, :1])
     say(f"on all rows: train log rmse {whole_curves['train'][0, 0, -1]:f}")
-    draw_curves(curves, whole_curves["train"][0, 0], hyperparameters, folder)
+    draw_curves(curves, whole_curves["train"][0, 0], folder)
 
     predict = jax.vmap(jax.vmap(house_prices.linear, (0, None)), (0, None))
     of_fold = np.asarray(predict(params, x))  # (folds, seeds, rows)
     out_of_fold = members.held_out(of_fold, in_training)
-    summary |= outcome.show(data, np.log(np.maximum(out_of_fold, 1.0)), "seed", folder)
+    summary |= outcome.show(data, np.log(np.maximum(out_of_fold, 1.0)), "book", folder)
     member = jax.tree.map(lambda leaf: leaf[0, 0], whole)
     predictions = house_prices.linear(member, jnp.asarray(encoded.test, float))
     outcome.submit(data, np.asarray(predictions, float), folder)
@@ -116,7 +116,7 @@ def show_folds(
                 f"fold {fold + 1}",
                 f"{train[fold, 0]:.6f}",
                 f"{scores[0]:.6f}",
-                f"{scores.mean():.4f} {plus_minus(spread(scores))}",
+                plus_minus(scores),
             ]
             for fold, scores in enumerate(valid)
         ],
@@ -127,8 +127,15 @@ def show_folds(
     say(
         f"{validation.folds}-fold validation: avg train log rmse "
         f"{train.mean(axis=0)[0]:f}, avg valid log rmse {of_seed[0]:f}; over the seeds "
-        f"{of_seed.mean():.4f} {plus_minus(spread(of_seed))}"
+        f"{plus_minus(of_seed)}"
     )
+    below = np.flatnonzero(valid.mean(axis=1) < train.mean(axis=1)) + 1
+    if below.size:
+        where = ", ".join(f"fold {fold}" for fold in below)
+        say(
+            "Validation lies below training where the rows held out have fewer of the "
+            f"houses that are hard to predict: {where}."
+        )
     say(
         f"{valid.size} models in {seconds['train']:.2f} s, after "
         f"{seconds['compile']:.1f} s of compiling"
@@ -145,31 +152,33 @@ def show_folds(
 def draw_curves(
     curves: Curves,
     whole: Float[np.ndarray, " epochs"],
-    hyperparameters: Hyperparameters,
     folder: RunFolder,
 ) -> None:
-    """Draw fold 1, and the training on everything, against the epoch."""
-    rate, decay, _ = hyperparameters
+    """Draw every fold, and the training on everything, against the epoch."""
+    train, valid = (values[..., -1].mean() for values in curves.values())
     with folder.figure(
         "curves.png",
         1,
         2,
         size=(8.5, 3.4),
-        title=f"linear model on raw prices, Adam at {rate:g}, weight decay {decay:g}",
-        caption="How far the book's linear model gets in its epochs.",
+        title=f"After {whole.size} epochs the log RMSE is {train:.4f} in training, "
+        f"{valid:.4f} in validation",
+        caption="How far the book's linear model gets in its epochs, a line each fold.",
         alt="Two line charts of the log RMSE against the epoch: on the left training "
-        "and validation error of fold 1, on the right the training error of the model "
-        "that is fitted to all rows.",
-    ) as (fold, everything):
+        "and validation error of every fold, on the right the training error of the "
+        "model that is fitted to all rows.",
+        sharey=True,
+    ) as (each, everything):
         epochs = np.arange(1, whole.size + 1)
         for colour, (name, values) in zip(plots.COLOURS, curves.items(), strict=False):
-            plots.band(fold, epochs, values[0].T, colour=colour, label=name)
+            lines = each.plot(epochs, values.mean(axis=1).T, color=colour, lw=1)
+            lines[0].set_label(name)
         everything.plot(epochs, whole, label="train")
         seeds = count(curves["train"].shape[1], "seed")
-        fold.set_title(f"fold 1, mean of {seeds}", fontsize=10)
+        each.set_title(f"each fold, mean of {seeds}", fontsize=10)
         everything.set_title("all rows, first seed", fontsize=10)
         ticks = [0.15, 0.2, 0.3, 0.5, 1, 2, 4]
-        for axes in (fold, everything):
+        for axes in (each, everything):
             axes.set(xlabel="epoch", ylabel="log RMSE", yscale="log")
             axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.set_yticks([], minor=True)

@@ -1,9 +1,10 @@
 """What every recipe of the house prices ends with: errors, worst houses, submission."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ch4jax.house_prices import HousePrices, write_submission
 from experiments.common import plots
@@ -12,14 +13,12 @@ from experiments.common.errors import Failed
 from experiments.common.run_folder import RunFolder
 
 
-def spread(values: Float[np.ndarray, "..."]) -> float | None:
-    """Return the standard deviation, or None: one value has none."""
-    return float(values.std(ddof=1)) if values.size > 1 else None
-
-
-def plus_minus(deviation: float | None) -> str:
-    """Return a deviation as text."""
-    return "" if deviation is None else f"±{deviation:.4f}"
+def plus_minus(values: Float[np.ndarray, " values"]) -> str:
+    """Return the mean and its standard error as text; one value has no error."""
+    mean = f"{values.mean():.4f}"
+    if values.size == 1:
+        return mean
+    return f"{mean} ± {values.std(ddof=1) / values.size**0.5:.4f}"
 
 
 def show(
@@ -63,10 +62,12 @@ def show(
     without = np.delete(errors, worst[:2])
     say(
         f"out of fold, {count(len(out_of_fold), 'seed')} averaged in log space: "
-        f"log RMSE {score:.4f} ±{deviation:.4f} (standard error over the rows); "
+        f"log RMSE {score:.4f} ± {deviation:.4f} (standard error over the rows); "
         f"{np.sqrt(np.square(without).mean()):.4f} without the two worst"
     )
-    draw(prices, np.exp(mean), worst, f"recipe {recipe}: log RMSE {score:.4f}", folder)
+    ids = data.train["Id"].to_numpy()[worst]
+    title = f"recipe {recipe}: log RMSE {score:.4f}, and the Ids of the worst houses"
+    draw(prices, np.exp(mean), dict(zip(worst, ids, strict=True)), title, folder)
     several = len(out_of_fold) > 1
     return {
         "out_of_fold_log_rmse": score,
@@ -84,24 +85,28 @@ def show(
 def draw(
     prices: Float[np.ndarray, " rows"],
     predictions: Float[np.ndarray, " rows"],
-    worst: Int[np.ndarray, " worst"],
+    worst: Mapping[int, int],
     title: str,
     folder: RunFolder,
 ) -> None:
-    """Draw predicted against true prices, and mark the worst."""
+    """Draw predicted against true prices; name the worst, rows with their Ids."""
     with folder.figure(
         "out_of_fold.png",
         size=(8.5, 5.0),
         title=title,
         caption="Every house, predicted by models that never saw it.",
         alt="Scatter chart of the predicted against the true price in dollars, both "
-        "logarithmic, with the line where they are equal and the eight worst "
-        "predictions marked.",
+        "logarithmic, with the line where they are equal and the Ids of the "
+        "eight worst predicted houses.",
     ) as axes:
-        others = np.setdiff1d(np.arange(prices.size), worst)
+        marked = list(worst)
+        others = np.setdiff1d(np.arange(prices.size), marked)
         axes.scatter(prices[others], predictions[others], s=6, alpha=0.5, lw=0)
         mark = {"color": plots.COLOURS[1], "label": "worst eight"}
-        axes.scatter(prices[worst], predictions[worst], s=24, **mark)
+        axes.scatter(prices[marked], predictions[marked], s=24, **mark)
+        for i, (row, name) in enumerate(worst.items()):
+            at, va = (prices[row] * 1.03, predictions[row]), ("top", "bottom")[i % 2]
+            axes.text(*at, str(name), fontsize=8, va=va)
         ends = [prices.min() / 1.1, prices.max() * 1.1]
         axes.plot(ends, ends, color="black", lw=0.8, label="predicted = true")
         axes.set(xlabel="true price ($)", ylabel="predicted price ($), out of fold")

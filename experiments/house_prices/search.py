@@ -51,7 +51,9 @@ def run(
                 "log_rmse": scores.mean(),
                 # Over the folds: the seeds of a fold share its rows.
                 "standard_error": scores.mean(axis=1).std(ddof=1) / len(scores) ** 0.5,
-                "spread_over_seeds": outcome.spread(scores.mean(axis=0)),
+                "spread_over_seeds": scores.mean(axis=0).std(ddof=1)
+                if validation.seeds > 1
+                else None,
             }
             for setting, scores in zip(settings[name], by_fold, strict=True)
         ]
@@ -60,15 +62,13 @@ def run(
         out_of_fold[name] = members.held_out(predicted[first], in_training)
         results += entries
         folder.table(
-            [name, "decay", "dropout", "log RMSE", "standard error", "over seeds"],
+            [name, "decay", "dropout", "log RMSE"],
             [
                 [
                     f"learning rate {entry['learning_rate']:g}",
                     f"{entry['weight_decay']:g}",
                     f"{entry['dropout']:g}",
-                    f"{entry['log_rmse']:.4f}",
-                    f"±{entry['standard_error']:.4f}",
-                    outcome.plus_minus(entry["spread_over_seeds"]),
+                    f"{entry['log_rmse']:.4f} ± {entry['standard_error']:.4f}",
                 ]
                 for entry in sorted(entries, key=lambda entry: entry["log_rmse"])
             ],
@@ -79,7 +79,7 @@ def run(
     say(
         f"chosen: {winner}, learning rate {entry['learning_rate']:g}, decay "
         f"{entry['weight_decay']:g}, dropout {entry['dropout']:g}: log RMSE "
-        f"{entry['log_rmse']:.4f} ±{entry['standard_error']:.4f} over the folds"
+        f"{entry['log_rmse']:.4f} ± {entry['standard_error']:.4f} over the folds"
     )
     summary = outcome.show(data, out_of_fold[winner], "search", folder)
     return {"chosen": chosen, "winner": winner, "results": results, **summary}
