@@ -43,7 +43,8 @@ BOUNDS = {  # the gradient is multiplied, then clipped by norm, then by value
     "clipped by norm": (1.0, 1.0, np.inf),
     "clipped by value": (1.0, np.inf, 0.01),
 }
-EPOCHS, STEPS = 10, 100
+EPOCHS, LENGTH = 10, 101
+DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))  # lines at chance coincide
 OPEN = 5.0  # such a bias of the forget gates keeps 0.993 of a cell a step
 
 Grid = Float[np.ndarray, "networks rates runs"]
@@ -140,8 +141,10 @@ def best(accuracy: Grid) -> Float[np.ndarray, "networks runs"]:
 
 def curves(axes: plots.Axes, title: str, accuracy: Grid, labels: Sequence[str]) -> None:
     """Draw accuracy against the learning rate, a line for each network."""
-    for values, label, colour in zip(accuracy, labels, plots.COLOURS, strict=False):
-        plots.band(axes, RATES, values, colour=colour, label=label)
+    lines = zip(accuracy, labels, plots.COLOURS, DASHES, strict=False)
+    for values, label, colour, dashes in lines:
+        line = {"colour": colour, "linestyle": dashes, "label": label}
+        plots.band(axes, RATES, values, **line)
     axes.set(xscale="log", ylim=(0, 1), xlabel="learning rate", ylabel="test accuracy")
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8)
@@ -211,11 +214,9 @@ def sigmoid_saturates(setting: Setting) -> Finding:
         alt="Line chart of the derivative of the sigmoid, tanh and ReLU against the "
         "input from -12 to 12, on a logarithmic axis.",
     ) as axes:
-        for (name, function), dashes in zip(
-            activations.items(), ("-", "--", ":"), strict=True
-        ):
+        for (name, function), dashes in zip(activations.items(), DASHES, strict=False):
             slope = np.asarray(jax.vmap(jax.grad(function))(x))
-            axes.plot(x, np.maximum(slope, 1e-6), dashes, label=name)
+            axes.plot(x, np.maximum(slope, 1e-6), ls=dashes, label=name)
         axes.set(xlabel="input", yscale="log", ylabel="derivative (zero at 1e-6)")
         axes.legend()
     at_zero, *far = np.asarray(sigmoid_gradient(jnp.array([0.0, -10.0, 10.0])))
@@ -277,9 +278,9 @@ def recall(key: PRNGKeyArray) -> Data:
     """Draw sequences that show one of four classes first, and then noise."""
     label_key, noise_key = jax.random.split(key)
     labels = jax.random.randint(label_key, (512,), 0, 4)
-    noise = 3 * jax.random.normal(noise_key, (512, STEPS, 1))
+    noise = 3 * jax.random.normal(noise_key, (512, LENGTH, 1))
     first = jax.nn.one_hot(labels, 4)[:, None]
-    shown = jnp.pad(first, ((0, 0), (0, STEPS - 1), (0, 0)))
+    shown = jnp.pad(first, ((0, 0), (0, LENGTH - 1), (0, 0)))
     return jnp.concatenate([shown, noise], axis=2), labels
 
 
@@ -325,7 +326,7 @@ def train_to_recall(
 
         def back(params: recurrent.Params) -> Array:
             last = jax.grad(lambda x: layer(params, x)[0, -1].sum())
-            return jnp.linalg.norm(last(new[0][:1])[0, ::-1], axis=1)
+            return last(new[0][:1])[0, ::-1]
 
         each_rate = jax.vmap(member, (None, 0))
         accuracy = jax.vmap(each_rate, (0, None))(stacked, rates)
@@ -333,7 +334,9 @@ def train_to_recall(
 
     keys = setting.keys(13, setting.size(8, 4))
     accuracy, gradients = run(keys, jnp.asarray(rates))
-    return np.asarray(accuracy), np.asarray(gradients)
+    # The squares of such small numbers need float64.
+    norms = np.linalg.norm(np.asarray(gradients, float), axis=3)
+    return np.asarray(accuracy), norms
 
 
 def sums_for_products(setting: Setting) -> Finding:
@@ -346,7 +349,6 @@ def sums_for_products(setting: Setting) -> Finding:
     one, simple = recall_by(recurrent.rnn, [recurrent.init_rnn], (0.001, 0.01))
     two, gated = recall_by(recurrent.lstm, [recurrent.init_lstm, opened], (0.001,))
     recalled, gradients = [*best(one), *best(two)], [*simple, *gated]
-    names = ["plain recurrent network", "LSTM", "LSTM, open forget gates"]
     with setting.folder.figure(
         "claim13.png",
         1,
@@ -360,14 +362,15 @@ def sums_for_products(setting: Setting) -> Finding:
         "back; accuracy of three recurrent networks at recalling their first input.",
     ) as (left, middle, right):
         curves(left, "20 layers", layers, ["plain", "residual"])
-        for name, values in zip(names, gradients, strict=True):
-            plots.quantiles(middle, np.arange(STEPS), values.T, label=name)
+        for values in gradients:
+            plots.quantiles(middle, np.arange(LENGTH), values.T)
         middle.set(yscale="log", xlabel="steps back", ylabel="gradient in the input")
-        middle.set_title("Gradient of the last output, untrained", fontsize=9)
+        middle.set_title("Of the last output, untrained", fontsize=9)
         for i, values in enumerate(recalled):
             right.plot(np.full(values.shape, i), values, "o", alpha=0.6)
-        right.set(ylim=(0, 1), xticks=[], ylabel="test accuracy, a dot a run")
-        right.set_title(f"Recall of input 1 after {STEPS} steps", fontsize=9)
+        right.set(ylim=(0, 1), xlim=(-0.5, 2.5), ylabel="test accuracy, a dot a run")
+        right.set_xticks(range(3), ["plain", "LSTM", "LSTM,\nopen gates"])
+        right.set_title(f"Recall after {LENGTH - 1} steps", fontsize=9)
     (plain, residual), (rnn, lstm, opened) = best(layers), recalled
     return Finding(
         13,
@@ -428,7 +431,8 @@ def start_fits_activation(setting: Setting) -> Finding:
         size=(8.5, 3.4),
         sharey=True,
         title="ReLU needs He's start; tanh learns from either",
-        caption="From a sensible start 20 layers learn; from N(0, 0.01²) they do not.",
+        caption="From a sensible start 20 layers learn; from N(0, 0.01²) they do not. "
+        "Each tanh shrinks the signal, for which He's larger weights make up.",
         alt="Two line charts, for ReLU and tanh, of the test accuracy against the "
         "learning rate, a line for each of three starts.",
     ) as panels:
