@@ -160,7 +160,8 @@ def gradient_with_depth(setting: Setting) -> Finding:
     def gradients(key: PRNGKeyArray, data: Data) -> Float[Array, "starts depth width"]:
         """Return the gradient in the biases; in the kernels it has the signal in it."""
         data_key, init_key = jax.random.split(key)
-        x, y = (a[jax.random.permutation(data_key, a.shape[0])[:200]] for a in data)
+        rows = jax.random.permutation(data_key, data[1].size)[:200]
+        x, y = (a[rows] for a in data)
         params = init_params(list(starts.values()), 64, depth, key=init_key)
 
         def loss(params: deep_mlp.Params) -> Array:
@@ -364,8 +365,8 @@ def sums_for_products(setting: Setting) -> Finding:
         curves(left, "20 layers", layers, ["plain", "residual"])
         for values in gradients:
             plots.quantiles(middle, np.arange(LENGTH), values.T)
-        middle.set(yscale="log", xlabel="steps back", ylabel="gradient in the input")
-        middle.set_title("Of the last output, untrained", fontsize=9)
+        middle.set(yscale="log", xlabel="steps back", ylabel="gradient of last output")
+        middle.set_title("Before training", fontsize=9)
         for i, values in enumerate(recalled):
             right.plot(np.full(values.shape, i), values, "o", alpha=0.6)
         right.set(ylim=(0, 1), xlim=(-0.5, 2.5), ylabel="test accuracy, a dot a run")

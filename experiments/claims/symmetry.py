@@ -19,7 +19,7 @@ from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
 
 RATES = (0.0, 0.5)
-START = constant(0.01)
+START, SIZES = constant(0.01), ((784, 32), (32, 10))
 FLOOR = 1e-17  # where a difference of zero is drawn
 
 
@@ -42,11 +42,11 @@ def units_stay_alike(setting: Setting) -> Finding:
             logits = mlp(params, fashion_mnist.to_float(x), [rate], key=key)
             return classification_metrics(logits, labels)
 
-        row_key, start_key, train_key = jax.random.split(key, 3)
+        row_key, train_key, *start_keys = jax.random.split(key, 4)
         rows = jax.random.permutation(row_key, data[1].size)[:1000]
         start = [
             {"kernel": START(start_key, sizes), "bias": jnp.zeros(sizes[1])}
-            for sizes in ((784, 32), (32, 10))
+            for start_key, sizes in zip(start_keys, SIZES, strict=True)
         ]
         _, path = fit(
             start,
@@ -142,7 +142,7 @@ def stacked_sigmoids(
         batch_size=256,
         key=train_key,
     )
-    _, path = jax.jit(jax.vmap(train, (0, None)))(starts, data)
+    _, path = jax.vmap(train, (0, None))(starts, data)
     start = starts.hidden.kernel[:, None]
     return jnp.concatenate([start, path.hidden.kernel], axis=1)
 
@@ -153,8 +153,8 @@ def shared_layer(setting: Setting) -> Finding:
     with jax.enable_x64(True):
         x = jax.random.normal(x_key, (256, 4), float)
         data = x, jnp.sin(3 * x[:, 0]) * x[:, 1]
-        shared, uses = jax.device_get(uses_of_a_layer(data, key=use_key))
-        equal, copied = jax.device_get(stacked_sigmoids(data, key=stack_key))
+        shared, uses = jax.device_get(jax.jit(uses_of_a_layer)(data, key=use_key))
+        equal, copied = jax.device_get(jax.jit(stacked_sigmoids)(data, key=stack_key))
         units = np.asarray(apart(equal).max(axis=(-2, -1)))
     summed = uses.kernel.sum(axis=0)
     sums = np.linalg.norm(shared.kernel - summed) / np.linalg.norm(summed)
