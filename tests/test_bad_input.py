@@ -144,10 +144,6 @@ REFUSED = {
         lambda: parameters.replace({"a": X}, "a", 3.0),
         r"a has shape \(20, 3\) and dtype float32, got type float",
     ),
-    "rows of none": (
-        lambda: linear_regression(same(3, 1), 0.0, 0, key=key()),
-        "num_row",
-    ),
     "factors of none": (
         lambda: initialization.product_log_norms(0, 3, 1.0, key=key()),
         "num_factors must be at least 1, got 0",
@@ -235,18 +231,31 @@ def test_a_layer_of_ones_own_takes_rows_and_single_rows_under_vmap():
 
 
 @pytest.mark.parametrize("rate", [0.991, 0.9999, 1 - 1e-6, 1 - 1e-7, 1 - 1e-9])
-def test_near_1_the_scale_is_one_over_what_the_random_numbers_keep(rate):
-    kept = np.ceil((1 - rate) * 2**23) / 2**23  # of u < 1 - rate, u a multiple of 2^-23
+def test_near_1_an_entry_is_kept_as_often_as_its_scale_says(rate, monkeypatch):
+    asked = []
 
-    x = jnp.ones(500_000)
-    for drop in (
-        partial(dropout.dropout_layer, x, rate),
-        partial(dropout.mask_and_rescale, x, rate),
+    def bernoulli(key, p, shape):
+        asked.append(p)
+        return jnp.ones(shape, bool)
+
+    monkeypatch.setattr(jax.random, "bernoulli", bernoulli)
+    layers = jax.tree.map(jnp.ones_like, LAYERS)
+    flax = DropoutMLP((3,), (rate,), 3)
+    variables = {"params": dict(zip(("Dense_0", "Dense_1"), layers, strict=True))}
+    for drop, kept_before in (
+        (lambda: dropout.dropout_layer(X, rate, key=key()), 1),
+        (lambda: dropout.mask_and_rescale(X, rate, key=key()), 1),
+        (lambda: dropout.mlp(layers, X, (rate,), key=key()) - 1, 12),
+        (
+            lambda: flax.apply(variables, X, train=True, rngs={"dropout": key()}) - 1,
+            12,
+        ),
     ):
-        y = np.asarray(drop(key=key()))
-        five_sigma = 5 * np.sqrt(kept / y.size) / kept
-        assert abs(y.mean() - 1) <= five_sigma
-        np.testing.assert_allclose(y[y != 0], 1 / kept, rtol=1e-6)
+        scale = drop()[0, 0] / kept_before
+        kept = asked.pop()
+        # A random number is a multiple of 2**-23, so it is below `kept` that often.
+        assert kept * 2**23 == np.ceil((1 - rate) * 2**23) > 0
+        np.testing.assert_allclose(scale * kept, 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("number", [np.float64, jnp.float32])
