@@ -79,7 +79,7 @@ def lasso(
       moments: x^T y / rows.
       lambd: coefficient of the penalty.
     """
-    rate = 1 / jnp.linalg.norm(gram, 2)
+    rate = 1 / jnp.linalg.norm(gram, jnp.inf)  # no eigenvalue is larger than that norm
 
     def step(_: int, w: Array) -> Array:
         return soft_threshold(w - rate * (gram @ w - moments), rate * lambd)
@@ -88,8 +88,8 @@ def lasso(
 
 
 def dropping_is_blunter(setting: Setting) -> Finding:
-    """Claim 8: keep the largest of 50 coefficients, or shrink all by L2 or L1."""
-    features, rows, noise = 50, 100, 1.0
+    """Claim 8: keep the largest 10 of 50 coefficients, or shrink all by L2 or L1."""
+    features, rows, noise, kept = 50, 100, 1.0, 10
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
@@ -103,24 +103,24 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         gram, moments = x[:rows].T @ x[:rows] / rows, x[:rows].T @ y[:rows] / rows
         eye = jnp.eye(features)
 
+        @jax.vmap
         def losses(w: Array) -> Array:
             squares = jnp.square(x @ w - y)
             return jnp.stack([squares[:rows].mean(), squares[rows:].mean()])
 
-        def largest(kept: Array) -> Array:
-            keep = rank < kept
-            some = jnp.where(jnp.outer(keep, keep), gram, eye)  # for the others, w = 0
-            return losses(jnp.linalg.solve(some, jnp.where(keep, moments, 0)))
-
-        def l2(lambd: Array) -> Array:
-            return losses(jnp.linalg.solve(gram + lambd * eye, moments))
-
-        def l1(lambd: Array) -> Array:
-            return losses(lasso(gram, moments, lambd))
-
         rank = jnp.argsort(jnp.argsort(-jnp.abs(jnp.linalg.solve(gram, moments))))
-        train, new = jax.vmap(largest)(jnp.arange(1, features + 1)).T
-        paths = (jax.vmap(shrink)(jnp.logspace(-4, 2, 40)).T for shrink in (l2, l1))
+        keep = rank < jnp.arange(1, features + 1)[:, None]
+        strengths = jnp.logspace(-4, 2, 40)
+        # Of what is dropped, the equation is w = 0. All equations in one call: on few
+        # cores, XLA's calls of LAPACK can block each other for ever.
+        some = jnp.where(keep[:, :, None] & keep[:, None], gram, eye)
+        left = jnp.concatenate([some, gram + strengths[:, None, None] * eye])
+        right = jnp.where(keep, moments, 0)
+        right = jnp.concatenate([right, jnp.tile(moments, (len(strengths), 1))])
+        solved = losses(jnp.linalg.solve(left, right[..., None])[..., 0])
+        train, new = solved[:features].T
+        shrunk = jax.vmap(partial(lasso, gram, moments))(strengths)
+        paths = (solved[features:].T, losses(shrunk).T)
         return jnp.stack([train, new, *(jnp.interp(train, *path) for path in paths)])
 
     keys = setting.keys(8, setting.size(100, 40))
@@ -130,10 +130,9 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         1,
         2,
         size=(8.5, 3.2),
-        title="Many small weights: shrinking beats dropping; few large ones: only L1 "
-        "keeps up with it",
-        caption="Error on new rows at equal training error; dotted, where dropping "
-        "features does best.",
+        title="With many small weights, shrinking beats dropping; with few, only L1 does",
+        caption="Error on new rows at equal training error; dotted: where the largest "
+        f"{kept} coefficients are kept.",
         alt="Two line charts of the mean squared error on new rows against that on "
         "training rows, for 50 and for 5 weights that are not zero: dropping features, "
         "L2 and L1.",
@@ -143,20 +142,19 @@ def dropping_is_blunter(setting: Setting) -> Finding:
             panels, (50, 5), ("many small weights", "few large weights"), strict=True
         ):
             train, *new = np.asarray(errors(keys, num_nonzero)).transpose(1, 2, 0)
-            best = new[0].mean(axis=1).argmin()
             lines = zip(("dropping", "L2", "L1"), plots.COLOURS, new, strict=False)
             for label, colour, values in lines:
                 plots.band(axes, train.mean(1), values, colour=colour, label=label)
-            axes.axvline(train[best].mean(), color="0.3", ls=":")
+            axes.axvline(train[kept - 1].mean(), color="0.3", ls=":")
             axes.set(xlabel="mean squared error on training rows")
             axes.set_title(f"{words} ({num_nonzero} of {features})", fontsize=10)
             for label, values in zip(("L2", "L1"), new[1:], strict=True):
-                effects[f"{label}, {words}"] = new[0][best] - values[best]
+                effects[f"{label}, {words}"] = (new[0] - values)[kept - 1]
         panels[0].set(ylabel="on new rows")
         panels[1].legend()
     return Finding(
         8,
-        "Dropping features is blunter than shrinking weights",
+        f"Dropping all but {kept} of {features} features is blunter than shrinking",
         "4.5; D2L 3.7",
         "MSE on new rows, dropping minus shrinking, at equal training error",
         0.05,
