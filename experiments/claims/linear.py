@@ -130,7 +130,7 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         1,
         2,
         size=(8.5, 3.2),
-        title="With many small weights, shrinking beats dropping; with few, only L1 does",
+        title="Shrinking many small weights beats dropping; with few, only L1 does",
         caption="Error on new rows at equal training error; dotted: where the largest "
         f"{kept} coefficients are kept.",
         alt="Two line charts of the mean squared error on new rows against that on "
