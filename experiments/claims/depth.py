@@ -306,11 +306,11 @@ def train_to_recall(
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None), out_axes=(2, 1))
     def run(key: PRNGKeyArray, rates: Array) -> tuple[Array, Array]:
-        keys = jax.random.split(key, 5)
-        train_data, new = recall(keys[0]), recall(keys[1])
-        drawn = [start(5, 16, key=jax.random.clone(keys[2])) for start in starts]
+        train_key, new_key, init_key, output_key, fit_key = jax.random.split(key, 5)
+        train_data, new = recall(train_key), recall(new_key)
+        drawn = [start(5, 16, key=jax.random.clone(init_key)) for start in starts]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-        output = torch_kernel(keys[3], (16, 4))
+        output = torch_kernel(output_key, (16, 4))
 
         def member(params: recurrent.Params, rate: Array) -> Array:
             optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
@@ -321,7 +321,7 @@ def train_to_recall(
                 optimizer=optimizer,
                 epochs=EPOCHS,
                 batch_size=16,
-                key=jax.random.clone(keys[4]),
+                key=fit_key,
             )
             return metrics_fn(end, *new, key=None)["accuracy"].mean()
 
