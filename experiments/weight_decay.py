@@ -7,7 +7,7 @@ and the same grid for the penalty inside Adam and for AdamW.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -156,25 +156,33 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     """
     mesh = config.mesh()
     lambdas = linear_problem.grid_lambdas(config.lambdas)
-    problems = linear_problem.grid_problems(config.seed, config.seeds, config)
-    placed = (
-        sharding.place(problems, sharding.whole(mesh)),
-        sharding.place(jnp.asarray(lambdas), sharding.along(mesh, 0)),
-    )
+    larger = replace(config, true_weight=10 * config.true_weight)
+    large = f"scratch, true w {larger.true_weight:g}"
     grids, summaries, rows = {}, {}, []
-    for method in ("scratch", "L2 in Adam", "AdamW"):
-        program = linear_problem.grid_program(method, config)
+    for label, setting in {
+        "scratch": config,
+        large: larger,
+        "L2 in Adam": config,
+        "AdamW": config,
+    }.items():
+        problems = linear_problem.grid_problems(config.seed, config.seeds, setting)
+        placed = (
+            sharding.place(problems, sharding.whole(mesh)),
+            sharding.place(jnp.asarray(lambdas), sharding.along(mesh, 0)),
+        )
+        method = "scratch" if label == large else label
+        program = linear_problem.grid_program(method, setting)
         compiled, compile_seconds = timing.compile(program, *placed)
         measures, run_seconds = timing.timed(partial(compiled, *placed))
-        grids[method] = grid = jax.device_get(measures)
+        grids[label] = grid = jax.device_get(measures)
         medians = {name: np.median(values, axis=1) for name, values in grid.items()}
         seconds = {"compile": compile_seconds, "run": run_seconds}
-        summaries[method] = {"seconds": seconds, "lambdas": lambdas, **medians}
+        summaries[label] = {"seconds": seconds, "lambdas": lambdas, **medians}
         best = np.nan_to_num(medians["test_loss"], nan=np.inf).argmin()
         numbers = lambdas[best], medians["test_loss"][best], medians["norm"][-1]
         cells = [f"{number:.3g}" for number in (*numbers, *seconds.values())]
         diverged = (~np.isfinite(grid["norm"])).sum()
-        rows.append([method, *cells, f"{diverged} of {grid['norm'].size:,}"])
+        rows.append([label, *cells, f"{diverged} of {grid['norm'].size:,}"])
     norm = f"norm at {lambdas[-1]:g}"
     folder.table(
         ["", "best lambda", "test loss", norm, "compile (s)", "run (s)", "diverged"],
@@ -188,6 +196,7 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
         "step, however large lambda is. AdamW subtracts\nlearning rate x lambda of "
         "each weight beside Adam's step.\n"
     )
+    draw_true_weights({config: grids["scratch"], larger: grids.pop(large)}, folder)
     small = "The larger lambda, the smaller the weights; dotted: weights of zero."
     draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
     rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay."
@@ -222,6 +231,32 @@ def draw_curves(
             axes.set(xlabel="epoch", ylabel="halved squared error", yscale="log")
             axes.set_title(f"lambda {lambd:g}", fontsize=10)
             axes.legend()
+
+
+def draw_true_weights(grids: Mapping[Config, Measures], folder: RunFolder) -> None:
+    """Draw the test loss relative to that of weights of zero, for two true weights."""
+    with folder.figure(
+        "true_weights.png",
+        1,
+        2,
+        size=(8.5, 3.0),
+        title="With ten times larger true weights, the decay can be too strong",
+        caption="Test loss from scratch, divided by what weights of zero are expected "
+        "to have; dotted: --lambd.",
+        alt="Two line charts against lambda on a logarithmic axis: the test loss as a "
+        "multiple of that of weights of zero, with the true weights of the run and "
+        "with ten times larger ones; a vertical line at lambda.",
+        sharey=True,
+    ) as panels:
+        for axes, (config, grid) in zip(panels, grids.items(), strict=True):
+            lambdas = linear_problem.grid_lambdas(config.lambdas)
+            relative = grid["test_loss"] / linear_problem.zero_loss(config)
+            plots.quantiles(axes, lambdas, relative)
+            axes.axhline(1, color="0.3", lw=1)
+            axes.axvline(config.lambd, color="0.3", ls=":")
+            axes.set(xlabel="lambda", xscale="log", xlim=(1, 100), ylim=(0.6, 2.0))
+            axes.set_title(f"true weights {config.true_weight:g}", fontsize=10)
+        panels[0].set_ylabel("test loss / that of w = 0")
 
 
 def draw_grids(

@@ -36,12 +36,15 @@ def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
         np.testing.assert_allclose(grid["lambdas"], [1e-3, 10**-0.5, 1e2], rtol=1e-6)
         assert len(grid["train_loss"]) == len(grid["norm"]) == 3
         assert set(grid["seconds"]) == {"compile", "run"}
-    assert set(summary["grids"]) == {"scratch", "L2 in Adam", "AdamW"}
+    small, large, *_ = (grid["test_loss"] for grid in summary["grids"].values())
+    assert small != large
+    names = ["scratch", "scratch, true w 0.1", "L2 in Adam", "AdamW"]
+    assert list(summary["grids"]) == names
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3] * 6
     record = json.loads((tmp_path / "record.json").read_text())
     files = [figure["file"] for figure in record["figures"]]
-    assert files == ["curves.png", "sweep.png", "adam.png"]
+    assert files == ["curves.png", "true_weights.png", "sweep.png", "adam.png"]
     final = summary["results"][0]["test_loss"]
     assert record["headline"].startswith(f"Test loss: {final:.3g} (lambda 0), ")
     out = capsys.readouterr().out
