@@ -176,7 +176,7 @@ def joint(setting: Setting) -> Finding:
     with setting.folder.figure(
         "claim05.png",
         size=(8.5, 2.8),
-        title="Dropout, two other controls of the weights, and dropout with each of them",
+        title="Dropout, two other controls of the weights, and dropout with each",
         caption="Test accuracy after 1,000 images with 30% of the labels redrawn.",
         alt="Dot chart of the test accuracy in each run: with dropout, with weight "
         "decay, with both, with fewer units, and with fewer units and dropout.",
