@@ -288,7 +288,7 @@ def show_results(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> Non
     )
     say(
         "train loss: mean of the last epoch, masks on; the others: of the trained "
-        "network, nothing\ndropped; s/epoch: all seeds together"
+        "network, nothing dropped; s/epoch: all seeds together"
     )
 
 
