@@ -138,10 +138,10 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
     rate, decay = concise_settings(config.learning_rate, config.lambd)
     say(
         "Losses are halved squared errors without the penalty; MSE is the book's unit "
-        "for the concise version,\nwithout the half. scratch starts with a bias of 0, "
-        "concise from N(0, 1); mapped starts as scratch does\nand takes its steps: "
+        "for the concise version, without the half. scratch starts with a bias of 0, "
+        "concise from N(0, 1); mapped starts as scratch does and takes its steps: "
         f"learning rate {rate:g}, weight decay {decay:g} (the weights differ by "
-        f"{difference:.1g} of\ntheir norm).\n"
+        f"{difference:.1g} of their norm).\n"
     )
     return {"results": results, "mapped_difference": difference}
 
@@ -192,8 +192,8 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     say(
         f"w = 0 has an expected test loss of {linear_problem.zero_loss(config):.3g}.\n"
         "Adam divides the gradient by its own root mean square, and the gradient of an "
-        "L2 penalty with it: no\nweight moves by much more than the learning rate in a "
-        "step, however large lambda is. AdamW subtracts\nlearning rate x lambda of "
+        "L2 penalty with it: no weight moves by much more than the learning rate in a "
+        "step, however large lambda is. AdamW subtracts learning rate x lambda of "
         "each weight beside Adam's step.\n"
     )
     draw_true_weights({config: grids["scratch"], larger: grids.pop(large)}, folder)
