@@ -99,6 +99,7 @@ def _watch(pipe: int) -> None:
                 return
             received += [number for number in numbers if number in WORDS]
             if AGAIN in numbers:
+                time.sleep(0.1)  # until the hook has returned: it must not raise itself
                 signal.raise_signal(received[0])
         if not received:
             continue
