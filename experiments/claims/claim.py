@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     """What every claim is given.
 
     Attributes:
-      seed: of the first run; data, noise and parameters of each run are drawn anew.
+      seed: each run draws its own data, noise and parameters from it.
       quick: fewer or smaller runs.
       folder: where the figures go.
     """

@@ -160,11 +160,9 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         1,
         3,
         size=(8.5, 4.2),
-        title="Before training, signals vanish or explode with depth, unless the start "
-        f"is right ({setting.depth} layers of {setting.width} units; what is zero in "
-        "float32 is drawn at the bottom)",
-        caption="Before training: what reaches the last layer, and what comes back to "
-        "the first.",
+        title="Before training, signals vanish or explode unless the start is right",
+        caption=f"What reaches the last of {setting.depth} layers, and what comes back "
+        "to the first; below 1e-16 is drawn there.",
         alt="Three line charts against the layer, a line for each of eight networks, "
         "on a logarithmic scale: the size of the activations, how much they differ "
         "between images, and the norm of the gradient.",
@@ -179,7 +177,7 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
                     color=plots.COLOURS[colour],
                     label=variant.label,
                 )
-            panel.set(xlabel="layer", yscale="log", ylim=(1e-16, 1e12))
+            panel.set(xlabel="layer", yscale="log", ylim=(1e-18, 1e12))
             panel.set_title(title, fontsize=9)
             panel.tick_params(labelleft=panel is axes[0])
         axes[0].set_ylabel("size")
