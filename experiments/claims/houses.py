@@ -134,7 +134,7 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
     mini = fashion_mnist.load("mini")
     # Every second pixel each way: a quarter of the work.
     images = jnp.asarray(mini.train_images[:, ::2, ::2]), jnp.asarray(mini.train_labels)
-    keys, effects = setting.keys(17, setting.size(12, 4)), {}
+    effects = {}
     with setting.folder.figure(
         "claim17.png",
         1,
@@ -149,11 +149,13 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
         "Adam and for SGD.",
         sharey=True,
     ) as panels:
-        for axes, name, error, data, lowest in (
-            (panels[0], "images", _image_error, images, (1e-5, 1e-4)),
-            (panels[1], "house prices", _house_error, _sales(), (1.0, 1e-5)),
+        few, many = setting.size(12, 4), setting.size(48, 8)
+        for axes, name, error, data, lowest, runs in (
+            (panels[0], "images", _image_error, images, (1e-5, 1e-4), many),
+            (panels[1], "house prices", _house_error, _sales(), (1.0, 1e-5), few),
         ):
             rates = np.array(lowest)[:, None] * RATES
+            keys = setting.keys(17, runs)
             errors = _over_rates(error, data, jnp.asarray(rates, float), keys)
             errors = np.nan_to_num(np.asarray(errors), nan=np.inf)  # diverged
             ratios = errors / errors.min(axis=-1, keepdims=True)
