@@ -75,9 +75,14 @@ def run(config: Config) -> None:
     )
     summary = run_book(config, folder)
     summary |= {"grids": run_grids(config, folder), "seconds": folder.seconds()}
-    scratch = [entry for entry in summary["results"] if entry["method"] == "scratch"]
-    losses = [f"{run['test_loss']:.3g} (lambda {run['lambd']:g})" for run in scratch]
-    folder.finish(summary, headline=f"Test loss: {', '.join(losses)}.")
+    grid = summary["grids"]["scratch"]
+    lambdas, losses = grid["lambdas"], grid["test_loss"]
+    best = np.nanargmin(losses)
+    folder.finish(
+        summary,
+        headline=f"Median test loss of {config.seeds} draws: {losses[0]:.3g} at lambda "
+        f"{lambdas[0]:.3g}, {losses[best]:.3g} at {lambdas[best]:.3g}, the best.",
+    )
 
 
 def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:

@@ -133,8 +133,7 @@ def run(config: Config) -> None:
         say("the lesson is left out: it is for one process")
     elif config.lesson:
         numbers = (config.label_noise, config.train_size)
-        extra["lesson"], sentence = lesson.show(config.seed, *numbers, folder)
-        headline = f"{headline} {sentence}"
+        extra["lesson"], headline = lesson.show(config.seed, *numbers, folder)
     seconds = {
         "compile": sum(entry["compile_seconds"] for entry in results),
         "epoch": results[0]["epoch_seconds"],

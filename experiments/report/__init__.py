@@ -78,7 +78,8 @@ def run(config: Config) -> int:
         make = find_runs(config.runs, sentences)
     else:
         make = run_all(config, make_folder(None, config.out / "runs"))
-    entries = [entry._replace(sentence=sentences[entry.name]) for entry in make]
+    made = {entry.name: entry for entry in make}
+    entries = [made[name]._replace(sentence=sentences[name]) for name in sentences]
     command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
     with atomic.writing(index) as part:
         part.write_text(render(entries, command), encoding="utf-8")

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-FIRST = {"compare": 0, "benchmark": 1}  # what most readers look for
 DATA = {
     "full": "the whole Fashion-MNIST",
     "mini": "the shipped tenth of Fashion-MNIST",
@@ -57,7 +56,7 @@ def render(entries: Iterable[Entry], command: str) -> str:
     """Return the page.
 
     Args:
-      entries: in any order; parity and speed come first.
+      entries: in the order of the page; those without a run come last.
       command: what makes the page.
     """
     environment = jinja2.Environment(
@@ -67,10 +66,7 @@ def render(entries: Iterable[Entry], command: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [
-        section(entry)
-        for entry in sorted(entries, key=lambda e: (FIRST.get(e.name, 2), e.name))
-    ]
+    sections = [section(e) for e in sorted(entries, key=lambda e: e.folder is None)]
     return environment.get_template("page.html").render(
         sections=sections,
         machines=machines(sections),
