@@ -45,8 +45,9 @@ def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
     record = json.loads((tmp_path / "record.json").read_text())
     files = [figure["file"] for figure in record["figures"]]
     assert files == ["curves.png", "true_weights.png", "sweep.png", "adam.png"]
-    final = summary["results"][0]["test_loss"]
-    assert record["headline"].startswith(f"Test loss: {final:.3g} (lambda 0), ")
+    first = summary["grids"]["scratch"]["test_loss"][0]
+    headline = f"Median test loss of 2 draws: {first:.3g} at lambda 0.001, "
+    assert record["headline"].startswith(headline)
     out = capsys.readouterr().out
     for fact in ("mapped, lambda 3", "norm of w", "0 of 6", "norm at 100"):
         assert fact in out

@@ -172,7 +172,9 @@ def joint(setting: Setting) -> Finding:
     ]
     names = ("none", "dropout", "weight decay", "dropout, weight decay")
     names += ("64 units", "dropout, 64 units", "weight decay, 64 units", "all three")
-    rows: dict[str, np.ndarray] = dict(zip(names, np.concatenate(scores).reshape(8, runs), strict=True))
+    rows: dict[str, np.ndarray] = dict(
+        zip(names, np.concatenate(scores).reshape(8, runs), strict=True)
+    )
     with setting.folder.figure(
         "claim05.png",
         size=(8.5, 3.2),
