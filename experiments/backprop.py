@@ -129,37 +129,50 @@ def show_gradients(problem: Problem, folder: RunFolder) -> Quantities:
 
 
 def draw_graph(lambd: float, quantities: Quantities, folder: RunFolder) -> None:
-    """Draw the computational graph of the book with the norms on it."""
+    """Draw the book's graph: operations and norms forward, what flows back dashed."""
     places = {"x": (0, 1), "z": (1, 1), "h": (2, 1), "o": (3, 1), "L": (4, 1)}
     places |= {"J": (5, 1), "w1": (0, 0), "w2": (2, 0), "s": (4, 0)}
     arrows = ("x z", "w1 z", "z h", "h o", "w2 o", "o L", "L J", "w1 s", "w2 s", "s J")
+    operations = {"z": "x w1", "h": "tanh z", "o": "h w2", "L": "cross-entropy"}
+    operations |= {"s": "λ/2 (‖w1‖² + ‖w2‖²)", "J": "L + s"}
+    forward, back = plots.COLOURS[:2]
     with folder.figure(
         "graph.png",
-        size=(8.5, 3.2),
-        title="Each quantity with its norm (above) and the norm of its gradient "
-        f"(below), λ = {lambd:g}",
-        caption="Every quantity of the forward pass, and how much the objective "
-        "depends on it.",
+        size=(8.5, 3.8),
+        title="Forward (blue), each quantity with its norm; back (orange), the norm of "
+        f"the gradient in it; λ = {lambd:g}",
+        caption="The gradient takes the same edges back: where two arrive, as in w1 "
+        "and w2, they are added.",
         alt="A graph of nine nodes: x and w1 lead to z, z to h, h and w2 to o, o to L; "
-        "w1 and w2 lead to the penalty s; L and s lead to J. Each node has its norm "
-        "above it and, except x, the norm of its gradient below.",
+        "w1 and w2 lead to the penalty s; L and s lead to J. Each node has its "
+        "operation, its norm and, except x, the norm of its gradient beside it; a "
+        "dashed arrow leads back beside each solid one but that from x.",
     ) as axes:
         for arrow in arrows:
             start, end = arrow.split()
-            style = {"arrowstyle": "-|>", "color": "0.5", "shrinkA": 25, "shrinkB": 27}
-            if arrow == "w1 s":  # around w2, which lies between them
-                style["connectionstyle"] = "arc3,rad=0.25"
+            bend = 0.3 if arrow == "w1 s" else 0.08  # around w2, which lies between
+            line = {"arrowstyle": "-|>", "shrinkA": 21, "shrinkB": 22}
+            curve = f"arc3,rad={bend}"
+            style = line | {"color": forward, "connectionstyle": curve}
             axes.annotate("", places[end], places[start], arrowprops=style)
+            curve = f"arc3,rad={-0.24 if arrow == 'w1 s' else bend}"
+            style = line | {"color": back, "connectionstyle": curve, "ls": "--"}
+            if start != "x":
+                axes.annotate("", places[start], places[end], arrowprops=style)
         circle = {"boxstyle": "circle", "facecolor": "white", "edgecolor": "0.3"}
-        texts = {"ha": "center", "textcoords": "offset points"}
         for name, (x, y) in places.items():
             axes.text(x, y, name, ha="center", va="center", fontsize=13, bbox=circle)
-            norms = (quantities[name].get(field) for field in ("norm", "gradient_norm"))
-            for n, offset, colour in zip(norms, (19, -28), plots.COLOURS, strict=False):
-                if n is not None:
-                    text = f"{n:.3g}"
-                    axes.annotate(text, (x, y), (0, offset), color=colour, **texts)
-        axes.set(xlim=(-0.4, 5.4), ylim=(-0.8, 1.4))
+            lines = [operations.get(name), f"{quantities[name]['norm']:.3g}"]
+            words = "\n".join(filter(None, lines if y else reversed(lines)))
+            aligned = {"fontsize": 9, "ha": "center", "textcoords": "offset points"}
+            aligned["va"] = "bottom" if y else "top"
+            axes.annotate(
+                words, (x, y), (0, 20 * (2 * y - 1)), color=forward, **aligned
+            )
+            if slope := quantities[name].get("gradient_norm"):
+                beside = (16, -29) if y else (-14, 28)  # clear of the arrows
+                axes.annotate(f"{slope:.3g}", (x, y), beside, color=back, **aligned)
+        axes.set(xlim=(-0.4, 5.4), ylim=(-0.9, 1.4))
         axes.axis("off")
 
 
