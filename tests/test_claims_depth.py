@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from ch4jax.initialization import he_normal
-from experiments.claims import depth
+from experiments.claims import depth, recall
 from experiments.claims.claim import FAILS, HOLDS, Setting
 from experiments.common.run_folder import RunFolder
 
@@ -37,10 +37,10 @@ def test_lower_layers_do_not_train_unless_they_are_relus_from_he(setting, monkey
 
 @pytest.mark.long
 def test_sums_help_unless_they_are_products_again(setting, monkeypatch):
-    assert "residual or LSTM with open" in depth.sums_for_products(setting).verdict()
+    assert "residual or LSTM with open" in recall.sums_for_products(setting).verdict()
     monkeypatch.setattr(depth, "RESIDUAL", depth.RELU)
-    monkeypatch.setattr(depth, "OPEN", 0.0)
-    assert "holds if" not in depth.sums_for_products(setting).verdict()
+    monkeypatch.setattr(recall, "OPEN", 0.0)
+    assert "holds if" not in recall.sums_for_products(setting).verdict()
 
 
 @pytest.mark.long

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import capacity, depth, dropout, houses, linear, symmetry
+from experiments.claims import (
+    capacity,
+    depth,
+    dropout,
+    houses,
+    linear,
+    recall,
+    symmetry,
+)
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
 from experiments.common.console import say
@@ -29,7 +37,7 @@ CLAIMS = (
     depth.gradient_with_depth,  # 10
     depth.sigmoid_saturates,  # 11
     depth.lower_layers_stay,  # 12
-    depth.sums_for_products,  # 13
+    recall.sums_for_products,  # 13
     depth.normalising,  # 14
     depth.start_fits_activation,  # 15
     symmetry.units_stay_alike,  # 16
