@@ -92,7 +92,7 @@ def every_mask(units: int, rate: float) -> Float[np.ndarray, "masks units"]:
 
 def overfitting(setting: Setting) -> Finding:
     """Claim 4: with and without dropout, on few images, with true and wrong labels."""
-    runs = setting.size(6, 3)
+    runs = setting.size(6, 4)
     keys = setting.keys(4, runs)
     scores = {}
     for rows, noise in itertools.product((300, 600), (0.0, 0.3)):

@@ -109,12 +109,14 @@ def dropping_is_blunter(setting: Setting) -> Finding:
             return jnp.stack([squares[:rows].mean(), squares[rows:].mean()])
 
         rank = jnp.argsort(jnp.argsort(-jnp.abs(jnp.linalg.solve(gram, moments))))
-        keep = rank < jnp.arange(1, features + 1)[:, None]
+        keep = rank[None] < jnp.arange(1, features + 1)[:, None]
         strengths = jnp.logspace(-4, 2, 40)
         # Of what is dropped, the equation is w = 0. All equations in one call: on few
         # cores, XLA's calls of LAPACK can block each other for ever.
         some = jnp.where(keep[:, :, None] & keep[:, None], gram, eye)
-        left = jnp.concatenate([some, gram + strengths[:, None, None] * eye])
+        left = jnp.concatenate(
+            [some, gram[None] + strengths[:, None, None] * eye[None]]
+        )
         right = jnp.where(keep, moments, 0)
         right = jnp.concatenate([right, jnp.tile(moments, (len(strengths), 1))])
         solved = losses(jnp.linalg.solve(left, right[..., None])[..., 0])
@@ -141,7 +143,8 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         for axes, num_nonzero, words in zip(
             panels, (50, 5), ("many small weights", "few large weights"), strict=True
         ):
-            train, *new = np.asarray(errors(keys, num_nonzero)).transpose(1, 2, 0)
+            found = errors(jax.random.clone(keys), num_nonzero)
+            train, *new = np.asarray(found).transpose(1, 2, 0)
             lines = zip(("dropping", "L2", "L1"), plots.COLOURS, new, strict=False)
             for label, colour, values in lines:
                 plots.band(axes, train.mean(1), values, colour=colour, label=label)
