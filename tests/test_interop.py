@@ -61,7 +61,6 @@ def test_a_native_nnx_module_takes_the_parameters_of_linen_by_name():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: interop.from_torch({}, {}),
         lambda: interop.to_torch({}, {}),
         lambda: interop.load_torch("net.pt"),
         lambda: interop.save_torch("net.pt", {}),

@@ -276,17 +276,10 @@ def test_one_name_in_two_collections_is_refused():
 def test_layers_of_two_kinds_or_of_another_number_are_not_counted_off():
     dense = {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    for like in (
-        {"Dense_0": dense, "Other_0": dense},
-        {f"Dense_{i}": dense for i in range(3)},
-    ):
-        with pytest.raises(Mismatch, match=r"0.weight \(2, 2\) has no counterpart"):
-            from_torch(net.state_dict(), like)
-
-
-def test_a_kernel_that_is_not_that_of_a_dense_layer_is_refused():
-    with pytest.raises(Mismatch, match=r"^Conv_0/kernel has 4 axes: only Dense is"):
-        from_torch({}, {"Conv_0": {"kernel": np.zeros((3, 3, 2, 2))}})
+    with pytest.raises(Mismatch, match=r"names=\{'0': 'Dense_0', '1': 'Other_0'\}"):
+        from_torch(net.state_dict(), {"Dense_0": dense, "Other_0": dense})
+    with pytest.raises(Mismatch, match=r"0.weight \(2, 2\) has no counterpart"):
+        from_torch(net.state_dict(), {f"Dense_{i}": dense for i in range(3)})
 
 
 # Files
@@ -434,11 +427,9 @@ def test_a_tree_that_is_one_array_has_no_names():
         from_torch({"a": torch.ones(2)}, jnp.ones(2))
 
 
-def test_a_missing_file_and_an_unknown_suffix_are_errors(tmp_path):
+def test_a_missing_file_and_an_entry_that_is_no_tensor_are_errors(tmp_path):
     with pytest.raises(Damaged, match=r"net.pt cannot be read: No such file"):
         load_torch(tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"\.safetensors file, got .*mlp\.params"):
-        save_torch(tmp_path / "mlp.params", {})
     with pytest.raises(Mismatch, match="expected a tensor"):
         save_torch(tmp_path / "net.pt", {"x": 3})
 

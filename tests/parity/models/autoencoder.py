@@ -29,10 +29,12 @@ class Autoencoder(nn.Module):
 class FlaxAutoencoder(nnx.Module):
     def __init__(self, rngs):
         def down(inputs, outputs):
-            return nnx.Conv(inputs, outputs, (3, 3), 2, padding=1, rngs=rngs)
+            return nnx.Conv(inputs, outputs, (3, 3), (2, 2), padding=1, rngs=rngs)
 
         def up(inputs, outputs):  # kernel - 1 - PyTorch's padding, at each end
-            return nnx.ConvTranspose(inputs, outputs, (4, 4), (2, 2), 2, rngs=rngs)
+            return nnx.ConvTranspose(
+                inputs, outputs, (4, 4), (2, 2), padding=2, rngs=rngs
+            )
 
         self.encoder = nnx.Sequential(down(1, 4), nnx.relu, down(4, 6), nnx.PReLU())
         self.decoder = nnx.Sequential(up(6, 4), nnx.relu, up(4, 1), nnx.sigmoid)

@@ -3,7 +3,6 @@
 The layers are registered in the order in which a gradient reaches them.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -102,7 +101,11 @@ class FlaxLayer(nnx.Module):
         q = flax_rotate(self.q_proj(h).reshape(shape))
         k = flax_rotate(self.k_proj(h).reshape(shape))
         v = self.v_proj(h).reshape(shape)
-        out = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        # By hand: dot_product_attention of jax.nn and NNX computes in float32.
+        scores = jnp.einsum("bihd,bjhd->bhij", q, k) / (WIDTH // HEADS) ** 0.5
+        seen = jnp.tril(jnp.ones((1, 1, x.shape[1], x.shape[1]), bool))
+        weights = nnx.softmax(jnp.where(seen, scores, -jnp.inf))
+        out = jnp.einsum("bhij,bjhd->bihd", weights, v)
         x = x + self.o_proj(out.reshape(x.shape))
         h = self.ffn_norm(x)
         return x + self.down_proj(nnx.silu(self.gate_proj(h)) * self.up_proj(h))

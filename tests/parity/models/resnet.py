@@ -51,16 +51,19 @@ class BatchNorm(linen.Module):
         width = x.shape[-1:]
         scale = self.param("scale", linen.initializers.ones, width)
         bias = self.param("bias", linen.initializers.zeros, width)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, width)
-        var = self.variable("batch_stats", "var", jnp.ones, width)
-        now = mean.value, var.value
+        means = self.variable("batch_stats", "mean", jnp.zeros, width)
+        variances = self.variable("batch_stats", "var", jnp.ones, width)
+        now = means.value, variances.value
         if train:
             now = x.mean((0, 1, 2)), x.var((0, 1, 2))
             if not self.is_initializing():
                 n = x.size // width[0]
-                mean.value = 0.9 * mean.value + 0.1 * now[0]
-                var.value = 0.9 * var.value + 0.1 * now[1] * n / (n - 1)
-        return (x - now[0]) * jax.lax.rsqrt(now[1] + 1e-5) * scale + bias
+                means.value = 0.9 * means.value + 0.1 * now[0]
+                unbiased = now[1] * n / (n - 1)
+                variances.value = 0.9 * variances.value + 0.1 * unbiased
+        parts = (*now, scale, bias)
+        mean, var, scale, bias = (jnp.broadcast_to(part, x.shape) for part in parts)
+        return (x - mean) * jax.lax.rsqrt(var + 1e-5) * scale + bias
 
 
 class FlaxBlock(linen.Module):
