@@ -62,7 +62,7 @@ def test_a_native_nnx_module_takes_the_parameters_of_linen_by_name():
     "call",
     [
         lambda: interop.to_torch({}, {}),
-        lambda: interop.load_torch("net.pt"),
+        lambda: interop.load_torch(__file__),
         lambda: interop.save_torch("net.pt", {}),
     ],
 )

@@ -140,7 +140,7 @@ def forms_of(
         ]
         fitting = [o for o in options if all(s in wanted for _, s in o.values())]
         same = by_name.get(plain(path))
-        best = [o for o in fitting if same in (s for _, s in o.values())] or fitting
+        best = [o for o in fitting if same in [s for _, s in o.values()]] or fitting
         chosen = (best or options)[0]
         equal = [o for o in best if o.keys() == {()} and o[()][1] == chosen[()][1]]
         views = {piece.view for o in equal for piece in o[()][0].pieces}
@@ -214,7 +214,7 @@ def _conv(kernel: np.ndarray) -> np.ndarray:
 
 def _conv_transpose(kernel: np.ndarray) -> np.ndarray:
     """From (*space, in, out) to (in, out, *space); Flax does not flip the space."""
-    return np.flip(_conv(kernel).swapaxes(0, 1), range(2, kernel.ndim))
+    return np.flip(_conv(kernel).swapaxes(0, 1), tuple(range(2, kernel.ndim)))
 
 
 def _to_heads(kernel: np.ndarray) -> np.ndarray:
@@ -312,11 +312,12 @@ def _composites(
                 "bias_ih": pieces(bias_ih, "bias", _exactly),
                 "bias_hh": pieces(bias_hh, "bias", _exactly),
             }
-            size = tensors["weight_hh"] and tensors["weight_hh"][0].shape
-            if bias_ih == ["dense_i"] and size and size[0] == 3 * size[1]:
-                tensors |= _gru_biases(children["dense_i"].get("bias", ()), size[1])
-            if all(tensors.values()):
-                yield Form(tensors)
+            if not all(tensors.values()):
+                continue
+            gates, size = tensors["weight_hh"][0].shape
+            if bias_ih == ["dense_i"] and gates == 3 * size:
+                tensors |= _gru_biases(children["dense_i"]["bias"], size)
+            yield Form(tensors)
     if {"query", "key", "value", "out"} == set(children):
         three = ("query", "key", "value")
         weights = pieces(three, "kernel", _to_heads)

@@ -25,7 +25,7 @@ from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
 if TYPE_CHECKING:
     import torch
 
-StateDict = Mapping[str, "torch.Tensor | np.ndarray"]
+StateDict = Mapping[str, Any]  # tensors, or NumPy's arrays
 Names = Mapping[str, str] | None
 Sizes = Mapping[str, Sequence[int]] | None
 
@@ -121,7 +121,7 @@ def to_torch(
     Raises:
       Mismatch: see `from_torch`; or if tensors that share memory would differ.
     """
-    torch = import_torch()
+    equal = import_torch().equal
     tensors, (tree, leaves) = tensors_of(like, "`like`"), _tree(params)
     found: dict[str, torch.Tensor] = {}
     for layer, form in _pairs(tensors, like, tree, names, flattened):
@@ -136,15 +136,15 @@ def to_torch(
             ]
             written |= set(pieces)
             array = np.concatenate(parts) if parts[1:] else parts[0]
-            value = _to_tensor(array, tree.labels[pieces[0].leaf])
+            value = to_tensor(array, tree.labels[pieces[0].leaf])
             found |= dict.fromkeys(layer.tensors[tensor], value)
     for name, tensor in tensors.items():
         if name.endswith(COUNTER):
-            found[name] = _to_tensor(to_numpy(tensor, name), name)
+            found[name] = to_tensor(to_numpy(tensor, name), name)
     for same in _tied(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:
-            if not torch.equal(found[first], found[name]):
+            if not equal(found[first], found[name]):
                 raise Mismatch(f"{first} and {name} are one tensor, but would differ")
         found |= dict.fromkeys(same, found[first])
     return {name: found[name] for name in tensors}
@@ -224,7 +224,7 @@ def plain_tensor(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
-def _to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":
+def to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":
     torch = import_torch()
     dtype = _shared_dtype(array.dtype.name, path)
     tensor = torch.empty(array.shape, dtype=getattr(torch, dtype.name))
@@ -333,10 +333,14 @@ def _pairs(
     try:
         pairs = pair(shapes, tree, names or {}, kinds)
     except Mismatch:
-        once = dict(shapes)
+        once = dict(shapes)  # with the name that `names` has, or the embedding's
+
+        def rank(name: str) -> tuple[bool, bool]:
+            named = any(f"{name}.".startswith(f"{start}.") for start in names or {})
+            return not named, kinds.get(name.rpartition(".")[0]) != "Embedding"
+
         for same in _tied(tensors):
-            first = [n for n in same if kinds.get(n.rpartition(".")[0]) == "Embedding"]
-            for name in {*same} & {*shapes} - {(first or same)[0]}:
+            for name in {*same} & {*shapes} - {min(same, key=rank)}:
                 del once[name]
         if len(once) == len(shapes):
             raise
@@ -348,10 +352,11 @@ def _tied(tensors: StateDict) -> list[list[str]]:
     """Return the names of tensors that share all their memory."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():
-        if is_tensor(tensor):
-            where = tensor.data_ptr(), tensor.stride()
-        else:
-            where = tensor.__array_interface__["data"][0], tensor.strides
+        where = (
+            (tensor.data_ptr(), tensor.stride())
+            if is_tensor(tensor)
+            else (tensor.ctypes.data, tensor.strides)
+        )
         if where[0]:
             groups.setdefault((*where, tensor.shape, tensor.dtype), []).append(name)
     return [names for names in groups.values() if names[1:]]
@@ -389,9 +394,9 @@ def _flattened(
                 out not in used and any(out % c == 0 and 1 < c < out for c in inputs)
             ):
                 warnings.warn(
-                    f"{name} seems to meet flattened images, whose channels are last "
-                    f"in Flax: pass flattened={{{name!r}: (channels, *space)}}, or {{}} "
-                    "if your module moves the channels first",
+                    f"{name} seems to meet flattened images; Flax has channels last: "
+                    f"pass flattened={{{name!r}: (channels, *space)}}, or {{}} if your "
+                    "module moves the channels first",
                     stacklevel=4,
                 )
     return pairs
