@@ -19,6 +19,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from ch4jax.errors import Mismatch
 from ch4jax.interop._layers import Form, Keys, Piece, flatten_images
+from ch4jax.interop._nnx import variables_of
 from ch4jax.interop._torch_names import COUNTER, Layer, Tree, pair
 from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
 
@@ -262,9 +263,11 @@ def _tree(like: Any) -> tuple[Tree, dict[Keys, Any]]:
     """Return the layers of a tree or an NNX module to pair, and its leaves, by path."""
     kinds: dict[Keys, tuple[str, bool | None]] = {}
     if isinstance(like, nnx.Module):
+        once = {id(variable): path for path, variable in reversed(variables_of(like))}
         paths = [
             (tuple(map(str, path)), variable.get_value())
-            for path, variable in _variables(like)
+            for path, variable in variables_of(like)
+            if once[id(variable)] == path
         ]
         for path, module in nnx.iter_modules(like):
             if isinstance(module, nnx.ConvTranspose):
@@ -294,20 +297,15 @@ def _tree(like: Any) -> tuple[Tree, dict[Keys, Any]]:
     return Tree(shapes, labels, kinds, collections), leaves
 
 
-def _variables(module: nnx.Module) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
-    state = nnx.state(module, nnx.Not(nnx.RngState))
-    return list(nnx.to_flat_state(state))
-
-
 def _updated(module: nnx.Module, arrays: Mapping[Keys, jax.Array]) -> nnx.Module:
     """Return a copy of an NNX module with other values."""
     module = nnx.clone(module)
-    values = iter(arrays.values())
-    flat = [(path, old.replace(next(values))) for path, old in _variables(module)]
     embeddings = [m for _, m in nnx.iter_modules(module) if isinstance(m, nnx.Embed)]
-    embeddings = [m for m in embeddings if m.dtype == m.embedding.dtype]
-    nnx.update(module, nnx.from_flat_state(flat))
-    for embedding in embeddings:  # which keep the dtype of their first parameters
+    follows = [m for m in embeddings if m.dtype == m.embedding.dtype]
+    for path, variable in variables_of(module):
+        if (keys := tuple(map(str, path))) in arrays:
+            variable.set_value(arrays[keys])
+    for embedding in follows:  # it keeps the dtype of its first parameters
         embedding.dtype = embedding.embedding.dtype
     return module
 

@@ -316,7 +316,7 @@ def _layers(
     for name, shape in shapes.items():
         path, leaf = canonical(paths[name])
         start = canonical(_parts(name))[0]
-        if path[:-1] in attention and path[-1] == "out_proj":
+        if path[-1:] == ("out_proj",) and path[:-1] in attention:
             path, start, leaf = path[:-1], start[:-1], f"out_proj.{leaf}"
         known = layers[path].tensors.get(leaf) if path in layers else None
         if known and paths[known[0]] != paths[name]:  # `weight` and `scale`
