@@ -38,7 +38,11 @@ _CELLS = (
     ("dense_i", "dense_h", "dense_h", "dense_h"),  # NNX's optimized LSTM
     ("dense_i", "dense_h", "dense_i", "dense_i"),  # NNX's simple cell and its GRU
 )
-_SUSPECT = re.compile(r"transpos|deconv|(?<![a-z])up", re.I)
+_PROJECTION = re.compile(
+    r"(?:w_?|to_)?(q|query|k|key|v|value|o|out|output)(?:_(?:proj|lin|linear))?"
+)
+_PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "out"}
+_TRANSPOSED = re.compile(r"transpos|deconv|(?<![a-z])up", re.I)
 
 
 class Piece(NamedTuple):
@@ -125,8 +129,11 @@ def forms_of(
         return exact if exact in wanted else signature(form.shapes)
 
     forms: dict[Keys, tuple[Form, Signature]] = {}
-    for above in dict.fromkeys(path[:-1] for path in nodes if path):
-        children = {path[-1]: nodes[path] for path in nodes if path[:-1] == above}
+    parents: dict[Keys, dict[str, dict[str, Keys]]] = {}
+    for path, names in nodes.items():
+        if path:
+            parents.setdefault(path[:-1], {})[path[-1]] = names
+    for above, children in parents.items():
         for form in _composites(children, shapes):
             if signed(form) in wanted:
                 forms[above] = form, signed(form)
@@ -140,11 +147,20 @@ def forms_of(
         ]
         fitting = [o for o in options if all(s in wanted for _, s in o.values())]
         same = by_name.get(plain(path))
-        best = [o for o in fitting if same in [s for _, s in o.values()]] or fitting
-        chosen = (best or options)[0]
-        equal = [o for o in best if o.keys() == {()} and o[()][1] == chosen[()][1]]
-        views = {piece.view for o in equal for piece in o[()][0].pieces}
-        if {_conv, _conv_transpose} <= views and _SUSPECT.search("/".join(path)):
+        transposed = _TRANSPOSED.search("/".join(path)) is not None
+
+        def rank(option: Mapping[Keys, tuple[Form, Signature]]) -> tuple[bool, bool]:
+            """Sort by name, then by what the name says, then by what is likely."""
+            kinds = [form.kind for form, _ in option.values()]
+            signs = [sign for _, sign in option.values()]
+            return same not in signs, transposed and "Conv" in kinds  # noqa: B023
+
+        chosen = min(fitting or options, key=rank)
+        sign = [s for _, s in chosen.values()]
+        equal = [o for o in fitting if [s for _, s in o.values()] == sign]
+        views = {p.view for o in equal for f, _ in o.values() for p in f.pieces}
+        unknown = transposed and any(not kind for kind, _ in sign)
+        if unknown and {_conv, _conv_transpose} <= views:
             raise Mismatch(
                 f"{'/'.join(path)} fits a Conv and a ConvTranspose: pass PyTorch's "
                 "module in place of its state_dict"
@@ -154,8 +170,11 @@ def forms_of(
 
 
 def plain(path: Keys) -> str:
-    """Return a path as lists are in Flax: `layers.0` is `layers_0`."""
-    return "_".join(path).lower()
+    """Return a path as Flax has it: `layers.0` as `layers_0`, `q_proj` as `query`."""
+    *above, name = (part.lower() for part in path or ("",))
+    if match := _PROJECTION.fullmatch(name):
+        name = _PROJECTIONS[match[1][0]]
+    return "_".join((*above, name))
 
 
 def flatten_images(form: Form, sizes: Shape, side: int) -> Form:
@@ -271,8 +290,10 @@ def _options(
         if "embedding" in names:
             name_of_kind = "Embedding"
         yield {(): Form(tensors, name_of_kind)}
-    stacked = {"kernel": 3, "bias": 2}
-    if axes == 3 and all(len(shapes[names[n]]) == stacked.get(n) for n in names):
+    if axes != 3 or not names.keys() <= {"kernel", "bias"}:
+        return
+    layers, _, width = shapes[names["kernel"]]
+    if "bias" not in names or shapes[names["bias"]] == (layers, width):
         yield {
             (str(layer),): Form(
                 {
@@ -280,7 +301,7 @@ def _options(
                     for name, keys in names.items()
                 }
             )
-            for layer in range(shapes[names["kernel"]][0])
+            for layer in range(layers)
         }
 
 

@@ -61,8 +61,10 @@ def from_torch(
       flattened: PyTorch's layers before or after which images are flattened, with the
         (channels, *space) of an image. Flax has channels last, so rows are permuted.
         Pass `{}` if your module moves the channels before it flattens.
-      gradients: whether the values are gradients. PyTorch's recurrent layers have two
-        biases that are added, where Flax has one, whose gradient is that of either.
+      gradients: take the gradients of the module's parameters, or know that `source`
+        holds some; `like` has parameters only, or is an NNX module, whose other
+        variables stay. PyTorch's recurrent layers have two biases that are added, where
+        Flax has one, whose gradient is that of either.
 
     Raises:
       Mismatch: if an entry is missing, unexpected or of another shape, one line for
@@ -71,7 +73,8 @@ def from_torch(
     """
     if like is None:
         return map_tensors(lambda t, name: jnp.array(to_numpy(t, name)), source, "it")
-    tensors, (tree, leaves) = tensors_of(source, "the state_dict"), _tree(like)
+    tensors = tensors_of(source, "the state_dict", gradients=gradients)
+    tree, leaves = _tree(like, nnx.Param if gradients else nnx.Variable)
     filled: dict[Keys, np.ndarray] = {}
     written: set[Piece] = set()
 
@@ -167,11 +170,15 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def tensors_of(source: Any, where: str) -> StateDict:
+def tensors_of(source: Any, where: str, *, gradients: bool = False) -> StateDict:
     """Return the tensors by name of a module or a `state_dict`."""
     torch = sys.modules.get("torch")
     if torch and isinstance(source, torch.nn.Module):
-        source = source.state_dict()
+        source = (
+            {n: p.grad for n, p in source.named_parameters(remove_duplicate=False)}
+            if gradients
+            else source.state_dict()
+        )
     if not isinstance(source, Mapping):
         kind = type(source).__name__
         raise Mismatch(f"{where} is a {kind}: expected tensors by name")
@@ -259,7 +266,9 @@ def _one_value(
     return first, values
 
 
-def _tree(like: Any) -> tuple[Tree, dict[Keys, Any]]:
+def _tree(
+    like: Any, kind: type[nnx.Variable] = nnx.Variable
+) -> tuple[Tree, dict[Keys, Any]]:
     """Return the layers of a tree or an NNX module to pair, and its leaves, by path."""
     kinds: dict[Keys, tuple[str, bool | None]] = {}
     if isinstance(like, nnx.Module):
@@ -267,7 +276,7 @@ def _tree(like: Any) -> tuple[Tree, dict[Keys, Any]]:
         paths = [
             (tuple(map(str, path)), variable.get_value())
             for path, variable in variables_of(like)
-            if once[id(variable)] == path
+            if once[id(variable)] == path and isinstance(variable, kind)
         ]
         for path, module in nnx.iter_modules(like):
             if isinstance(module, nnx.ConvTranspose):

@@ -8,9 +8,9 @@ a mapping to confirm. A level with one child, such as `module.`, does not count.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ch4jax.errors import Mismatch
 from ch4jax.interop._layers import (
@@ -27,6 +27,7 @@ from ch4jax.interop._layers import (
 
 MOST_LINES = 6
 COUNTER = "num_batches_tracked"
+_OUTER = {"module", "model"}  # before all names
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 Paths = dict[Keys, Keys]  # of layers: where they are below a node, and below the root
 
@@ -81,8 +82,8 @@ def pair(
       Mismatch: a line for each tensor and each leaf without a counterpart, up to a
         few; or a mapping to confirm, if several layers fit.
     """
-    paths, named = _targets(shapes, tree, names)
-    theirs = _layers(shapes, paths, kinds)
+    where, named = _targets(shapes, tree, names)
+    theirs = _layers(shapes, where, kinds)
     signs = {path: signature(t.shapes, t.kind) for path, t in theirs.items()}
     ours = forms_of(tree.shapes, signs, tree.kinds)
     search = _Search(
@@ -101,7 +102,7 @@ def pair(
     lonely = {path: t for path, t in theirs.items() if path not in done[0]}
     empty = {path: form for path, (form, _) in ours.items() if path not in done[1]}
     if lonely or empty:
-        raise Mismatch(_lines(lonely, empty, tree))
+        raise Mismatch(_lines(lonely, empty, tree, names))
     if search.open:
         first, *_ = search.open.items()
         raise Mismatch(
@@ -193,22 +194,22 @@ def _counterparts(
     for side, contents in enumerate((theirs, ours)):
         for path, content in contents.items():
             groups[content][side].append(path)
-    equal = [(a, b) for a, b in groups.values() if len(a) == len(b)]
-    if len(equal) < len(groups) and not partly:
+    if not partly and any(len(a) != len(b) for a, b in groups.values()):
         return []
-    return [found for a, b in equal for found in _order(a, b)]
+    return [found for a, b in groups.values() for found in _order(a, b)]
 
 
 def _order(theirs: list[Keys], ours: list[Keys]) -> list[tuple[Keys, Keys, bool]]:
     """Pair paths of equal contents, and say which of the pairs are sure."""
-    if len(theirs) == 1:
+    if len(theirs) == len(ours) == 1:
         return [(theirs[0], ours[0], True)]
     by_name = {plain(path): path for path in ours}
     same = {plain(path) for path in theirs} == by_name.keys()
+    same = same and len(by_name) == len(ours)
     places = _places(theirs), _places([_split(path) for path in ours])
     if not same and all(places) and len(places[0][0]) == len(places[1][0]):
-        ranks = [sorted(range(len(theirs)), key=p.__getitem__) for p in places]
-        return [(theirs[a], ours[b], True) for a, b in zip(*ranks, strict=True)]
+        ranks = [sorted(range(len(p)), key=p.__getitem__) for p in places]
+        return [(theirs[a], ours[b], True) for a, b in zip(*ranks, strict=False)]
     named = [
         (path, by_name.pop(plain(path)), True)
         for path in theirs
@@ -216,7 +217,9 @@ def _order(theirs: list[Keys], ours: list[Keys]) -> list[tuple[Keys, Keys, bool]
     ]
     rest = [path for path in theirs if path not in {a for a, *_ in named}]
     others = sorted(by_name.values(), key=_natural)
-    return [*named, *((a, b, False) for a, b in zip(rest, others, strict=True))]
+    if len(rest) == len(others):
+        return [*named, *((a, b, False) for a, b in zip(rest, others, strict=True))]
+    return named
 
 
 def _places(paths: list[Keys]) -> list[tuple[int, ...]]:
@@ -265,35 +268,49 @@ def _natural(path: Keys) -> list[tuple[int, str]]:
     return [(int(number or 0), word) for word, number in found]
 
 
-def _parts(name: str) -> Keys:
-    """Return the parts of a name, without those of wrappers."""
-    return tuple(part for part in name.split(".") if part and part not in _WRAPPERS)
+def _starts(names: Iterable[str]) -> Callable[[str], Keys]:
+    """Return what splits a name into its parts, without those that wrappers add."""
+
+    def split(name: str) -> Keys:
+        parts = name.split(".")
+        return tuple(part for part in parts if part and part not in _WRAPPERS)
+
+    every, size = [split(name) for name in names], 0
+    for part in min(every, default=())[:-1]:
+        if part not in _OUTER or any(keys[size] != part for keys in every):
+            break
+        size += 1
+    outer = every[0][:size] if every else ()
+    return lambda name: split(name)[size * _same_start(split(name), outer) :]
 
 
 def _targets(
     shapes: Iterable[str], tree: Tree, names: Mapping[str, str]
-) -> tuple[dict[str, Keys], set[Keys]]:
-    """Return the path of each tensor, and the paths that `names` has."""
-    starts = {_parts(start): to for start, to in names.items()}
-    paths: dict[str, Keys] = {}
+) -> tuple[dict[str, tuple[Keys, Keys, bool]], set[Keys]]:
+    """Return where each tensor is, and the paths that `names` has.
+
+    Where it is in PyTorch, where we have it, and whether `names` has it alone.
+    """
+    split = _starts(shapes)
     used: dict[Keys, Keys] = {}
-    for start, to in starts.items():
+    for start, to in names.items():
         keys = tuple(filter(None, to.split("/")))
         keys = keys[1:] if keys and keys[0] in tree.collections else keys
         if not any(_same_start(path, keys) for path in tree.shapes):
             close = get_close_matches(to, map("/".join, tree.shapes), 1, 0.0)
             raise Mismatch(f"no path starts with {to!r}, as `names` has it: {close}")
-        used[start] = keys
+        used[split(start)] = keys
     unused = set(used)
+    paths: dict[str, tuple[Keys, Keys, bool]] = {}
     for name in shapes:
-        keys = paths[name] = _parts(name)
+        keys = split(name)
         path, leaf = canonical(keys)
+        paths[name] = keys, keys, False
         for start in sorted(used, key=len, reverse=True):
-            whole = next(
-                (k for k in (keys, (*path, leaf)) if _same_start(k, start)), ()
-            )
-            if whole:
-                paths[name] = (*used[start], *whole[len(start) :])
+            both = [k for k in (keys, (*path, leaf)) if _same_start(k, start)]
+            if both:
+                rest = both[0][len(start) :]
+                paths[name] = keys, (*used[start], *rest), not rest
                 unused.discard(start)
                 break
     for start in unused:
@@ -309,19 +326,21 @@ def _same_start(path: Keys, start: Keys) -> bool:
 
 
 def _layers(
-    shapes: Mapping[str, Shape], paths: Mapping[str, Keys], kinds: Mapping[str, str]
+    shapes: Mapping[str, Shape],
+    where: Mapping[str, tuple[Keys, Keys, bool]],
+    kinds: Mapping[str, str],
 ) -> dict[Keys, Layer]:
     layers: dict[Keys, Layer] = {}
-    attention = {k[:-1] for k in paths.values() if ATTENTION.fullmatch(k[-1])}
+    attention = {k[:-1] for _, k, _ in where.values() if ATTENTION.fullmatch(k[-1])}
     for name, shape in shapes.items():
-        path, leaf = canonical(paths[name])
-        start = canonical(_parts(name))[0]
+        start, keys, alone = where[name]
+        (start, _), (path, leaf) = canonical(start), canonical(keys)
         if path[-1:] == ("out_proj",) and path[:-1] in attention:
             path, start, leaf = path[:-1], start[:-1], f"out_proj.{leaf}"
         known = layers[path].tensors.get(leaf) if path in layers else None
-        if known and paths[known[0]] != paths[name]:  # `weight` and `scale`
-            path, start, leaf = paths[name], _parts(name), "value"
-        kind = kinds.get(name.rpartition(".")[0], "")
+        if known and where[known[0]][1] != keys:  # `weight` and `scale`
+            path, start, leaf = keys, where[name][0], "value"
+        kind = "" if alone else kinds.get(name.rpartition(".")[0], "")
         layer = layers.setdefault(path, Layer(start, {}, {}, kind))
         layer.tensors.setdefault(leaf, []).append(name)
         if layer.shapes.setdefault(leaf, shape) != shape:
@@ -330,40 +349,89 @@ def _layers(
     return layers
 
 
-def _lines(lonely: Mapping[Keys, Layer], empty: Mapping[Keys, Form], tree: Tree) -> str:
+def _lines(
+    lonely: Mapping[Keys, Layer],
+    empty: Mapping[Keys, Form],
+    tree: Tree,
+    names: Mapping[str, str],
+) -> str:
     """Return a line for each tensor and leaf without a counterpart, up to a few."""
     theirs = {
-        (plain(path), leaf): (names[0], layer.shapes[leaf], layer.shapes[leaf])
+        (_like(path, lonely, empty), leaf): _Lonely(
+            named[0], layer.shapes[leaf], layer.shapes[leaf]
+        )
         for path, layer in lonely.items()
-        for leaf, names in layer.tensors.items()
+        for leaf, named in layer.tensors.items()
     }
     ours = {
-        (plain(path), name): (tree.labels[piece.leaf], tree.shapes[piece.leaf], shape)
+        (plain(path), name): _Lonely(
+            tree.labels[piece.leaf], tree.shapes[piece.leaf], shape
+        )
         for path, form in empty.items()
         for name, shape in form.shapes.items()
         for piece in form.tensors[name][:1]
     }
-    lines = []
-    for both in [key for key in theirs if key in ours]:
-        (name, shape, _), (label, leaf_shape, fits) = theirs.pop(both), ours.pop(both)
-        if shape != fits:
-            lines.append(f"{name} {shape} does not fit {label} {leaf_shape}")
+    lines: list[str] = []
+    same = [(theirs.pop(key), ours.pop(key)) for key in [*theirs] if key in ours]
+    for a, b in same:
+        if a.fits != b.fits:
+            lines.append(f"{a.name} {a.shape} does not fit {b.name} {b.shape}")
+    found = {
+        a.name: b.name
+        for a in theirs.values()
+        for b in ours.values()
+        if b in _fitting(a, ours) and len(_fitting(a, ours)) == 1
+        if len(_fitting(b, theirs)) == 1
+    }
     for these, those in ((theirs, ours), (ours, theirs)):
-        lines += [_alone(*one, list(those.values())) for one in these.values()]
+        lines += [_alone(one, those) for one in these.values()]
+    if not lines:
+        a, b = same[0]
+        lines = [f"{a.name} {a.shape} and {b.name} {b.shape} are of two kinds"]
     more = [f"and {len(lines) - MOST_LINES} more"] if lines[MOST_LINES:] else []
+    if (
+        found
+        and len(found) == len(theirs) == len(ours)
+        and len(lines) == 2 * len(found)
+    ):
+        more.append(f"if that is right, pass names={dict(names) | found}")
     return "\n".join(lines[:MOST_LINES] + more)
 
 
-def _alone(
-    name: str, shape: Shape, form: Shape, others: list[tuple[str, Shape, Shape]]
-) -> str:
-    line = f"{name} {shape} has no counterpart"
-    sizes = {other: size for other, size, _ in others}
-    fitting = [other for other, _, theirs in others if theirs == form]
+def _like(path: Keys, lonely: Mapping[Keys, Layer], empty: Mapping[Keys, Form]) -> str:
+    """Return the name of what may be meant: a layer with a tensor more or less."""
+    shapes, taken = lonely[path].shapes, {plain(other) for other in lonely}
+    close = [
+        plain(other)
+        for other, form in empty.items()
+        if (both := form.shapes.keys() & shapes.keys())
+        and all(form.shapes[name] == shapes[name] for name in both)
+    ]
+    only = len(close) == 1 and close[0] not in taken and plain(path) not in close
+    return close[0] if only else plain(path)
+
+
+class _Lonely(NamedTuple):
+    """A tensor or a leaf without a counterpart, and its shape in PyTorch."""
+
+    name: str
+    shape: Shape
+    fits: Shape
+
+
+def _fitting(one: _Lonely, others: Mapping[Any, _Lonely]) -> list[_Lonely]:
+    return [other for other in others.values() if other.fits == one.fits]
+
+
+def _alone(one: _Lonely, others: Mapping[Any, _Lonely]) -> str:
+    line, fitting = f"{one.name} {one.shape} has no counterpart", _fitting(one, others)
     if len(fitting) > 1:
-        return f"{line}; {' and '.join(fitting[:3])} would fit: say which by `names`"
+        some = " and ".join(other.name for other in fitting[:2])
+        more = f" and {len(fitting) - 2} more" if fitting[2:] else ""
+        return f"{line}; {some}{more} would fit: say which by `names`"
     for other in fitting:
-        return f"{line}; {other} {sizes[other]} would fit: say so by `names`"
-    if close := get_close_matches(name, sizes, n=1, cutoff=0.0):
+        return f"{line}; {other.name} {other.shape} would fit: say so by `names`"
+    sizes = {other.name: other.shape for other in others.values()}
+    if close := get_close_matches(one.name, sizes, n=1, cutoff=0.0):
         return f"{line}; closest: {close[0]} {sizes[close[0]]}"
     return line
