@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from os.path import commonprefix
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,23 @@ def to_torch(
                 raise Mismatch(f"{first} and {name} are one tensor, but would differ")
         found |= dict.fromkeys(same, found[first])
     return {name: found[name] for name in tensors}
+
+
+def layer_pairs(source: Any, like: Any, *, names: Names = None) -> dict[str, str]:
+    """Return the path of our layer for the name of each of PyTorch's.
+
+    Args: see `from_torch`.
+
+    Raises:
+      Mismatch: see `from_torch`.
+    """
+    tree, _ = _tree(like)
+    found = {}
+    for layer, form in _pairs(tensors_of(source, "`source`"), source, tree, names, {}):
+        leaves = [p.leaf[:-1] for ps in form.tensors.values() for p in ps if p.leaf]
+        start = commonprefix(leaves)  # noqa: RUF071 - tuples, not strings
+        found[".".join(layer.start)] = "/".join(start)
+    return found
 
 
 def import_torch() -> ModuleType:
