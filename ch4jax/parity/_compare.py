@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -305,8 +306,39 @@ def _steps(s: _Setting, name: str, pair: Pair) -> Check:
     batches = [(s.inputs, s.labels)] * 3
     theirs, masks = _train_theirs(s, pair, batches)
     ours = _train_ours(s, s.params, pair, batches, masks)
-    apart = largest(differences(ours[-1], theirs[-1]))
-    return Check(2, f"{name}, 3 steps", "float64", apart, ALLOWED["float64"])
+    apart, allowed = differences(ours[-1], theirs[-1]), ALLOWED["float64"]
+    floor = dict.fromkeys(apart, 0.0)
+    if not largest(apart) <= allowed:
+        # Adam divides a gradient that is zero but for rounding by its own size.
+        again = _train_ours(s, _moved(s.params, "float64"), pair, batches, masks)
+        floor = differences(again[-1], ours[-1])
+    return _judged(2, f"{name}, 3 steps", "float64", apart, floor, allowed)
+
+
+def _judged(
+    level: int,
+    what: str,
+    dtype: str,
+    apart: Mapping[str, float],
+    floor: Mapping[str, float],
+    allowed: float,
+) -> Check:
+    """Return the check of the parameter that comes closest to what it is allowed.
+
+    That is ten times what our own side moves by if its start moves by one rounding.
+    """
+    limits = {name: max(allowed, 10 * floor[name]) for name in apart}
+    ratios = [apart[name] / limits[name] for name in apart]
+    worst = [*apart][int(np.argmax(ratios))]  # NaN counts as the largest
+    return Check(level, what, dtype, apart[worst], limits[worst])
+
+
+def _moved(params: PyTree, dtype: str) -> PyTree:
+    """Move every parameter by one rounding, up or down."""
+    roundings = np.finfo(dtype).eps * np.random.default_rng(0).choice([-1, 1], 1000)
+    return jax.tree.map(
+        lambda x: x * (1 + np.resize(roundings, x.shape).astype(x.dtype)), params
+    )
 
 
 def _run(
@@ -322,17 +354,12 @@ def _run(
         batches.append((inputs, s.labels[drawn]))
     theirs, masks = _train_theirs(s, pair, batches)
     ours = _train_ours(s, s.params, pair, batches, masks)
-    roundings = rng.choice([-1, 1], 1000) * np.finfo(dtype).eps
-
-    def moved(x: Any) -> Any:
-        return x * (1 + np.resize(roundings, x.shape).astype(x.dtype))
-
-    again = _train_ours(s, jax.tree.map(moved, s.params), pair, batches, masks)
-    floor = largest(differences(again[-1], ours[-1]))
-    apart = [largest(differences(a, b)) for a, b in zip(ours, theirs, strict=True)]
-    drift = dict(enumerate(apart, start=1))
-    allowed = max(RUN[dtype], 10 * floor)
-    checks = [Check(3, f"a run of {steps} steps", dtype, apart[-1], allowed)]
+    again = _train_ours(s, _moved(s.params, dtype), pair, batches, masks)
+    floor = differences(again[-1], ours[-1])
+    course = [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
+    drift = {step: largest(apart) for step, apart in enumerate(course, start=1)}
+    what = f"a run of {steps} steps"
+    checks = [_judged(3, what, dtype, course[-1], floor, RUN[dtype])]
     if dtype == "float64" and masks[0]:
         checks.append(Check(3, "masks: zeros, in sigmas", "", _zeros(masks), SIGMAS))
         same = [
@@ -340,7 +367,7 @@ def _run(
             for a, b in zip(masks[0], masks[-1], strict=True)
         ]
         checks.append(Check(3, "masks that stay from step to step", "", sum(same), 0))
-    return checks, drift, floor
+    return checks, drift, largest(floor)
 
 
 def _zeros(masks: Sequence[Sequence[Mask]]) -> float:
@@ -378,12 +405,7 @@ def _train_ours(
     masks: Sequence[Sequence[Mask]],
 ) -> list[PyTree]:
     """Train ours with the same batches and masks; return each step's parameters."""
-
-    @jax.jit
-    def update(params: PyTree, grads: PyTree, opt_state: PyTree) -> Any:
-        updates, opt_state = pair.ours.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
+    update = _update(pair.ours)
     state, opt_state = s.state, pair.ours.init(params)
     course = []
     for (inputs, labels), drawn in zip(batches, masks, strict=True):
@@ -392,3 +414,15 @@ def _train_ours(
         params, opt_state = update(params, grads, opt_state)
         course.append(params)
     return course
+
+
+@cache
+def _update(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """Return a compiled step of an optimizer."""
+
+    @jax.jit
+    def update(params: PyTree, grads: PyTree, opt_state: PyTree) -> Any:
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return update

@@ -210,7 +210,7 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def _mode(module: Any, train: bool) -> dict[str, bool]:
+def _mode(module: Any, train: bool) -> dict[str, Any]:
     """Return how the module's `__call__` is told that it trains, if it takes that."""
     taken = inspect.signature(type(module).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}

@@ -87,7 +87,7 @@ def replayed_in_torch(masks: Sequence[Mask]) -> Iterator[None]:
     def fused(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Any:
         if dropout_p or (len(args) > 4 and args[4]):
             raise Mismatch(
-                "dropout inside scaled_dot_product_attention: no mask can be handed over; "
+                "dropout inside scaled_dot_product_attention: no mask fits in there; "
                 "set it to 0, or call the attention with need_weights=True"
             )
         return attention(*args, **kwargs)
