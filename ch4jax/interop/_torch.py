@@ -4,6 +4,7 @@
 optional: only what needs it imports it.
 """
 
+import itertools
 import re
 import sys
 import warnings
@@ -164,12 +165,13 @@ def layer_pairs(source: Any, like: Any, *, names: Names = None) -> dict[str, str
       Mismatch: see `from_torch`.
     """
     tree, _ = _tree(like)
-    found = {}
+    leaves: dict[str, list[Keys]] = {}
     for layer, form in _pairs(tensors_of(source, "`source`"), source, tree, names, {}):
-        leaves = [p.leaf[:-1] for ps in form.tensors.values() for p in ps if p.leaf]
-        start = commonprefix(leaves)  # noqa: RUF071 - tuples, not strings
-        found[".".join(layer.start)] = "/".join(start)
-    return found
+        pieces = itertools.chain(*form.tensors.values())
+        paths = [piece.leaf[:-1] for piece in pieces if piece.leaf]
+        leaves.setdefault(".".join(layer.start), []).extend(paths)
+    # A prefix of tuples, of which the function of that name is capable.
+    return {name: "/".join(commonprefix(paths)) for name, paths in leaves.items()}  # noqa: RUF071
 
 
 def import_torch() -> ModuleType:

@@ -187,12 +187,14 @@ def _squares() -> Losses:
     return ours, import_torch().nn.functional.mse_loss
 
 
-def _masks(s: _Setting, state: PyTree, inputs: Sequence[Any], step: int) -> list[Mask]:
-    """Return the masks that our side draws in a step."""
+def _masks(
+    s: _Setting, state: PyTree, inputs: Sequence[Any], step: int
+) -> tuple[list[Mask], PyTree]:
+    """Return the masks that our side draws in a step, and its state after that."""
     with recorded() as masks:
         key = jax.random.fold_in(s.key, step)
-        s.side.apply(s.params, state, _arrays(inputs), train=True, key=key)
-    return masks
+        _, state = s.side.apply(s.params, state, _arrays(inputs), train=True, key=key)
+    return masks, state
 
 
 def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., Any]:
@@ -240,7 +242,7 @@ def _same_numbers(s: _Setting, dtype: str) -> tuple[list[Check], dict[str, float
     inputs = _arrays(s.inputs)
     outputs, _ = s.side.apply(s.params, s.state, inputs, train=False, key=s.key)
     found = {"outputs in evaluation": _outputs(outputs, expected)}
-    masks = _masks(s, s.state, s.inputs, 0)
+    masks, _ = _masks(s, s.state, s.inputs, 0)
     kept = [mask.kept for mask in masks]
     value = s.value(s.params, s.state, s.inputs, s.labels, kept)
     (loss, (outputs, state)), (grads, input_grads) = value
@@ -284,7 +286,7 @@ def _floats(ours: PyTree, theirs: PyTree) -> dict[str, float]:
 def _parting(s: _Setting) -> tuple[list[_layers.Place], str, list[str]]:
     """Compare the inputs and outputs of the layers in training mode."""
     module = copy.deepcopy(s.module)
-    masks = _masks(s, s.state, s.inputs, 0)
+    masks, _ = _masks(s, s.state, s.inputs, 0)
     kept = [jnp.asarray(mask.kept) for mask in masks]
     with s.side.watched() as ours, replayed_in_jax(kept):
         s.side.apply(s.params, s.state, _arrays(s.inputs), train=True, key=s.key)
@@ -293,7 +295,12 @@ def _parting(s: _Setting) -> tuple[list[_layers.Place], str, list[str]]:
     if not ours:
         return [], "", []
     names = interop.layer_pairs(s.module, s.side.variables, names=s.options["names"])
-    pairs = {tuple(k.split(".")): tuple(v.split("/")) for k, v in names.items()}
+    modules = dict(module.named_modules())
+    pairs = {}
+    for name, path in names.items():
+        while name not in modules:  # it is one of several layers in a recurrent module
+            name = name.rpartition(".")[0]
+        pairs[tuple(name.split("."))] = tuple(path.split("/"))
     pairs = _layers.containers(pairs)
     places = _layers.places(ours, theirs, pairs, s.options["flattened"] or {})
     first = _layers.first_part(places, theirs, ALLOWED["float64"])
@@ -387,11 +394,13 @@ def _train_theirs(
     """Train PyTorch's module; return its parameters and the masks of each step."""
     module = copy.deepcopy(s.module)
     step = pair.theirs(module.parameters())
-    drops = bool(_masks(s, s.state, s.inputs, 0))
-    params, masks = [], []
+    drawn, _ = _masks(s, s.state, s.inputs, 0)
+    state, params, masks = s.state, [], []
     for i, (inputs, labels) in enumerate(batches):
-        masks.append(_masks(s, s.state, inputs, i) if drops else [])
-        _theirs(s, module, inputs, labels, masks[-1])
+        if drawn:
+            drawn, state = _masks(s, state, inputs, i)
+        masks.append(drawn)
+        _theirs(s, module, inputs, labels, drawn)
         step()
         params.append(s.side.carried(module, s.options)[0])
     return params, masks

@@ -115,6 +115,8 @@ class NNX(Side):
         return params, state
 
     def apply(self, params, state, inputs, *, train, key):
+        # New variables, since those of another trace must not be changed in this one.
+        params, state = jax.tree.map(lambda x: x, (params, state))
         module = nnx.merge(self.graph, params, state)
         module.train() if train else module.eval()
         outputs = module(*inputs, **_mode(module, train))
