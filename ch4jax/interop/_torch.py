@@ -267,7 +267,7 @@ def _one_value(
 
 
 def _tree(
-    like: Any, kind: type[nnx.Variable] = nnx.Variable
+    like: Any, wanted: type[nnx.Variable] = nnx.Variable
 ) -> tuple[Tree, dict[Keys, Any]]:
     """Return the layers of a tree or an NNX module to pair, and its leaves, by path."""
     kinds: dict[Keys, tuple[str, bool | None]] = {}
@@ -276,7 +276,7 @@ def _tree(
         paths = [
             (tuple(map(str, path)), variable.get_value())
             for path, variable in variables_of(like)
-            if once[id(variable)] == path and isinstance(variable, kind)
+            if once[id(variable)] == path and isinstance(variable, wanted)
         ]
         for path, module in nnx.iter_modules(like):
             if isinstance(module, nnx.ConvTranspose):
