@@ -213,10 +213,6 @@ def _piece(keys: Keys, shapes: Mapping[Keys, Shape], view: View) -> Piece:
     return Piece(keys, view(np.broadcast_to(np.int8(0), shapes[keys])).shape, view)
 
 
-def _same(leaf: np.ndarray) -> np.ndarray:
-    return leaf[None] if leaf.ndim == 0 else leaf
-
-
 def _exactly(leaf: np.ndarray) -> np.ndarray:
     return leaf
 
@@ -282,10 +278,8 @@ def _options(
     for name_of_kind, view in options:
         tensors: dict[str, tuple[Piece, ...]] = {}
         for name, keys in names.items():
-            plain = _flat if axes > 2 else _exactly
-            if name in ("b", "negative_slope"):
-                plain = _same
-            piece = _piece(keys, shapes, view if name == kernel else plain)
+            other = _flat if kernel or name == "negative_slope" else _exactly
+            piece = _piece(keys, shapes, view if name == kernel else other)
             tensors[_CANONICAL.get(name, name)] = (piece,)
         if "embedding" in names:
             name_of_kind = "Embedding"
@@ -324,8 +318,8 @@ def _composites(
         return tuple(_piece(keys, shapes, view) for keys in every if keys)
 
     tensors: dict[str, tuple[Piece, ...]]
-    for gates in _CELLS:
-        ih, hh, bias_ih, bias_hh = (gate.split() for gate in gates)
+    for cell in _CELLS:
+        ih, hh, bias_ih, bias_hh = (gates.split() for gates in cell)
         if {*ih, *hh} == set(children):
             tensors = {
                 "weight_ih": pieces(ih, "kernel", np.transpose),
@@ -335,8 +329,8 @@ def _composites(
             }
             if not all(tensors.values()):
                 continue
-            gates, size = tensors["weight_hh"][0].shape
-            if bias_ih == ["dense_i"] and gates == 3 * size:
+            width, size = tensors["weight_hh"][0].shape
+            if bias_ih == ["dense_i"] and width == 3 * size:
                 tensors |= _gru_biases(children["dense_i"]["bias"], size)
             yield Form(tensors)
     if {"query", "key", "value", "out"} == set(children):

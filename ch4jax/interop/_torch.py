@@ -144,7 +144,9 @@ def to_torch(
             found |= dict.fromkeys(layer.tensors[tensor], value)
     for name, tensor in tensors.items():
         if name.endswith(COUNTER):
-            found[name] = to_tensor(to_numpy(tensor, name), name)
+            meta = is_tensor(tensor) and tensor.is_meta
+            count = np.int64(0) if meta else to_numpy(tensor, name)
+            found[name] = to_tensor(np.asarray(count), name)
     for same in _tied(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:

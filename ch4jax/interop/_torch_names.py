@@ -18,7 +18,6 @@ from ch4jax.interop._layers import (
     Form,
     Keys,
     Shape,
-    Signature,
     canonical,
     forms_of,
     plain,
@@ -40,12 +39,14 @@ class Layer(NamedTuple):
       tensors: their names, by what they are in the layer; several if it is shared.
       shapes: theirs.
       kind: `Conv`, `ConvTranspose` or `Embedding`, if it is known to be one.
+      pin: where `names` has it.
     """
 
     start: Keys
     tensors: dict[str, list[str]]
     shapes: dict[str, Shape]
     kind: str
+    pin: Keys
 
 
 class Tree(NamedTuple):
@@ -82,24 +83,31 @@ def pair(
       Mismatch: a line for each tensor and each leaf without a counterpart, up to a
         few; or a mapping to confirm, if several layers fit.
     """
-    where, named = _targets(shapes, tree, names)
-    theirs = _layers(shapes, where, kinds)
+    places = _places_of(shapes, tree, names)
+    theirs = _layers(shapes, places, kinds)
     signs = {path: signature(t.shapes, t.kind) for path, t in theirs.items()}
     ours = forms_of(tree.shapes, signs, tree.kinds)
-    search = _Search(
-        theirs, signs, {path: signed for path, (_, signed) in ours.items()}
+    pinned = {place.pin for place in places.values() if place.pin}
+    # What `names` has is the counterpart of nothing else.
+    pins = {pin: pin if pin in ours else canonical(pin)[0] for pin in pinned}
+    by_length = sorted(pins.values(), key=len, reverse=True)
+    sides = (
+        {t.start: (signs[path], pins.get(t.pin, ())) for path, t in theirs.items()},
+        {
+            path: (signed, next((pin for pin in by_length if _starts(path, pin)), ()))
+            for path, (_, signed) in ours.items()
+        },
     )
-    left: tuple[Paths, Paths] = {path: path for path in theirs}, {p: p for p in ours}
-    pins = {p if p in ours or not p else canonical(p)[0] for p in named}
-    for pin in sorted(pins, key=len, reverse=True):
-        below = [_below(side, pin) for side in left]
-        search.match(*below)
-        for side, paths in zip(left, below, strict=True):
-            for path in paths.values():
-                del side[path]
-    search.match(*left)
+    search = _Search(*sides)
+    search.match(*({path: path for path in side} for side in sides))
+    if search.open or len(search.pairs) < len(theirs):  # each by itself
+        alone = _Search(*sides)
+        for pin in {pin for side in sides for _, pin in side.values()}:
+            alone.match(*({p: p for p in s if s[p][1] == pin} for s in sides))
+        if len(alone.pairs) == len(theirs) and not alone.open:
+            search = alone
     done = [{pair[side] for pair in search.pairs} for side in range(2)]
-    lonely = {path: t for path, t in theirs.items() if path not in done[0]}
+    lonely = {path: t for path, t in theirs.items() if t.start not in done[0]}
     empty = {path: form for path, (form, _) in ours.items() if path not in done[1]}
     if lonely or empty:
         raise Mismatch(_lines(lonely, empty, tree, names))
@@ -109,7 +117,8 @@ def pair(
             f"{first[0]} fits {first[1]}, and so do others of equal shapes; if this is "
             f"right, pass names={dict(names) | search.open}"
         )
-    return [(theirs[a], ours[b][0]) for a, b in search.pairs]
+    starts = {t.start: t for t in theirs.values()}
+    return [(starts[a], ours[b][0]) for a, b in search.pairs]
 
 
 class _Search:
@@ -121,12 +130,9 @@ class _Search:
     """
 
     def __init__(
-        self,
-        layers: Mapping[Keys, Layer],
-        theirs: Mapping[Keys, Signature],
-        ours: Mapping[Keys, Signature],
+        self, theirs: Mapping[Keys, Hashable], ours: Mapping[Keys, Hashable]
     ) -> None:
-        self.layers, self.theirs, self.ours = layers, theirs, ours
+        self.theirs, self.ours = theirs, ours
         self.pairs: list[tuple[Keys, Keys]] = []
         self.open: dict[str, str] = {}
 
@@ -163,15 +169,15 @@ class _Search:
         if self.theirs[a] == self.ours[b]:
             self.pairs.append((a, b))
 
-    def _contents(self, side: Mapping[Keys, Signature], paths: Paths) -> Hashable:
+    def _contents(self, side: Mapping[Keys, Hashable], paths: Paths) -> Hashable:
         return frozenset(Counter(side[whole] for whole in paths.values()).items())
 
     def _leave_open(self, theirs: Paths, ours: Paths) -> None:
-        ends = []
-        for paths in (theirs, ours):
-            (path, whole), *_ = paths.items()
-            whole = self.layers[whole].start if paths is theirs else whole
-            ends.append(whole[: len(whole) - len(path)])
+        ends = [
+            whole[: len(whole) - len(path)]
+            for paths in (theirs, ours)
+            for path, whole in [*paths.items()][:1]
+        ]
         self.open[".".join(ends[0])] = "/".join(ends[1])
 
 
@@ -257,18 +263,29 @@ def _children(paths: Paths, split: set[str] | None) -> dict[Keys, Paths]:
     return found
 
 
-def _below(paths: Paths, start: Keys) -> Paths:
-    size = len(start)
-    return {p[size:]: whole for p, whole in paths.items() if p[:size] == start}
-
-
 def _natural(path: Keys) -> list[tuple[int, str]]:
     """Sort `layers_2` before `layers_10`."""
     found = re.findall(r"(\D*)(\d*)", "/".join(path))
     return [(int(number or 0), word) for word, number in found]
 
 
-def _starts(names: Iterable[str]) -> Callable[[str], Keys]:
+class _Place(NamedTuple):
+    """Where a tensor is.
+
+    Attributes:
+      theirs: in PyTorch, without wrappers.
+      ours: where `names` has it, else the same.
+      pin: the path in `names`, if it is there.
+      alone: whether it is there by its whole name.
+    """
+
+    theirs: Keys
+    ours: Keys
+    pin: Keys = ()
+    alone: bool = False
+
+
+def _splitter(names: Iterable[str]) -> Callable[[str], Keys]:
     """Return what splits a name into its parts, without those that wrappers add."""
 
     def split(name: str) -> Keys:
@@ -277,71 +294,74 @@ def _starts(names: Iterable[str]) -> Callable[[str], Keys]:
 
     every, size = [split(name) for name in names], 0
     for part in min(every, default=())[:-1]:
-        if part not in _OUTER or any(keys[size] != part for keys in every):
+        if part not in _OUTER or any(
+            keys[size : size + 1] != (part,) for keys in every
+        ):
             break
         size += 1
     outer = every[0][:size] if every else ()
-    return lambda name: split(name)[size * _same_start(split(name), outer) :]
+    return lambda name: split(name)[size * _starts(split(name), outer) :]
 
 
-def _targets(
+def _places_of(
     shapes: Iterable[str], tree: Tree, names: Mapping[str, str]
-) -> tuple[dict[str, tuple[Keys, Keys, bool]], set[Keys]]:
-    """Return where each tensor is, and the paths that `names` has.
-
-    Where it is in PyTorch, where we have it, and whether `names` has it alone.
-    """
-    split = _starts(shapes)
+) -> dict[str, _Place]:
+    split = _splitter(shapes)
     used: dict[Keys, Keys] = {}
     for start, to in names.items():
         keys = tuple(filter(None, to.split("/")))
         keys = keys[1:] if keys and keys[0] in tree.collections else keys
-        if not any(_same_start(path, keys) for path in tree.shapes):
+        if not any(_starts(path, keys) for path in tree.shapes):
             close = get_close_matches(to, map("/".join, tree.shapes), 1, 0.0)
             raise Mismatch(f"no path starts with {to!r}, as `names` has it: {close}")
         used[split(start)] = keys
     unused = set(used)
-    paths: dict[str, tuple[Keys, Keys, bool]] = {}
+    places: dict[str, _Place] = {}
     for name in shapes:
         keys = split(name)
         path, leaf = canonical(keys)
-        paths[name] = keys, keys, False
-        for start in sorted(used, key=len, reverse=True):
-            both = [k for k in (keys, (*path, leaf)) if _same_start(k, start)]
-            if both:
-                rest = both[0][len(start) :]
-                paths[name] = keys, (*used[start], *rest), not rest
+        places[name] = _Place(keys, keys)
+        for start in sorted(used, key=len):  # the longest counts
+            for whole in [k for k in (keys, (*path, leaf)) if _starts(k, start)][:1]:
+                rest, pin = whole[len(start) :], used[start]
+                places[name] = _Place(keys, (*pin, *rest), pin, not rest)
                 unused.discard(start)
-                break
     for start in unused:
         raise Mismatch(
             f"no tensor's name starts with {'.'.join(start)!r}, as `names` has it: "
             f"they are {', '.join([*shapes][:3])} ..."
         )
-    return paths, set(used.values())
+    return places
 
 
-def _same_start(path: Keys, start: Keys) -> bool:
+def _starts(path: Keys, start: Keys) -> bool:
     return path[: len(start)] == start
 
 
 def _layers(
     shapes: Mapping[str, Shape],
-    where: Mapping[str, tuple[Keys, Keys, bool]],
+    places: Mapping[str, _Place],
     kinds: Mapping[str, str],
 ) -> dict[Keys, Layer]:
+    """Return PyTorch's layers by their paths, which `names` may have changed."""
     layers: dict[Keys, Layer] = {}
-    attention = {k[:-1] for _, k, _ in where.values() if ATTENTION.fullmatch(k[-1])}
+    ends = {place.ours for place in places.values()}
+    attention = {keys[:-1] for keys in ends if ATTENTION.fullmatch(keys[-1])}
+    starts: set[Keys] = set()
     for name, shape in shapes.items():
-        start, keys, alone = where[name]
-        (start, _), (path, leaf) = canonical(start), canonical(keys)
+        place = places[name]
+        (start, _), (path, leaf) = canonical(place.theirs), canonical(place.ours)
         if path[-1:] == ("out_proj",) and path[:-1] in attention:
             path, start, leaf = path[:-1], start[:-1], f"out_proj.{leaf}"
         known = layers[path].tensors.get(leaf) if path in layers else None
-        if known and where[known[0]][1] != keys:  # `weight` and `scale`
-            path, start, leaf = keys, where[name][0], "value"
-        kind = "" if alone else kinds.get(name.rpartition(".")[0], "")
-        layer = layers.setdefault(path, Layer(start, {}, {}, kind))
+        if known and places[known[0]].ours != place.ours:  # `weight` and `scale`
+            path, start, leaf = place.ours, place.theirs, "value"
+        if path not in layers:
+            start = start if start not in starts else place.theirs
+            starts.add(start)
+            kind = "" if place.alone else kinds.get(name.rpartition(".")[0], "")
+            layers[path] = Layer(start, {}, {}, kind, place.pin)
+        layer = layers[path]
         layer.tensors.setdefault(leaf, []).append(name)
         if layer.shapes.setdefault(leaf, shape) != shape:
             first = layer.tensors[leaf][0]
