@@ -140,7 +140,9 @@ class _Search:
         """Pair the layers below two nodes."""
         theirs, ours = _without_start(theirs), _without_start(ours)
         if len(theirs) == len(ours) == 1:
-            return self._pair(theirs, ours)
+            (a,), (b,) = theirs.values(), ours.values()
+            self.pairs += [(a, b)] if self.theirs[a] == self.ours[b] else []
+            return
         words = {path[0] for path in theirs if path}
         for split in (set(), words, None):
             below = _children(theirs, set()), _children(ours, split)
@@ -153,7 +155,7 @@ class _Search:
                     self.match(below[0][a], below[1][b])
                     if not sure:
                         self._leave_open(below[0][a], below[1][b])
-                return None
+                return
         for a, b, sure in _counterparts(
             {path: self.theirs[whole] for path, whole in theirs.items()},
             {path: self.ours[whole] for path, whole in ours.items()},
@@ -162,12 +164,6 @@ class _Search:
             self.pairs.append((theirs[a], ours[b]))
             if not sure:
                 self._leave_open({(): theirs[a]}, {(): ours[b]})
-        return None
-
-    def _pair(self, theirs: Paths, ours: Paths) -> None:
-        (a,), (b,) = theirs.values(), ours.values()
-        if self.theirs[a] == self.ours[b]:
-            self.pairs.append((a, b))
 
     def _contents(self, side: Mapping[Keys, Hashable], paths: Paths) -> Hashable:
         return frozenset(Counter(side[whole] for whole in paths.values()).items())
@@ -210,8 +206,7 @@ def _order(theirs: list[Keys], ours: list[Keys]) -> list[tuple[Keys, Keys, bool]
     if len(theirs) == len(ours) == 1:
         return [(theirs[0], ours[0], True)]
     by_name = {plain(path): path for path in ours}
-    same = {plain(path) for path in theirs} == by_name.keys()
-    same = same and len(by_name) == len(ours)
+    same = sorted(map(plain, theirs)) == sorted(map(plain, ours))
     places = _places(theirs), _places([_split(path) for path in ours])
     if not same and all(places) and len(places[0][0]) == len(places[1][0]):
         ranks = [sorted(range(len(p)), key=p.__getitem__) for p in places]
