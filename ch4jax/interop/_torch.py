@@ -91,8 +91,10 @@ def from_torch(
                 f"{name} is {values.dtype}, and other layers are {leaf.dtype}"
             )
         view = piece.view(leaf)
-        added = view if piece in written and not gradients else 0
-        view[...] = values.reshape(view.shape) + added
+        if piece in written and not gradients:
+            view += values.reshape(view.shape)
+        else:
+            view[...] = values.reshape(view.shape)
         written.add(piece)
 
     for layer, form in _pairs(tensors, source, tree, names, flattened):
@@ -361,6 +363,8 @@ def _tied(tensors: StateDict) -> list[list[str]]:
     """Return the names of tensors that share all their memory."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():
+        if is_tensor(tensor) and tensor.layout != import_torch().strided:
+            continue
         where = (
             (tensor.data_ptr(), tensor.stride())
             if is_tensor(tensor)
