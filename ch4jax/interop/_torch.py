@@ -127,9 +127,9 @@ def to_torch(
     Raises:
       Mismatch: see `from_torch`; or if tensors that share memory would differ.
     """
-    equal = import_torch().equal
+    torch = import_torch()
     tensors, (tree, leaves) = tensors_of(like, "`like`"), _tree(params)
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Any] = {}
     for layer, form in _pairs(tensors, like, tree, names, flattened):
         written: set[Piece] = set()
         for tensor, pieces in form.tensors.items():
@@ -147,12 +147,11 @@ def to_torch(
     for name, tensor in tensors.items():
         if name.endswith(COUNTER):
             meta = is_tensor(tensor) and tensor.is_meta
-            count = np.int64(0) if meta else to_numpy(tensor, name)
-            found[name] = to_tensor(np.asarray(count), name)
+            found[name] = torch.tensor(0 if meta else int(tensor))
     for same in _tied(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:
-            if not equal(found[first], found[name]):
+            if not torch.equal(found[first], found[name]):
                 raise Mismatch(f"{first} and {name} are one tensor, but would differ")
         found |= dict.fromkeys(same, found[first])
     return {name: found[name] for name in tensors}

@@ -170,3 +170,13 @@ def test_gradients_are_those_of_the_module_and_leave_other_variables_alone():
     kernel = slopes.decoder.layers[2].kernel[...]
     weight = theirs.decoder[2].weight.grad.numpy()
     np.testing.assert_array_equal(kernel[::-1, ::-1].transpose(2, 3, 0, 1), weight)
+
+
+def test_the_counter_of_batch_norm_stays_as_it_is():
+    norm = torch.nn.BatchNorm1d(2)
+    norm(torch.randn(3, 2))
+    ours = {"params": {"bn": {"scale": np.zeros(2, "f"), "bias": np.zeros(2, "f")}}}
+    ours["batch_stats"] = {"bn": {"mean": np.zeros(2, "f"), "var": np.ones(2, "f")}}
+    theirs = to_torch(ours, norm)
+    assert theirs["num_batches_tracked"] == 1
+    assert theirs["running_var"].tolist() == [1, 1]
