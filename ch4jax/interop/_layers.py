@@ -7,6 +7,7 @@ rule serves both directions. A piece that is in two tensors is their sum.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -140,6 +141,7 @@ def forms_of(
                 for name in children:
                     del nodes[(*above, name)]
                 break
+    doubtful: list[str] = []
     for path, names in nodes.items():
         options = [
             {below: (form, signed(form)) for below, form in option.items()}
@@ -159,13 +161,18 @@ def forms_of(
         sign = [s for _, s in chosen.values()]
         equal = [o for o in fitting if [s for _, s in o.values()] == sign]
         views = {p.view for o in equal for f, _ in o.values() for p in f.pieces}
-        unknown = transposed and any(not kind for kind, _ in sign)
-        if unknown and {_conv, _conv_transpose} <= views:
-            raise Mismatch(
-                f"{'/'.join(path)} fits a Conv and a ConvTranspose: pass PyTorch's "
-                "module in place of its state_dict"
-            )
+        if {_conv, _conv_transpose} <= views and any(not kind for kind, _ in sign):
+            line = f"{'/'.join(path)} fits a Conv and a ConvTranspose"
+            if transposed:
+                raise Mismatch(f"{line}: pass PyTorch's module, not its state_dict")
+            doubtful.append(f"{line} and is taken for a Conv")
         forms |= {(*path, *below): chosen[below] for below in chosen}
+    if doubtful:
+        more = f", and so are {len(doubtful) - 1} more" if doubtful[1:] else ""
+        warnings.warn(
+            f"{doubtful[0]}{more}; pass PyTorch's module, not its state_dict",
+            stacklevel=5,
+        )
     return forms
 
 

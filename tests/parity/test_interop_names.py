@@ -118,7 +118,7 @@ def towers(**renamed):
         (
             {"up.weight": torch.zeros(4, 4, 3, 3)},
             {"up": {"kernel": np.zeros((3, 3, 4, 4))}},
-            "up fits a Conv and a ConvTranspose: pass PyTorch's module in place of its "
+            "up fits a Conv and a ConvTranspose: pass PyTorch's module, not its "
             "state_dict",
         ),
     ],
@@ -129,6 +129,18 @@ def test_a_message_is_short_and_says_what_to_do(given, like, message):
         from_torch(given, like)
     assert str(error.value).endswith(message)
     assert len(str(error.value)) < 200
+
+
+def test_a_square_kernel_of_an_unknown_layer_is_warned_of():
+    square = {"weight": torch.zeros(4, 4, 3, 3)}
+    with pytest.warns(
+        UserWarning, match=r"^a fits a Conv and a ConvTranspose and is t"
+    ):
+        from_torch(square, {"a": {"kernel": np.zeros((3, 3, 4, 4))}})
+    from_torch(
+        torch.nn.Conv2d(4, 4, 3, bias=False), {"a": {"kernel": np.zeros((3, 3, 4, 4))}}
+    )
+    from_torch(square, {"Conv_0": {"kernel": np.zeros((3, 3, 4, 4))}})
 
 
 def test_rows_after_flattened_images_are_permuted_on_request_and_warned_of():
