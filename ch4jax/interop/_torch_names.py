@@ -6,6 +6,7 @@ and `Block_0`, `0` and `Dense_0`). What is still open is never guessed: the erro
 a mapping to confirm. A level with one child, such as `module.`, does not count.
 """
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -25,9 +26,11 @@ from ch4jax.interop._layers import (
 )
 
 MOST_LINES = 6
+MOST_COMPARED = 100  # names, of which the closest is shown
 COUNTER = "num_batches_tracked"
 _OUTER = {"module", "model"}  # before all names
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_Index = dict[tuple[str, Shape], list[Keys]]
 Paths = dict[Keys, Keys]  # of layers: where they are below a node, and below the root
 
 
@@ -371,8 +374,13 @@ def _lines(
     names: Mapping[str, str],
 ) -> str:
     """Return a line for each tensor and leaf without a counterpart, up to a few."""
+    taken = {plain(path) for path in lonely}
+    index: _Index = defaultdict(list)
+    for path, form in empty.items():
+        for item in form.shapes.items():
+            index[item].append(path)
     theirs = {
-        (_like(path, lonely, empty), leaf): _Lonely(
+        (_like(path, layer, empty, taken, index), leaf): _Lonely(
             named[0], layer.shapes[leaf], layer.shapes[leaf]
         )
         for path, layer in lonely.items()
@@ -386,44 +394,42 @@ def _lines(
         for name, shape in form.shapes.items()
         for piece in form.tensors[name][:1]
     }
-    lines: list[str] = []
     same = [(theirs.pop(key), ours.pop(key)) for key in [*theirs] if key in ours]
-    for a, b in same:
-        if a.fits != b.fits:
-            lines.append(f"{a.name} {a.shape} does not fit {b.name} {b.shape}")
-    found = {
-        a.name: b.name
-        for a in theirs.values()
-        for b in ours.values()
-        if b in _fitting(a, ours) and len(_fitting(a, ours)) == 1
-        if len(_fitting(b, theirs)) == 1
-    }
-    for these, those in ((theirs, ours), (ours, theirs)):
-        lines += [_alone(one, those) for one in these.values()]
-    if not lines:
+    lines = [
+        f"{a.name} {a.shape} does not fit {b.name} {b.shape}"
+        for a, b in same
+        if a.fits != b.fits
+    ]
+    alone = [(theirs, _by_shape(ours)), (ours, _by_shape(theirs))]
+    wrong = len(lines) + len(theirs) + len(ours)
+    for some, others in alone:
+        few = [*some.values()][: max(0, MOST_LINES - len(lines))]
+        lines += [_alone(one, others) for one in few]
+    if not wrong:
         a, b = same[0]
         lines = [f"{a.name} {a.shape} and {b.name} {b.shape} are of two kinds"]
-    more = [f"and {len(lines) - MOST_LINES} more"] if lines[MOST_LINES:] else []
-    if (
-        found
-        and len(found) == len(theirs) == len(ours)
-        and len(lines) == 2 * len(found)
+    if wrong > len(lines[:MOST_LINES]):
+        lines = [*lines[:MOST_LINES], f"and {wrong - MOST_LINES} more"]
+    theirs_by, ours_by = alone[1][1], alone[0][1]
+    if wrong == 2 * len(theirs) and {shape: len(v) for shape, v in ours_by.items()} == (
+        dict.fromkeys(theirs_by, 1)
     ):
-        more.append(f"if that is right, pass names={dict(names) | found}")
-    return "\n".join(lines[:MOST_LINES] + more)
+        found = {one.name: ours_by[one.fits][0].name for one in theirs.values()}
+        lines.append(f"if that is right, pass names={dict(names) | found}")
+    return "\n".join(lines)
 
 
-def _like(path: Keys, lonely: Mapping[Keys, Layer], empty: Mapping[Keys, Form]) -> str:
+def _like(
+    path: Keys, layer: Layer, empty: Mapping[Keys, Form], taken: set[str], index: _Index
+) -> str:
     """Return the name of what may be meant: a layer with a tensor more or less."""
-    shapes, taken = lonely[path].shapes, {plain(other) for other in lonely}
-    close = [
-        plain(other)
-        for other, form in empty.items()
-        if (both := form.shapes.keys() & shapes.keys())
-        and all(form.shapes[name] == shapes[name] for name in both)
-    ]
-    only = len(close) == 1 and close[0] not in taken and plain(path) not in close
-    return close[0] if only else plain(path)
+    near = (other for item in layer.shapes.items() for other in index.get(item, ()))
+    match list(itertools.islice(dict.fromkeys(itertools.islice(near, 3)), 2)):
+        case [only] if plain(only) not in taken:
+            shapes = empty[only].shapes
+            if all(shapes.get(n, size) == size for n, size in layer.shapes.items()):
+                return plain(only)
+    return plain(path)
 
 
 class _Lonely(NamedTuple):
@@ -434,19 +440,24 @@ class _Lonely(NamedTuple):
     fits: Shape
 
 
-def _fitting(one: _Lonely, others: Mapping[Any, _Lonely]) -> list[_Lonely]:
-    return [other for other in others.values() if other.fits == one.fits]
+def _by_shape(several: Mapping[Any, _Lonely]) -> dict[Shape, list[_Lonely]]:
+    found: dict[Shape, list[_Lonely]] = defaultdict(list)
+    for one in several.values():
+        found[one.fits].append(one)
+    return dict(found)
 
 
-def _alone(one: _Lonely, others: Mapping[Any, _Lonely]) -> str:
-    line, fitting = f"{one.name} {one.shape} has no counterpart", _fitting(one, others)
-    if len(fitting) > 1:
+def _alone(one: _Lonely, others: Mapping[Shape, list[_Lonely]]) -> str:
+    line, fitting = f"{one.name} {one.shape} has no counterpart", others.get(one.fits)
+    if fitting and fitting[1:]:
         some = " and ".join(other.name for other in fitting[:2])
         more = f" and {len(fitting) - 2} more" if fitting[2:] else ""
         return f"{line}; {some}{more} would fit: say which by `names`"
-    for other in fitting:
+    if fitting:
+        other = fitting[0]
         return f"{line}; {other.name} {other.shape} would fit: say so by `names`"
-    sizes = {other.name: other.shape for other in others.values()}
-    if close := get_close_matches(one.name, sizes, n=1, cutoff=0.0):
+    sizes = {other.name: other.shape for some in others.values() for other in some}
+    few = sizes if len(sizes) <= MOST_COMPARED else {}
+    if close := get_close_matches(one.name, few, n=1, cutoff=0.0):
         return f"{line}; closest: {close[0]} {sizes[close[0]]}"
     return line
