@@ -7,6 +7,7 @@ rule serves both directions. A piece that is in two tensors is their sum.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -140,6 +141,7 @@ def forms_of(
                 for name in children:
                     del nodes[(*above, name)]
                 break
+    doubtful: list[str] = []
     for path, names in nodes.items():
         options = [
             {below: (form, signed(form)) for below, form in option.items()}
@@ -159,13 +161,18 @@ def forms_of(
         sign = [s for _, s in chosen.values()]
         equal = [o for o in fitting if [s for _, s in o.values()] == sign]
         views = {p.view for o in equal for f, _ in o.values() for p in f.pieces}
-        unknown = transposed and any(not kind for kind, _ in sign)
-        if unknown and {_conv, _conv_transpose} <= views:
-            raise Mismatch(
-                f"{'/'.join(path)} fits a Conv and a ConvTranspose: pass PyTorch's "
-                "module in place of its state_dict"
-            )
+        if {_conv, _conv_transpose} <= views and any(not kind for kind, _ in sign):
+            line = f"{'/'.join(path)} fits a Conv and a ConvTranspose"
+            if transposed:
+                raise Mismatch(f"{line}: pass PyTorch's module, not its state_dict")
+            doubtful.append(f"{line} and is taken for a Conv")
         forms |= {(*path, *below): chosen[below] for below in chosen}
+    if doubtful:
+        more = f", and so are {len(doubtful) - 1} more" if doubtful[1:] else ""
+        warnings.warn(
+            f"{doubtful[0]}{more}; pass PyTorch's module, not its state_dict",
+            stacklevel=5,
+        )
     return forms
 
 
@@ -211,10 +218,6 @@ def _total(pieces: tuple[Piece, ...]) -> Shape:
 
 def _piece(keys: Keys, shapes: Mapping[Keys, Shape], view: View) -> Piece:
     return Piece(keys, view(np.broadcast_to(np.int8(0), shapes[keys])).shape, view)
-
-
-def _same(leaf: np.ndarray) -> np.ndarray:
-    return leaf[None] if leaf.ndim == 0 else leaf
 
 
 def _exactly(leaf: np.ndarray) -> np.ndarray:
@@ -282,10 +285,8 @@ def _options(
     for name_of_kind, view in options:
         tensors: dict[str, tuple[Piece, ...]] = {}
         for name, keys in names.items():
-            plain = _flat if axes > 2 else _exactly
-            if name in ("b", "negative_slope"):
-                plain = _same
-            piece = _piece(keys, shapes, view if name == kernel else plain)
+            other = _flat if kernel or name == "negative_slope" else _exactly
+            piece = _piece(keys, shapes, view if name == kernel else other)
             tensors[_CANONICAL.get(name, name)] = (piece,)
         if "embedding" in names:
             name_of_kind = "Embedding"
@@ -324,8 +325,8 @@ def _composites(
         return tuple(_piece(keys, shapes, view) for keys in every if keys)
 
     tensors: dict[str, tuple[Piece, ...]]
-    for gates in _CELLS:
-        ih, hh, bias_ih, bias_hh = (gate.split() for gate in gates)
+    for cell in _CELLS:
+        ih, hh, bias_ih, bias_hh = (gates.split() for gates in cell)
         if {*ih, *hh} == set(children):
             tensors = {
                 "weight_ih": pieces(ih, "kernel", np.transpose),
@@ -335,8 +336,8 @@ def _composites(
             }
             if not all(tensors.values()):
                 continue
-            gates, size = tensors["weight_hh"][0].shape
-            if bias_ih == ["dense_i"] and gates == 3 * size:
+            width, size = tensors["weight_hh"][0].shape
+            if bias_ih == ["dense_i"] and width == 3 * size:
                 tensors |= _gru_biases(children["dense_i"]["bias"], size)
             yield Form(tensors)
     if {"query", "key", "value", "out"} == set(children):

@@ -93,8 +93,10 @@ def from_torch(
                 f"{name} is {values.dtype}, and other layers are {leaf.dtype}"
             )
         view = piece.view(leaf)
-        added = view if piece in written and not gradients else 0
-        view[...] = values.reshape(view.shape) + added
+        if piece in written and not gradients:
+            view += values.reshape(view.shape)
+        else:
+            view[...] = values.reshape(view.shape)
         written.add(piece)
 
     for layer, form in _pairs(tensors, source, tree, names, flattened):
@@ -127,9 +129,9 @@ def to_torch(
     Raises:
       Mismatch: see `from_torch`; or if tensors that share memory would differ.
     """
-    equal = import_torch().equal
+    torch = import_torch()
     tensors, (tree, leaves) = tensors_of(like, "`like`"), _tree(params)
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Any] = {}
     for layer, form in _pairs(tensors, like, tree, names, flattened):
         written: set[Piece] = set()
         for tensor, pieces in form.tensors.items():
@@ -146,11 +148,12 @@ def to_torch(
             found |= dict.fromkeys(layer.tensors[tensor], value)
     for name, tensor in tensors.items():
         if name.endswith(COUNTER):
-            found[name] = to_tensor(to_numpy(tensor, name), name)
+            meta = is_tensor(tensor) and tensor.is_meta
+            found[name] = torch.tensor(0 if meta else int(tensor))
     for same in _tied(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:
-            if not equal(found[first], found[name]):
+            if not torch.equal(found[first], found[name]):
                 raise Mismatch(f"{first} and {name} are one tensor, but would differ")
         found |= dict.fromkeys(same, found[first])
     return {name: found[name] for name in tensors}
@@ -287,7 +290,7 @@ def _one_value(
 
 
 def _tree(
-    like: Any, kind: type[nnx.Variable] = nnx.Variable
+    like: Any, wanted: type[nnx.Variable] = nnx.Variable
 ) -> tuple[Tree, dict[Keys, Any]]:
     """Return the layers of a tree or an NNX module to pair, and its leaves, by path."""
     kinds: dict[Keys, tuple[str, bool | None]] = {}
@@ -296,7 +299,7 @@ def _tree(
         paths = [
             (tuple(map(str, path)), variable.get_value())
             for path, variable in variables_of(like)
-            if once[id(variable)] == path and isinstance(variable, kind)
+            if once[id(variable)] == path and isinstance(variable, wanted)
         ]
         for path, module in nnx.iter_modules(like):
             if isinstance(module, nnx.ConvTranspose):
@@ -379,6 +382,8 @@ def _tied(tensors: StateDict) -> list[list[str]]:
     """Return the names of tensors that share all their memory."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():
+        if is_tensor(tensor) and tensor.layout != import_torch().strided:
+            continue
         where = (
             (tensor.data_ptr(), tensor.stride())
             if is_tensor(tensor)

@@ -6,6 +6,7 @@ and `Block_0`, `0` and `Dense_0`). What is still open is never guessed: the erro
 a mapping to confirm. A level with one child, such as `module.`, does not count.
 """
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -18,7 +19,6 @@ from ch4jax.interop._layers import (
     Form,
     Keys,
     Shape,
-    Signature,
     canonical,
     forms_of,
     plain,
@@ -26,9 +26,11 @@ from ch4jax.interop._layers import (
 )
 
 MOST_LINES = 6
+MOST_COMPARED = 100  # names, of which the closest is shown
 COUNTER = "num_batches_tracked"
 _OUTER = {"module", "model"}  # before all names
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_Index = dict[tuple[str, Shape], list[Keys]]
 Paths = dict[Keys, Keys]  # of layers: where they are below a node, and below the root
 
 
@@ -40,12 +42,14 @@ class Layer(NamedTuple):
       tensors: their names, by what they are in the layer; several if it is shared.
       shapes: theirs.
       kind: `Conv`, `ConvTranspose` or `Embedding`, if it is known to be one.
+      pin: where `names` has it.
     """
 
     start: Keys
     tensors: dict[str, list[str]]
     shapes: dict[str, Shape]
     kind: str
+    pin: Keys
 
 
 class Tree(NamedTuple):
@@ -82,24 +86,31 @@ def pair(
       Mismatch: a line for each tensor and each leaf without a counterpart, up to a
         few; or a mapping to confirm, if several layers fit.
     """
-    where, named = _targets(shapes, tree, names)
-    theirs = _layers(shapes, where, kinds)
+    places = _places_of(shapes, tree, names)
+    theirs = _layers(shapes, places, kinds)
     signs = {path: signature(t.shapes, t.kind) for path, t in theirs.items()}
     ours = forms_of(tree.shapes, signs, tree.kinds)
-    search = _Search(
-        theirs, signs, {path: signed for path, (_, signed) in ours.items()}
+    pinned = {place.pin for place in places.values() if place.pin}
+    # What `names` has is the counterpart of nothing else.
+    pins = {pin: pin if pin in ours else canonical(pin)[0] for pin in pinned}
+    by_length = sorted(pins.values(), key=len, reverse=True)
+    sides = (
+        {t.start: (signs[path], pins.get(t.pin, ())) for path, t in theirs.items()},
+        {
+            path: (signed, next((pin for pin in by_length if _starts(path, pin)), ()))
+            for path, (_, signed) in ours.items()
+        },
     )
-    left: tuple[Paths, Paths] = {path: path for path in theirs}, {p: p for p in ours}
-    pins = {p if p in ours or not p else canonical(p)[0] for p in named}
-    for pin in sorted(pins, key=len, reverse=True):
-        below = [_below(side, pin) for side in left]
-        search.match(*below)
-        for side, paths in zip(left, below, strict=True):
-            for path in paths.values():
-                del side[path]
-    search.match(*left)
+    search = _Search(*sides)
+    search.match(*({path: path for path in side} for side in sides))
+    if search.open or len(search.pairs) < len(theirs):  # each by itself
+        alone = _Search(*sides)
+        for pin in {pin for side in sides for _, pin in side.values()}:
+            alone.match(*({p: p for p in s if s[p][1] == pin} for s in sides))
+        if len(alone.pairs) == len(theirs) and not alone.open:
+            search = alone
     done = [{pair[side] for pair in search.pairs} for side in range(2)]
-    lonely = {path: t for path, t in theirs.items() if path not in done[0]}
+    lonely = {path: t for path, t in theirs.items() if t.start not in done[0]}
     empty = {path: form for path, (form, _) in ours.items() if path not in done[1]}
     if lonely or empty:
         raise Mismatch(_lines(lonely, empty, tree, names))
@@ -109,7 +120,8 @@ def pair(
             f"{first[0]} fits {first[1]}, and so do others of equal shapes; if this is "
             f"right, pass names={dict(names) | search.open}"
         )
-    return [(theirs[a], ours[b][0]) for a, b in search.pairs]
+    starts = {t.start: t for t in theirs.values()}
+    return [(starts[a], ours[b][0]) for a, b in search.pairs]
 
 
 class _Search:
@@ -121,12 +133,9 @@ class _Search:
     """
 
     def __init__(
-        self,
-        layers: Mapping[Keys, Layer],
-        theirs: Mapping[Keys, Signature],
-        ours: Mapping[Keys, Signature],
+        self, theirs: Mapping[Keys, Hashable], ours: Mapping[Keys, Hashable]
     ) -> None:
-        self.layers, self.theirs, self.ours = layers, theirs, ours
+        self.theirs, self.ours = theirs, ours
         self.pairs: list[tuple[Keys, Keys]] = []
         self.open: dict[str, str] = {}
 
@@ -134,7 +143,9 @@ class _Search:
         """Pair the layers below two nodes."""
         theirs, ours = _without_start(theirs), _without_start(ours)
         if len(theirs) == len(ours) == 1:
-            return self._pair(theirs, ours)
+            (a,), (b,) = theirs.values(), ours.values()
+            self.pairs += [(a, b)] if self.theirs[a] == self.ours[b] else []
+            return
         words = {path[0] for path in theirs if path}
         for split in (set(), words, None):
             below = _children(theirs, set()), _children(ours, split)
@@ -147,7 +158,7 @@ class _Search:
                     self.match(below[0][a], below[1][b])
                     if not sure:
                         self._leave_open(below[0][a], below[1][b])
-                return None
+                return
         for a, b, sure in _counterparts(
             {path: self.theirs[whole] for path, whole in theirs.items()},
             {path: self.ours[whole] for path, whole in ours.items()},
@@ -156,22 +167,16 @@ class _Search:
             self.pairs.append((theirs[a], ours[b]))
             if not sure:
                 self._leave_open({(): theirs[a]}, {(): ours[b]})
-        return None
 
-    def _pair(self, theirs: Paths, ours: Paths) -> None:
-        (a,), (b,) = theirs.values(), ours.values()
-        if self.theirs[a] == self.ours[b]:
-            self.pairs.append((a, b))
-
-    def _contents(self, side: Mapping[Keys, Signature], paths: Paths) -> Hashable:
+    def _contents(self, side: Mapping[Keys, Hashable], paths: Paths) -> Hashable:
         return frozenset(Counter(side[whole] for whole in paths.values()).items())
 
     def _leave_open(self, theirs: Paths, ours: Paths) -> None:
-        ends = []
-        for paths in (theirs, ours):
-            (path, whole), *_ = paths.items()
-            whole = self.layers[whole].start if paths is theirs else whole
-            ends.append(whole[: len(whole) - len(path)])
+        ends = [
+            whole[: len(whole) - len(path)]
+            for paths in (theirs, ours)
+            for path, whole in [*paths.items()][:1]
+        ]
         self.open[".".join(ends[0])] = "/".join(ends[1])
 
 
@@ -204,8 +209,7 @@ def _order(theirs: list[Keys], ours: list[Keys]) -> list[tuple[Keys, Keys, bool]
     if len(theirs) == len(ours) == 1:
         return [(theirs[0], ours[0], True)]
     by_name = {plain(path): path for path in ours}
-    same = {plain(path) for path in theirs} == by_name.keys()
-    same = same and len(by_name) == len(ours)
+    same = sorted(map(plain, theirs)) == sorted(map(plain, ours))
     places = _places(theirs), _places([_split(path) for path in ours])
     if not same and all(places) and len(places[0][0]) == len(places[1][0]):
         ranks = [sorted(range(len(p)), key=p.__getitem__) for p in places]
@@ -257,18 +261,29 @@ def _children(paths: Paths, split: set[str] | None) -> dict[Keys, Paths]:
     return found
 
 
-def _below(paths: Paths, start: Keys) -> Paths:
-    size = len(start)
-    return {p[size:]: whole for p, whole in paths.items() if p[:size] == start}
-
-
 def _natural(path: Keys) -> list[tuple[int, str]]:
     """Sort `layers_2` before `layers_10`."""
     found = re.findall(r"(\D*)(\d*)", "/".join(path))
     return [(int(number or 0), word) for word, number in found]
 
 
-def _starts(names: Iterable[str]) -> Callable[[str], Keys]:
+class _Place(NamedTuple):
+    """Where a tensor is.
+
+    Attributes:
+      theirs: in PyTorch, without wrappers.
+      ours: where `names` has it, else the same.
+      pin: the path in `names`, if it is there.
+      alone: whether it is there by its whole name.
+    """
+
+    theirs: Keys
+    ours: Keys
+    pin: Keys = ()
+    alone: bool = False
+
+
+def _splitter(names: Iterable[str]) -> Callable[[str], Keys]:
     """Return what splits a name into its parts, without those that wrappers add."""
 
     def split(name: str) -> Keys:
@@ -277,71 +292,74 @@ def _starts(names: Iterable[str]) -> Callable[[str], Keys]:
 
     every, size = [split(name) for name in names], 0
     for part in min(every, default=())[:-1]:
-        if part not in _OUTER or any(keys[size] != part for keys in every):
+        if part not in _OUTER or any(
+            keys[size : size + 1] != (part,) for keys in every
+        ):
             break
         size += 1
     outer = every[0][:size] if every else ()
-    return lambda name: split(name)[size * _same_start(split(name), outer) :]
+    return lambda name: split(name)[size * _starts(split(name), outer) :]
 
 
-def _targets(
+def _places_of(
     shapes: Iterable[str], tree: Tree, names: Mapping[str, str]
-) -> tuple[dict[str, tuple[Keys, Keys, bool]], set[Keys]]:
-    """Return where each tensor is, and the paths that `names` has.
-
-    Where it is in PyTorch, where we have it, and whether `names` has it alone.
-    """
-    split = _starts(shapes)
+) -> dict[str, _Place]:
+    split = _splitter(shapes)
     used: dict[Keys, Keys] = {}
     for start, to in names.items():
         keys = tuple(filter(None, to.split("/")))
         keys = keys[1:] if keys and keys[0] in tree.collections else keys
-        if not any(_same_start(path, keys) for path in tree.shapes):
+        if not any(_starts(path, keys) for path in tree.shapes):
             close = get_close_matches(to, map("/".join, tree.shapes), 1, 0.0)
             raise Mismatch(f"no path starts with {to!r}, as `names` has it: {close}")
         used[split(start)] = keys
     unused = set(used)
-    paths: dict[str, tuple[Keys, Keys, bool]] = {}
+    places: dict[str, _Place] = {}
     for name in shapes:
         keys = split(name)
         path, leaf = canonical(keys)
-        paths[name] = keys, keys, False
-        for start in sorted(used, key=len, reverse=True):
-            both = [k for k in (keys, (*path, leaf)) if _same_start(k, start)]
-            if both:
-                rest = both[0][len(start) :]
-                paths[name] = keys, (*used[start], *rest), not rest
+        places[name] = _Place(keys, keys)
+        for start in sorted(used, key=len):  # the longest counts
+            for whole in [k for k in (keys, (*path, leaf)) if _starts(k, start)][:1]:
+                rest, pin = whole[len(start) :], used[start]
+                places[name] = _Place(keys, (*pin, *rest), pin, not rest)
                 unused.discard(start)
-                break
     for start in unused:
         raise Mismatch(
             f"no tensor's name starts with {'.'.join(start)!r}, as `names` has it: "
             f"they are {', '.join([*shapes][:3])} ..."
         )
-    return paths, set(used.values())
+    return places
 
 
-def _same_start(path: Keys, start: Keys) -> bool:
+def _starts(path: Keys, start: Keys) -> bool:
     return path[: len(start)] == start
 
 
 def _layers(
     shapes: Mapping[str, Shape],
-    where: Mapping[str, tuple[Keys, Keys, bool]],
+    places: Mapping[str, _Place],
     kinds: Mapping[str, str],
 ) -> dict[Keys, Layer]:
+    """Return PyTorch's layers by their paths, which `names` may have changed."""
     layers: dict[Keys, Layer] = {}
-    attention = {k[:-1] for _, k, _ in where.values() if ATTENTION.fullmatch(k[-1])}
+    ends = {place.ours for place in places.values()}
+    attention = {keys[:-1] for keys in ends if ATTENTION.fullmatch(keys[-1])}
+    starts: set[Keys] = set()
     for name, shape in shapes.items():
-        start, keys, alone = where[name]
-        (start, _), (path, leaf) = canonical(start), canonical(keys)
+        place = places[name]
+        (start, _), (path, leaf) = canonical(place.theirs), canonical(place.ours)
         if path[-1:] == ("out_proj",) and path[:-1] in attention:
             path, start, leaf = path[:-1], start[:-1], f"out_proj.{leaf}"
         known = layers[path].tensors.get(leaf) if path in layers else None
-        if known and where[known[0]][1] != keys:  # `weight` and `scale`
-            path, start, leaf = keys, where[name][0], "value"
-        kind = "" if alone else kinds.get(name.rpartition(".")[0], "")
-        layer = layers.setdefault(path, Layer(start, {}, {}, kind))
+        if known and places[known[0]].ours != place.ours:  # `weight` and `scale`
+            path, start, leaf = place.ours, place.theirs, "value"
+        if path not in layers:
+            start = start if start not in starts else place.theirs
+            starts.add(start)
+            kind = "" if place.alone else kinds.get(name.rpartition(".")[0], "")
+            layers[path] = Layer(start, {}, {}, kind, place.pin)
+        layer = layers[path]
         layer.tensors.setdefault(leaf, []).append(name)
         if layer.shapes.setdefault(leaf, shape) != shape:
             first = layer.tensors[leaf][0]
@@ -356,8 +374,13 @@ def _lines(
     names: Mapping[str, str],
 ) -> str:
     """Return a line for each tensor and leaf without a counterpart, up to a few."""
+    taken = {plain(path) for path in lonely}
+    index: _Index = defaultdict(list)
+    for path, form in empty.items():
+        for item in form.shapes.items():
+            index[item].append(path)
     theirs = {
-        (_like(path, lonely, empty), leaf): _Lonely(
+        (_like(path, layer, empty, taken, index), leaf): _Lonely(
             named[0], layer.shapes[leaf], layer.shapes[leaf]
         )
         for path, layer in lonely.items()
@@ -371,44 +394,42 @@ def _lines(
         for name, shape in form.shapes.items()
         for piece in form.tensors[name][:1]
     }
-    lines: list[str] = []
     same = [(theirs.pop(key), ours.pop(key)) for key in [*theirs] if key in ours]
-    for a, b in same:
-        if a.fits != b.fits:
-            lines.append(f"{a.name} {a.shape} does not fit {b.name} {b.shape}")
-    found = {
-        a.name: b.name
-        for a in theirs.values()
-        for b in ours.values()
-        if b in _fitting(a, ours) and len(_fitting(a, ours)) == 1
-        if len(_fitting(b, theirs)) == 1
-    }
-    for these, those in ((theirs, ours), (ours, theirs)):
-        lines += [_alone(one, those) for one in these.values()]
-    if not lines:
+    lines = [
+        f"{a.name} {a.shape} does not fit {b.name} {b.shape}"
+        for a, b in same
+        if a.fits != b.fits
+    ]
+    alone = [(theirs, _by_shape(ours)), (ours, _by_shape(theirs))]
+    wrong = len(lines) + len(theirs) + len(ours)
+    for some, others in alone:
+        few = [*some.values()][: max(0, MOST_LINES - len(lines))]
+        lines += [_alone(one, others) for one in few]
+    if not wrong:
         a, b = same[0]
         lines = [f"{a.name} {a.shape} and {b.name} {b.shape} are of two kinds"]
-    more = [f"and {len(lines) - MOST_LINES} more"] if lines[MOST_LINES:] else []
-    if (
-        found
-        and len(found) == len(theirs) == len(ours)
-        and len(lines) == 2 * len(found)
+    if wrong > len(lines[:MOST_LINES]):
+        lines = [*lines[:MOST_LINES], f"and {wrong - MOST_LINES} more"]
+    theirs_by, ours_by = alone[1][1], alone[0][1]
+    if wrong == 2 * len(theirs) and {shape: len(v) for shape, v in ours_by.items()} == (
+        dict.fromkeys(theirs_by, 1)
     ):
-        more.append(f"if that is right, pass names={dict(names) | found}")
-    return "\n".join(lines[:MOST_LINES] + more)
+        found = {one.name: ours_by[one.fits][0].name for one in theirs.values()}
+        lines.append(f"if that is right, pass names={dict(names) | found}")
+    return "\n".join(lines)
 
 
-def _like(path: Keys, lonely: Mapping[Keys, Layer], empty: Mapping[Keys, Form]) -> str:
+def _like(
+    path: Keys, layer: Layer, empty: Mapping[Keys, Form], taken: set[str], index: _Index
+) -> str:
     """Return the name of what may be meant: a layer with a tensor more or less."""
-    shapes, taken = lonely[path].shapes, {plain(other) for other in lonely}
-    close = [
-        plain(other)
-        for other, form in empty.items()
-        if (both := form.shapes.keys() & shapes.keys())
-        and all(form.shapes[name] == shapes[name] for name in both)
-    ]
-    only = len(close) == 1 and close[0] not in taken and plain(path) not in close
-    return close[0] if only else plain(path)
+    near = (other for item in layer.shapes.items() for other in index.get(item, ()))
+    match list(itertools.islice(dict.fromkeys(itertools.islice(near, 3)), 2)):
+        case [only] if plain(only) not in taken:
+            shapes = empty[only].shapes
+            if all(shapes.get(n, size) == size for n, size in layer.shapes.items()):
+                return plain(only)
+    return plain(path)
 
 
 class _Lonely(NamedTuple):
@@ -419,19 +440,24 @@ class _Lonely(NamedTuple):
     fits: Shape
 
 
-def _fitting(one: _Lonely, others: Mapping[Any, _Lonely]) -> list[_Lonely]:
-    return [other for other in others.values() if other.fits == one.fits]
+def _by_shape(several: Mapping[Any, _Lonely]) -> dict[Shape, list[_Lonely]]:
+    found: dict[Shape, list[_Lonely]] = defaultdict(list)
+    for one in several.values():
+        found[one.fits].append(one)
+    return dict(found)
 
 
-def _alone(one: _Lonely, others: Mapping[Any, _Lonely]) -> str:
-    line, fitting = f"{one.name} {one.shape} has no counterpart", _fitting(one, others)
-    if len(fitting) > 1:
+def _alone(one: _Lonely, others: Mapping[Shape, list[_Lonely]]) -> str:
+    line, fitting = f"{one.name} {one.shape} has no counterpart", others.get(one.fits)
+    if fitting and fitting[1:]:
         some = " and ".join(other.name for other in fitting[:2])
         more = f" and {len(fitting) - 2} more" if fitting[2:] else ""
         return f"{line}; {some}{more} would fit: say which by `names`"
-    for other in fitting:
+    if fitting:
+        other = fitting[0]
         return f"{line}; {other.name} {other.shape} would fit: say so by `names`"
-    sizes = {other.name: other.shape for other in others.values()}
-    if close := get_close_matches(one.name, sizes, n=1, cutoff=0.0):
+    sizes = {other.name: other.shape for some in others.values() for other in some}
+    few = sizes if len(sizes) <= MOST_COMPARED else {}
+    if close := get_close_matches(one.name, few, n=1, cutoff=0.0):
         return f"{line}; closest: {close[0]} {sizes[close[0]]}"
     return line

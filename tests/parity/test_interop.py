@@ -1,7 +1,5 @@
 """Parameters to PyTorch and back, exactly, and everything that may not fit."""
 
-import ast
-import copy
 import os
 import pickle
 import sys
@@ -12,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen
 from parity.carry import carry
 from parity.models import tied
 from parity.test_modules import TWINS
 from safetensors.torch import save_model
 from test_modules import EXAMPLES, variables
 
-from ch4jax import blocks, deep_mlp, dropout, house_prices, weight_decay
+from ch4jax import deep_mlp, dropout, house_prices, weight_decay
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
@@ -153,9 +150,9 @@ def test_values_are_copied_so_work_in_place_does_not_reach_the_other_side():
 
 
 def test_a_view_is_copied_as_the_values_that_it_shows():
-    every_other = {"x": torch.arange(6.0)[::2]}
+    every_other = {"x": -torch.arange(6.0)[::2]}
     ours = from_torch(every_other, {"x": np.zeros(3)})
-    np.testing.assert_array_equal(ours["x"], [0, 2, 4])
+    assert np.asarray(ours["x"]).tobytes() == np.float32([-0.0, -2, -4]).tobytes()
 
 
 def shared_state_dict():
@@ -494,62 +491,3 @@ def test_the_texts_files_load_whatever_their_names(name, saved, tmp_path):
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-
-
-def named_layers(**layers):
-    """Return a module whose layers have these names and sizes (in, out)."""
-    module = torch.nn.Module()
-    for name, sizes in layers.items():
-        module.add_module(name, torch.nn.Linear(*sizes))
-    return module
-
-
-@pytest.mark.parametrize(
-    ("theirs", "like", "order"),
-    [
-        (
-            named_layers(lin1=(784, 256), lin2=(256, 128), lin3=(128, 10)),
-            dropout.init_mlp((784, 256, 128, 10), key=jax.random.key(0)),
-            ["lin1", "lin2", "lin3"],
-        ),
-        (
-            named_layers(hidden=(20, 256), output=(256, 10)),
-            blocks.MLP().init(jax.random.key(0), jnp.ones((1, 20))),
-            ["hidden", "output"],
-        ),
-    ],
-    ids=["Net", "MLP"],
-)
-def test_layers_of_other_names_are_paired_if_their_shapes_decide(theirs, like, order):
-    ours = from_torch(theirs.state_dict(), like)
-    layers = [theirs.get_submodule(name) for name in order]
-    kernels = [leaf for leaf in jax.tree.leaves(ours) if leaf.ndim == 2]
-    for layer, kernel in zip(layers, kernels, strict=True):
-        np.testing.assert_array_equal(kernel.T, layer.weight.detach())
-    back = to_torch(ours, theirs.state_dict())
-    assert all(torch.equal(back[k], v) for k, v in theirs.state_dict().items())
-
-
-def test_layers_that_fit_several_are_named_by_a_mapping_that_works_as_printed():
-    small = [torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)]
-    deep = torch.nn.Sequential()
-    for i in range(11):
-        deep.add_module(f"part{i}", torch.nn.Sequential(*map(copy.deepcopy, small)))
-    parts = [
-        linen.Sequential((linen.Dense(8), linen.relu, linen.Dense(4)))
-        for _ in range(11)
-    ]
-    network = linen.Sequential(parts)
-    like = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 4)))
-    for parameter in deep.parameters():
-        torch.nn.init.normal_(parameter)
-    state = {f"net.{name}": tensor for name, tensor in deep.state_dict().items()}
-    with pytest.raises(Mismatch, match="pass names=") as error:
-        from_torch(state, like)
-    names = ast.literal_eval(str(error.value).rpartition("pass names=")[2])
-    ours = from_torch(state, like, names=names)
-    x = torch.randn(3, 4)
-    expected = deep(x).detach()
-    np.testing.assert_allclose(
-        network.apply(ours, jnp.asarray(x.numpy())), expected, rtol=1e-4, atol=1e-5
-    )

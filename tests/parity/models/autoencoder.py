@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from parity.models import losses
 from torch import nn
 
 
@@ -58,7 +59,4 @@ def example(seed):
 
 
 torch_loss = nn.functional.mse_loss
-
-
-def flax_loss(outputs, labels):
-    return jnp.square(outputs - labels).mean()
+flax_loss = losses.mse

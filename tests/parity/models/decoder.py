@@ -5,9 +5,9 @@ The layers are registered in the order in which a gradient reaches them.
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 from flax import nnx
+from parity.models import losses
 from torch import nn
 
 VOCABULARY, WIDTH, HEADS, HIDDEN, DEPTH = 11, 12, 2, 16, 2
@@ -143,5 +143,4 @@ def torch_loss(outputs, labels):
     return nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
 
 
-def flax_loss(outputs, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+flax_loss = losses.cross_entropy

@@ -1,8 +1,8 @@
 """A transformer encoder block with dropout; what is used last is registered first."""
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen
+from parity.models import losses
 from torch import nn
 
 
@@ -48,7 +48,4 @@ def example(seed):
 
 
 torch_loss = nn.functional.mse_loss
-
-
-def flax_loss(outputs, labels):
-    return jnp.square(outputs - labels).mean()
+flax_loss = losses.mse

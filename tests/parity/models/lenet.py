@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 from flax import linen
+from parity.models import losses
 from torch import nn
 
 
@@ -47,7 +47,4 @@ def example(seed):
 
 
 torch_loss = nn.functional.cross_entropy
-
-
-def flax_loss(outputs, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+flax_loss = losses.cross_entropy

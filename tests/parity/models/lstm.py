@@ -7,8 +7,8 @@ together; a port that is trained keeps both.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
+from parity.models import losses
 from torch import nn
 
 VOCABULARY, WIDTH, HIDDEN, CLASSES = 13, 6, 7, 3
@@ -73,7 +73,4 @@ def example(seed):
 
 
 torch_loss = nn.functional.cross_entropy
-
-
-def flax_loss(outputs, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+flax_loss = losses.cross_entropy

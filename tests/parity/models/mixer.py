@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
+from parity.models import losses
 from torch import nn
 
 PATCHES, WIDTH, TOKENS_HIDDEN, CHANNELS_HIDDEN, DEPTH, CLASSES = 9, 6, 10, 14, 2, 5
@@ -95,7 +95,4 @@ def example(seed):
 
 
 torch_loss = nn.functional.cross_entropy
-
-
-def flax_loss(outputs, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+flax_loss = losses.cross_entropy

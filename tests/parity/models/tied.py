@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
+from parity.models import losses
 from torch import nn
 
 VOCABULARY, WIDTH = 14, 8
@@ -51,5 +51,4 @@ def torch_loss(outputs, labels):
     return nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
 
 
-def flax_loss(outputs, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+flax_loss = losses.cross_entropy

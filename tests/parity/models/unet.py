@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 from flax import linen
+from parity.models import losses
 from torch import nn
 
 
@@ -83,5 +83,4 @@ torch_loss = nn.functional.cross_entropy
 
 
 def flax_loss(outputs, labels):
-    logits = jnp.moveaxis(outputs, 1, -1)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return losses.cross_entropy(jnp.moveaxis(outputs, 1, -1), labels)
