@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
 
@@ -23,11 +26,27 @@ class Pair(NamedTuple):
     theirs: Callable[[Iterable[Any]], Callable[[], Any]]
 
 
+def adagrad(rate: float, epsilon: float = 1e-10) -> optax.GradientTransformation:
+    """Return Adagrad with epsilon outside of the root, as PyTorch has it."""
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        state = jax.tree.map(lambda total, g: total + jnp.square(g), state, updates)
+        roots = jax.tree.map(jnp.sqrt, state)
+        steps = jax.tree.map(lambda g, r: -rate * g / (r + epsilon), updates, roots)
+        return steps, state
+
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), update
+    )
+
+
 def optimizers() -> Mapping[str, Pair]:
     """Return the pairs that are ready, by name.
 
-    Optax's defaults are not PyTorch's: Adagrad starts from 0.1, RMSprop has epsilon
-    inside the root. Adagrad's epsilon is tiny here, since Optax has it inside the root.
+    Optax's defaults are not PyTorch's: RMSprop has epsilon inside the root. So has
+    Adagrad, without a setting for it, and it starts from 0.1; see `adagrad`.
     """
     torch = import_torch()
     optim = torch.optim
@@ -82,8 +101,5 @@ def optimizers() -> Mapping[str, Pair]:
         "RMSprop": Pair(
             optax.rmsprop(RATE, decay=0.99, eps_in_sqrt=False), plain(optim.RMSprop)
         ),
-        "Adagrad": Pair(
-            optax.adagrad(RATE, initial_accumulator_value=0.0, eps=1e-30),
-            plain(optim.Adagrad, eps=1e-30),
-        ),
+        "Adagrad": Pair(adagrad(RATE), plain(optim.Adagrad)),
     }
