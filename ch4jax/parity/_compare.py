@@ -5,22 +5,25 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from ch4jax import interop
 from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
 from ch4jax.parity import _layers
-from ch4jax.parity._flax import Side, side_of
+from ch4jax.parity._flax import Flax, Side, side_of
 from ch4jax.parity._masks import Mask, recorded, replayed_in_jax, replayed_in_torch
 from ch4jax.parity._optimizers import Pair, optimizers
 from ch4jax.parity._report import Check, Report, difference, differences, largest
+
+if TYPE_CHECKING:
+    import torch
 
 Losses = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
 ALLOWED = {"float64": 1e-12, "float32": 1e-4}
@@ -32,7 +35,7 @@ class _Setting(NamedTuple):
     """What both sides are given, in one dtype."""
 
     side: Side
-    module: Any  # PyTorch's, with the start's values
+    module: "torch.nn.Module"  # PyTorch's, with the start's values
     params: PyTree
     state: PyTree
     inputs: tuple[np.ndarray, ...]
@@ -44,10 +47,10 @@ class _Setting(NamedTuple):
 
 
 def compare(
-    ours: Any,
-    theirs: Any,
-    inputs: Any,
-    labels: Any,
+    ours: Flax,
+    theirs: "torch.nn.Module",
+    inputs: PyTree,
+    labels: ArrayLike,
     *,
     losses: Losses | None = None,
     params: PyTree | None = None,
@@ -119,7 +122,7 @@ def compare(
     return Report(tuple(checks), first, notes, layers, gradients, drift, floor)
 
 
-def assert_same(*args: Any, **kwargs: Any) -> None:
+def assert_same(*args: PyTree, **kwargs: PyTree) -> None:
     """Raise an AssertionError with the report if `compare` finds a difference."""
     report = compare(*args, **kwargs)
     if not report.passed:
@@ -133,8 +136,8 @@ def _passed(checks: Sequence[Check]) -> bool:
 @contextmanager
 def _prepared(
     dtype: str,
-    ours: Any,
-    theirs: Any,
+    ours: Flax,
+    theirs: "torch.nn.Module",
     inputs: tuple[np.ndarray, ...],
     labels: np.ndarray,
     losses: Losses | None,
@@ -173,7 +176,7 @@ def _arrays(inputs: Sequence[np.ndarray]) -> list[Array]:
 
 
 def _cross_entropy() -> Losses:
-    def ours(outputs: Any, labels: Any) -> Any:
+    def ours(outputs: Array, labels: Array) -> Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
         return losses.mean()
 
@@ -181,7 +184,7 @@ def _cross_entropy() -> Losses:
 
 
 def _squares() -> Losses:
-    def ours(outputs: Any, labels: Any) -> Any:
+    def ours(outputs: Array, labels: Array) -> Array:
         return jnp.square(outputs - labels).mean()
 
     return ours, import_torch().nn.functional.mse_loss
@@ -215,7 +218,7 @@ def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., A
 
 def _theirs(
     s: _Setting,
-    module: Any,
+    module: "torch.nn.Module",
     inputs: Sequence[np.ndarray],
     labels: np.ndarray,
     masks: Sequence[Mask],
@@ -264,7 +267,7 @@ def _same_numbers(s: _Setting, dtype: str) -> tuple[list[Check], dict[str, float
     return checks, gradients
 
 
-def _outputs(ours: Any, theirs: Any) -> float:
+def _outputs(ours: PyTree, theirs: PyTree) -> float:
     """Return the largest difference of any output."""
     a, b = jax.tree.leaves(ours), jax.tree.leaves(theirs)
     if len(a) != len(b):

@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import jax
@@ -14,18 +14,23 @@ from jaxtyping import Array, DTypeLike, PRNGKeyArray, PyTree
 
 from ch4jax import interop
 
+if TYPE_CHECKING:
+    import torch
+
 Options = Mapping[str, Any]  # `names` and `flattened` of `interop`
 Path = tuple[str, ...]
+Flax = linen.Module | nnx.Module | Callable[..., PyTree]
+Context = linen.module.InterceptorContext
 Calls = list[tuple[Path, str, Any, Any]]  # path, "into" or "out of", value, module
 
 
 class Side(ABC):
     """What both kinds of module have in common; `variables` are as `interop` wants."""
 
-    variables: Any
+    variables: PyTree
 
     @abstractmethod
-    def split(self, variables: Any) -> tuple[PyTree, PyTree]:
+    def split(self, variables: PyTree) -> tuple[PyTree, PyTree]:
         """Return the parameters, and all else that is an array."""
 
     @abstractmethod
@@ -49,11 +54,13 @@ class Side(ABC):
         """Collect what goes into and comes out of each module, in order."""
         yield []
 
-    def carried(self, source: Any, options: Options) -> tuple[PyTree, PyTree]:
+    def carried(
+        self, source: "torch.nn.Module", options: Options
+    ) -> tuple[PyTree, PyTree]:
         """Return parameters and state with the values of a module of PyTorch."""
         return self.split(interop.from_torch(source, self.variables, **options))
 
-    def gradients(self, source: Any, options: Options) -> PyTree:
+    def gradients(self, source: "torch.nn.Module", options: Options) -> PyTree:
         """Return the gradients of a module of PyTorch, as our parameters are."""
         like = self.split(self.variables)[0]
         return interop.from_torch(source, like, gradients=True, **options)
@@ -63,7 +70,7 @@ class Linen(Side):
     """A Linen module; without variables, their shapes are those of `init`."""
 
     def __init__(
-        self, module: linen.Module, variables: Any, inputs: Sequence[Array]
+        self, module: linen.Module, variables: PyTree | None, inputs: Sequence[Array]
     ) -> None:
         self.module = module
         params_key, dropout_key = jax.random.split(jax.random.key(0))
@@ -71,7 +78,7 @@ class Linen(Side):
         init = jax.eval_shape(module.init, keys, *inputs)
         self.variables = init if variables is None else variables
 
-    def split(self, variables: Any) -> tuple[PyTree, PyTree]:
+    def split(self, variables: PyTree) -> tuple[PyTree, PyTree]:
         state = {k: v for k, v in variables.items() if k != "params"}
         return variables["params"], state
 
@@ -91,7 +98,9 @@ class Linen(Side):
     def watched(self) -> Iterator[Calls]:
         calls: Calls = []
 
-        def record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        def record(
+            call: Callable, args: tuple, kwargs: dict, context: Context
+        ) -> PyTree:
             module = context.module
             if context.method_name != "__call__":
                 return call(*args, **kwargs)
@@ -110,7 +119,7 @@ class NNX(Side):
     def __init__(self, module: nnx.Module) -> None:
         self.variables = module
 
-    def split(self, variables: Any) -> tuple[PyTree, PyTree]:
+    def split(self, variables: PyTree) -> tuple[PyTree, PyTree]:
         self.graph, params, state = nnx.split(variables, nnx.Param, ...)
         return params, state
 
@@ -126,7 +135,7 @@ class NNX(Side):
         params, state = self.split(self.variables)
         return nnx.merge(self.graph, cast(params, dtype), cast(state, dtype))
 
-    def gradients(self, source: Any, options: Options) -> PyTree:
+    def gradients(self, source: "torch.nn.Module", options: Options) -> PyTree:
         module = interop.from_torch(source, self.variables, gradients=True, **options)
         return nnx.state(module, nnx.Param)
 
@@ -137,7 +146,7 @@ class NNX(Side):
         classes = {type(module) for _, module in nnx.iter_modules(self.variables)}
 
         def watch(call: Callable) -> Callable:
-            def record(module: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+            def record(module: nnx.Module, *args: PyTree, **kwargs: PyTree) -> PyTree:
                 calls.append((module, "into", args))
                 outputs = call(module, *args, **kwargs)
                 calls.append((module, "out of", outputs))
@@ -148,7 +157,7 @@ class NNX(Side):
         merge = nnx.merge
         paths: dict[int, Path] = {}
 
-        def merged(*args: Any) -> Any:
+        def merged(*args: PyTree) -> nnx.Module:
             module = merge(*args)
             for path, part in nnx.iter_modules(module):
                 paths[id(part)] = tuple(map(str, path))
@@ -170,7 +179,7 @@ class Plain(Side):
     def __init__(self, apply: Callable[..., PyTree], params: PyTree) -> None:
         self.function, self.variables = apply, params
 
-    def split(self, variables: Any) -> tuple[PyTree, PyTree]:
+    def split(self, variables: PyTree) -> tuple[PyTree, PyTree]:
         return variables, {}
 
     def apply(self, params, state, inputs, *, train, key):
@@ -183,7 +192,7 @@ class Plain(Side):
         return cast(self.variables, dtype)
 
 
-def side_of(ours: Any, params: PyTree | None, inputs: Sequence[Array]) -> Side:
+def side_of(ours: Flax, params: PyTree | None, inputs: Sequence[Array]) -> Side:
     """Return what `ours` is.
 
     Raises:
@@ -204,7 +213,7 @@ def side_of(ours: Any, params: PyTree | None, inputs: Sequence[Array]) -> Side:
 def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """Return a tree with its floating-point arrays in another dtype."""
 
-    def one(x: Any) -> Any:
+    def one(x: Array) -> Array:
         if jnp.issubdtype(x.dtype, jnp.floating):
             return jnp.asarray(x, dtype)
         return x
@@ -212,7 +221,7 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def _mode(module: Any, train: bool) -> dict[str, Any]:
+def _mode(module: linen.Module | nnx.Module, train: bool) -> dict[str, Any]:
     """Return how the module's `__call__` is told that it trains, if it takes that."""
     taken = inspect.signature(type(module).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}

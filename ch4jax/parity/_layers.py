@@ -5,14 +5,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import commonprefix
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from ch4jax.parity._flax import Calls, Path
 from ch4jax.parity._report import difference
+
+if TYPE_CHECKING:
+    import torch
 
 Flattened = Mapping[str, Sequence[int]]
 # What a setting is called, in PyTorch and in Flax, and Flax's value of PyTorch's.
@@ -38,23 +42,23 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def watched(module: Any) -> Iterator[Calls]:
+def watched(module: "torch.nn.Module") -> Iterator[Calls]:
     """Collect what goes into and comes out of each module of PyTorch, in order."""
     calls: Calls = []
 
-    def hooks(name: str, part: Any) -> list[Any]:
+    def hooks(name: str, part: "torch.nn.Module") -> list[Any]:
         path = tuple(name.split(".")) if name else ()
 
-        def before(_: Any, args: tuple, kwargs: dict) -> None:
+        def before(_: "torch.nn.Module", args: tuple, kwargs: dict) -> None:
             calls.append((path, "into", (args, kwargs), part))
 
-        def after(_: Any, args: tuple, outputs: Any) -> None:
+        def after(_: "torch.nn.Module", args: tuple, outputs: PyTree) -> None:
             calls.append((path, "out of", outputs, part))
 
         pre = part.register_forward_pre_hook(before, with_kwargs=True)
         return [pre, part.register_forward_hook(after)]
 
-    handles = [h for item in module.named_modules() for h in hooks(*item)]
+    handles = [h for name, part in module.named_modules() for h in hooks(name, part)]
     try:
         yield calls
     finally:
@@ -165,7 +169,7 @@ def settings(
     return notes
 
 
-def _first(value: Any) -> np.ndarray | None:
+def _first(value: PyTree) -> np.ndarray | None:
     """Return the first array in a value whose entries are known."""
     for leaf in jax.tree.leaves(value):
         if isinstance(leaf, Tracer):
@@ -206,7 +210,7 @@ def _between(theirs: Calls, start: str, end: str) -> list[str]:
     return shown if on else []
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: PyTree) -> PyTree:
     """Return a number, or a tuple of numbers, one number if all are equal."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,)
     return values[0] if len(set(values)) == 1 else values

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import jax
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, PyTree
 
 from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
+
+if TYPE_CHECKING:
+    import torch
 
 _REFUSED = (
     *("dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
@@ -41,11 +44,13 @@ def recorded() -> Iterator[list[Mask]]:
     masks: list[Mask] = []
     draw = jax.random.bernoulli
 
-    def bernoulli(key: Array, p: Any = 0.5, *args: Any, **kwargs: Any) -> Array:
+    def bernoulli(
+        key: Array, p: ArrayLike = 0.5, *args: PyTree, **kwargs: PyTree
+    ) -> Array:
         kept = draw(key, p, *args, **kwargs)
         if isinstance(kept, Tracer):
             raise Mismatch("dropout inside jit or scan: its masks cannot be read")
-        masks.append(Mask(np.asarray(kept), 1 - float(p)))
+        masks.append(Mask(np.asarray(kept), 1 - np.asarray(p).item()))
         return kept
 
     with mock.patch.object(jax.random, "bernoulli", bernoulli):
@@ -71,7 +76,9 @@ def replayed_in_torch(masks: Sequence[Mask]) -> Iterator[None]:
     attention = functional.scaled_dot_product_attention
     left = list(masks)
 
-    def dropout(x: Any, p: float = 0.5, training: bool = True, *_: Any) -> Any:
+    def dropout(
+        x: "torch.Tensor", p: float = 0.5, training: bool = True, *_: bool
+    ) -> "torch.Tensor":
         if not training or p == 0:
             return x
         if not left:
@@ -84,7 +91,9 @@ def replayed_in_torch(masks: Sequence[Mask]) -> Iterator[None]:
         kept = _fitting(np.asarray(mask.kept), tuple(x.shape))
         return x * x.new_tensor(kept) / (1 - p)
 
-    def fused(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Any:
+    def fused(
+        *args: PyTree, dropout_p: float = 0.0, **kwargs: PyTree
+    ) -> "torch.Tensor":
         if dropout_p or (len(args) > 4 and args[4]):
             raise Mismatch(
                 "dropout inside scaled_dot_product_attention: no mask fits in there; "
@@ -93,7 +102,9 @@ def replayed_in_torch(masks: Sequence[Mask]) -> Iterator[None]:
         return attention(*args, **kwargs)
 
     def refused(name: str) -> Callable[..., Any]:
-        def call(x: Any, p: float = 0.5, training: bool = True, *_: Any) -> Any:
+        def call(
+            x: "torch.Tensor", p: float = 0.5, training: bool = True, *_: bool
+        ) -> "torch.Tensor":
             if training and p:
                 raise Mismatch(f"{name} drops whole channels: no mask is handed over")
             return x

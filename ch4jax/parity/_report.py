@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import ArrayLike, PyTree
 
 
 class Check(NamedTuple):
@@ -73,7 +73,7 @@ class Report(NamedTuple):
         return json.loads(json.dumps(found))
 
 
-def difference(ours: Any, theirs: Any, least: float = 0.0) -> float:
+def difference(ours: ArrayLike, theirs: ArrayLike, least: float = 0.0) -> float:
     """Return ||a - b|| / ||b||, infinite for unequal shapes.
 
     Args:
