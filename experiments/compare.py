@@ -1,5 +1,8 @@
 """PyTorch and JAX side by side: every system gives the same answers on both sides.
 
+Given a file with two modules of your own, it compares those (`--template pair.py`
+writes one to start from).
+
 Each system goes through four levels: (1) the same parameters and rows give the same
 outputs, loss and gradients; (2) one step of each optimiser; (3) a whole run with the
 same parameters, batches and masks; (4) independent runs end alike, by an equivalence
@@ -9,7 +12,8 @@ test. It needs PyTorch: `pip install "ch4jax[torch]"`.
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -21,8 +25,7 @@ from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
 from experiments.pytorch.verdicts import Outcomes, Verdict
 
-Topic = Literal["dropout", "weight_decay", "house_prices", "initialization", "blocks"]
-TOPICS: tuple[Topic, ...] = get_args(Topic)
+TOPICS = ("dropout", "weight_decay", "house_prices", "initialization", "blocks")
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,28 @@ class Config(cli.Flags):
 
     keep_programs: ClassVar[bool] = False
 
-    systems: cli.Positional[tuple[Topic, ...]] = TOPICS
-    """Topics to compare; all if none is given."""
+    systems: cli.Positional[tuple[str, ...]] = TOPICS
+    """Topics to compare, all if none is given; or the file of a pair of your own."""
     quick: bool = False
     """Leave out the independent runs of level 4."""
+    template: Path | None = None
+    """Write a pair to start from into this new file, and compare nothing."""
+
+    def __post_init__(self) -> None:
+        """Check the topics."""
+        super().__post_init__()
+        for name in () if self.pair else self.systems:
+            if name not in TOPICS:
+                raise UsageError(
+                    f"systems must be of {', '.join(TOPICS)}, or one .py file, "
+                    f"got {name}"
+                )
+
+    @property
+    def pair(self) -> Path | None:
+        """The file of a pair, if it is one that is compared."""
+        name, *others = self.systems
+        return Path(name) if name.endswith(".py") and not others else None
 
 
 def run(config: Config) -> None:
@@ -50,9 +71,28 @@ def run(config: Config) -> None:
         levels,
         modules,
         outcomes,
+        pair,
         weight_decay,
     )
 
+    if config.template:
+        pair.write_template(config.template)
+        say(
+            f"{config.template}: compare it by python -m experiments.compare "
+            f"{config.template}"
+        )
+        return
+    if config.pair:
+        found = pair.read(config.pair)
+        folder = RunFolder.create("compare", config)
+        report = pair.show(found, folder)
+        equal = f"{config.pair} is equal on {len(report.checks)} checks."
+        folder.finish(
+            report.to_dict(), headline=equal if report.passed else report.first
+        )
+        if not report.passed:
+            raise Failed(report.first or "the modules are not equal")
+        return
     folder = RunFolder.create("compare", config)
     device = jax.devices()[0].device_kind
     say(f"PyTorch {torch.__version__} and JAX {jax.__version__} on {device}")

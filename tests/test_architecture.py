@@ -26,7 +26,7 @@ HOMES = {  # large package -> the only modules, or packages, that may import it
     "pandas": {"ch4jax.house_prices", "experiments.house_prices"},
     "jinja2": {"experiments.report"},
     "torch": {
-        *("ch4jax.interop", "experiments.pytorch"),
+        *("ch4jax.interop", "ch4jax.parity", "experiments.pytorch"),
         *("experiments.benchmark", "experiments.compare"),
     },
 }

@@ -1,220 +1,184 @@
-"""Parameters of PyTorch to and from trees of arrays.
+"""Parameters of PyTorch to and from trees of arrays and NNX modules.
 
-`_torch_names` pairs tensors with leaves. PyTorch is optional: each function here that
-needs it imports it.
+`_torch_names` pairs layers, `_layers` has how the two sides lay them out. PyTorch is
+optional: only what needs it imports it.
 """
 
-import io
 import itertools
-import os
-import pickle
-import pickletools
 import re
-import zipfile
-import zlib
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from os.path import commonprefix
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from jaxtyping import PyTree
+from flax import nnx
+from jax.tree_util import keystr, tree_flatten_with_path
 
-import ch4jax.storage.atomic as atomic
-from ch4jax.data.files import open_file
-from ch4jax.errors import Damaged, Mismatch, Refused
-from ch4jax.interop._torch_names import Shape, Slot, pair, slots_of
+from ch4jax.errors import Mismatch
+from ch4jax.interop._layers import Form, Keys, Piece, flatten_images
+from ch4jax.interop._nnx import variables_of
+from ch4jax.interop._torch_names import COUNTER, Layer, Tree, pair
 from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
 
 if TYPE_CHECKING:
     import torch
 
-StateDict = Mapping[str, "torch.Tensor"]
+StateDict = Mapping[str, Any]  # tensors, or NumPy's arrays
+Names = Mapping[str, str] | None
+Sizes = Mapping[str, Sequence[int]] | None
 
+_COLLECTIONS = {"params", "constants", "batch_stats"}
 _DTYPES = {name: DTYPES[name] for name in (*NATIVE, "bfloat16")}  # PyTorch has them
-_DAMAGE = (RuntimeError, EOFError, IndexError, pickle.UnpicklingError)
-MAX_BYTES = 2**36  # of a file
-MAX_EXPANDED = 2**30  # bytes of a tensor that repeats the few that are in the file
-MAX_STEPS = 2**20  # of unpickling; a tensor takes about 30
-_GLOBAL = r"unsupported global:?(?: global)? ([\w.]+)"
+_CONVOLUTION = re.compile(r"(Conv|ConvTranspose)_\d+")  # as Linen names them
 
 
 def from_torch(
-    state_dict: Any, like: PyTree = None, *, names: Mapping[str, str] | None = None
-) -> PyTree:
-    """Return a tree of JAX arrays with the values of a `state_dict`.
+    source: Any,
+    like: Any = None,
+    *,
+    names: Names = None,
+    flattened: Sizes = None,
+    gradients: bool = False,
+) -> Any:
+    """Return a tree of JAX arrays, or an NNX module, with the values of PyTorch's.
+
+    Layers are paired by structure and shapes first, then by names; where several fit,
+    the error prints the `names` to confirm.
 
     Args:
-      state_dict: tensors by name; they are copied and keep their dtypes. A shared
-        layer has several names for one leaf.
-      like: a tree with the structure and the shapes that you want, from `init` or from
-        `jax.eval_shape` of it. None: `state_dict` is a tensor, or lists, tuples and
-        dictionaries of tensors, and the arrays come back in the same structure.
-      names: maps the start of a name in `state_dict` to the path that replaces it,
-        without its collection: `{"2": "shared", "4": "shared"}`.
+      source: a module of PyTorch, or tensors or NumPy arrays by name. They are copied
+        and keep their dtypes. From a module it is known which layers are transposed
+        convolutions and embeddings; from a `state_dict` only if the shapes show it.
+      like: an NNX module, or a tree with the structure and the shapes that you want,
+        from `init` or from `jax.eval_shape` of it. It is not changed. None: `source` is
+        a tensor, or lists, tuples and dictionaries of tensors, and the arrays come back
+        in the same structure.
+      names: maps the start of a name in PyTorch to the path that replaces it:
+        `{"2": "shared", "4": "shared"}`.
+      flattened: PyTorch's layers before or after which images are flattened, with the
+        (channels, *space) of an image. Flax has channels last, so rows are permuted.
+        Pass `{}` if your module moves the channels before it flattens.
+      gradients: take the gradients of the module's parameters, or know that `source`
+        holds some; `like` has parameters only, or is an NNX module, whose other
+        variables stay. PyTorch's recurrent layers have two biases that are added, where
+        Flax has one, whose gradient is that of either.
 
     Raises:
       Mismatch: if an entry is missing, unexpected or of another shape, one line for
-        each; if a tensor would not keep its dtype; if one leaf gets two values.
+        each, up to a few; if several layers fit; if a tensor would not keep its dtype;
+        if one leaf gets two values.
     """
     if like is None:
-        return _map(lambda t, name: jnp.array(_to_numpy(t, name)), state_dict, "it")
-    tensors, slots = _tensors(state_dict, "the state_dict"), slots_of(like)
-    arrays: dict[Slot, tuple[str, np.ndarray]] = {}
-    for name, slot in pair(_shapes(tensors), slots, names or {}).items():
-        array = _to_numpy(tensors[name], name)
-        first, kept = arrays.setdefault(slot, (name, array))
-        if kept.dtype != array.dtype or kept.tobytes() != array.tobytes():
-            raise Mismatch(f"{first} and {name} are one {slot.path}, but not equal")
-    layers: dict[int, list[np.ndarray]] = defaultdict(list)
-    for slot in slots.values():
-        name, array = arrays[slot]
-        array = array.T if slot.transposed else array
-        layers[slot.leaf].append(array.reshape(slot.shape))
-        if array.dtype != (dtype := layers[slot.leaf][0].dtype):
-            raise Mismatch(f"{name} is {array.dtype}, and other layers are {dtype}")
-    leaves, treedef = jax.tree.flatten(like)
-    stacks = [  # copies, so that they do not change when PyTorch works in place
-        np.stack(layers[n]).reshape(leaf.shape)
-        if n in layers
-        else np.zeros(leaf.shape, leaf.dtype)
-        for n, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(treedef, map(jnp.asarray, stacks))
+        return map_tensors(lambda t, name: jnp.array(to_numpy(t, name)), source, "it")
+    tensors = tensors_of(source, "the state_dict", gradients=gradients)
+    tree, leaves = _tree(like, nnx.Param if gradients else nnx.Variable)
+    filled: dict[Keys, np.ndarray] = {}
+    written: set[Piece] = set()
+
+    def write(piece: Piece, values: np.ndarray, name: str) -> None:
+        if not piece.leaf:
+            if values.any():
+                raise Mismatch(f"{name} is not zero where Flax has no parameter")
+            return
+        leaf = filled.setdefault(
+            piece.leaf, np.empty(tree.shapes[piece.leaf], values.dtype)
+        )
+        if leaf.dtype != values.dtype:
+            raise Mismatch(
+                f"{name} is {values.dtype}, and other layers are {leaf.dtype}"
+            )
+        view = piece.view(leaf)
+        if piece in written and not gradients:
+            view += values.reshape(view.shape)
+        else:
+            view[...] = values.reshape(view.shape)
+        written.add(piece)
+
+    for layer, form in _pairs(tensors, source, tree, names, flattened):
+        for tensor, pieces in form.tensors.items():
+            name, values = _one_value(tensors, layer.tensors[tensor], tree, pieces[0])
+            for piece, part in zip(pieces, _parts(values, pieces), strict=True):
+                write(piece, part, name)
+    arrays = {
+        keys: jnp.array(filled.get(keys, np.zeros(leaf.shape, leaf.dtype)))
+        for keys, leaf in leaves.items()
+    }
+    if isinstance(like, nnx.Module):
+        return _updated(like, arrays)
+    return jax.tree.unflatten(jax.tree.structure(like), arrays.values())
 
 
 def to_torch(
-    params: PyTree, like: StateDict, *, names: Mapping[str, str] | None = None
+    params: Any, like: Any, *, names: Names = None, flattened: Sizes = None
 ) -> dict[str, "torch.Tensor"]:
-    """Return a `state_dict` with the values of a tree of arrays.
+    """Return a `state_dict` with the values of a tree of arrays or an NNX module.
 
     Args:
       params: its leaves are copied and keep their dtypes.
-      like: the `state_dict` of the module that you want to load them into; only its
-        names and shapes matter. Names that share one leaf get one tensor.
+      like: the module of PyTorch that you want to load them into, or its `state_dict`;
+        of this only names and shapes matter, and which tensors share memory. Names that
+        share one leaf get one tensor. `num_batches_tracked` stays as it is.
       names: see `from_torch`.
+      flattened: see `from_torch`.
+
+    Raises:
+      Mismatch: see `from_torch`; or if tensors that share memory would differ.
+    """
+    torch = import_torch()
+    tensors, (tree, leaves) = tensors_of(like, "`like`"), _tree(params)
+    found: dict[str, Any] = {}
+    for layer, form in _pairs(tensors, like, tree, names, flattened):
+        written: set[Piece] = set()
+        for tensor, pieces in form.tensors.items():
+            dtype = leaves[pieces[0].leaf].dtype
+            parts = [
+                np.zeros(piece.shape, dtype)
+                if piece in written or not piece.leaf
+                else piece.view(np.asarray(leaves[piece.leaf])).reshape(piece.shape)
+                for piece in pieces
+            ]
+            written |= set(pieces)
+            array = np.concatenate(parts) if parts[1:] else parts[0]
+            value = to_tensor(array, tree.labels[pieces[0].leaf])
+            found |= dict.fromkeys(layer.tensors[tensor], value)
+    for name, tensor in tensors.items():
+        if name.endswith(COUNTER):
+            meta = is_tensor(tensor) and tensor.is_meta
+            found[name] = torch.tensor(0 if meta else int(tensor))
+    for same in _tied(tensors):
+        first, *rest = [name for name in same if name in found]
+        for name in rest:
+            if not torch.equal(found[first], found[name]):
+                raise Mismatch(f"{first} and {name} are one tensor, but would differ")
+        found |= dict.fromkeys(same, found[first])
+    return {name: found[name] for name in tensors}
+
+
+def layer_pairs(source: Any, like: Any, *, names: Names = None) -> dict[str, str]:
+    """Return the path of our layer for the name of each of PyTorch's.
+
+    Args: see `from_torch`.
 
     Raises:
       Mismatch: see `from_torch`.
     """
-    leaves = jax.tree.leaves(params)
-    pairs = pair(_shapes(_tensors(like, "`like`")), slots_of(params), names or {})
-
-    @cache
-    def tensor(slot: Slot) -> "torch.Tensor":
-        array = np.asarray(leaves[slot.leaf])
-        array = array if slot.layer is None else array[slot.layer]
-        array = array.T if slot.transposed else array
-        return _to_tensor(array.reshape(slot.torch_shape), slot.path)
-
-    return {name: tensor(slot) for name, slot in pairs.items()}
+    tree, _ = _tree(like)
+    leaves: dict[str, list[Keys]] = {}
+    for layer, form in _pairs(tensors_of(source, "`source`"), source, tree, names, {}):
+        pieces = itertools.chain(*form.tensors.values())
+        paths = [piece.leaf[:-1] for piece in pieces if piece.leaf]
+        leaves.setdefault(".".join(layer.start), []).extend(paths)
+    # A prefix of tuples, of which the function of that name is capable.
+    return {name: "/".join(commonprefix(paths)) for name, paths in leaves.items()}  # noqa: RUF071
 
 
-def load_torch(path: str | Path) -> Any:
-    """Return what `torch.save` or safetensors wrote to a file, whatever its name.
-
-    That is tensors by name, or, from `torch.save`, a tensor, or lists, tuples and
-    dictionaries of tensors.
-
-    Raises:
-      Damaged: if the file cannot be read, or is no regular file.
-      Mismatch: if it holds anything else, such as code, which is never run, or claims
-        more than a file of its size may: that is refused before it is unpacked.
-    """
-    torch, path = _torch(), Path(path)
-    try:
-        with open_file(path, MAX_BYTES) as file:
-            _check_claims(file, path)
-            file.seek(0)
-            content = file.read()
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        if content[8:9] == b"{":  # after its length, the header of safetensors
-            from safetensors.torch import load
-
-            loaded = load(content)
-        else:
-            file = io.BytesIO(content)
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, *_DAMAGE) as error:
-        if found := re.search(_GLOBAL, str(error), re.I):
-            raise Mismatch(f"{path} holds {found[1]}: expected only tensors") from error
-        raise Damaged(f"{path} does not hold whole tensors") from error
-    most = max(len(content), MAX_EXPANDED)
-
-    def check(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
-        if tensor.numel() * tensor.element_size() > most:
-            raise Mismatch(f"{name} claims {tensor.numel():,} entries, and has fewer")
-        return tensor
-
-    return _map(check, loaded, str(path))
-
-
-def _check_claims(file: IO[bytes], path: Path) -> None:
-    pickles = [file] * 4  # that precede the numbers in files of PyTorch before 1.6
-    size = os.fstat(file.fileno()).st_size
-    try:
-        if zipfile.is_zipfile(file):
-            zipped = zipfile.ZipFile(file)
-            claimed = sum(member.file_size for member in zipped.infolist())
-            if claimed > size:
-                raise Mismatch(f"{path} has {size:,} bytes and claims {claimed:,}")
-            names = [name for name in zipped.namelist() if name.endswith(".pkl")]
-            pickles = [io.BytesIO(zipped.read(name)) for name in names]
-        else:
-            file.seek(0)
-            if file.read(2)[:1] != b"\x80":  # no pickle
-                return
-            file.seek(0)
-        for pickled in pickles:
-            steps = itertools.islice(pickletools.genops(pickled), MAX_STEPS)
-            if sum(1 for _ in steps) == MAX_STEPS:
-                raise Mismatch(f"{path} has {MAX_STEPS:,} values that are no tensors")
-    except (ValueError, zipfile.BadZipFile, zlib.error):
-        return  # PyTorch says what is wrong
-
-
-def save_torch(path: str | Path, state_dict: StateDict) -> None:
-    """Write tensors to a .pt, .pth or .safetensors file, all or nothing.
-
-    Raises:
-      Mismatch: if an entry is not a tensor, or, for .safetensors, is sparse or has no
-        values.
-      Refused: if entries share memory, as those of a shared layer do, and the file is
-        .safetensors, which cannot express that.
-      ValueError: if it has another suffix.
-    """
-    torch, path = _torch(), Path(path)
-    tensors = _tensors(state_dict, "the state_dict")
-    if _is_safetensors(path):
-        from safetensors.torch import save
-
-        owners: dict[int, str] = {}
-        for name, tensor in tensors.items():
-            _plain(tensor, name)
-            pointer = tensor.untyped_storage().data_ptr()
-            owner = owners.setdefault(pointer, name) if pointer else name
-            if owner != name:
-                raise Refused(
-                    f"{owner} and {name} share memory, which {path} cannot hold: save "
-                    "them as .pt, or a clone() of one"
-                )
-        content = save({name: _plain(t, name) for name, t in tensors.items()})
-    else:
-        file = io.BytesIO()
-        torch.save(state_dict, file)
-        content = file.getvalue()
-    with atomic.writing(path) as part:
-        part.write_bytes(content)
-
-
-def _torch() -> ModuleType:
+def import_torch() -> ModuleType:
+    """Import PyTorch, or say what to install."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -223,67 +187,76 @@ def _torch() -> ModuleType:
     return torch
 
 
-def _is_safetensors(path: Path) -> bool:
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise ValueError(f"expected a .pt, .pth or .safetensors file, got {path}")
-    return path.suffix == ".safetensors"
+def is_tensor(value: object) -> bool:
+    """Whether the value is PyTorch's, which is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _tensors(state_dict: Any, where: str) -> StateDict:
-    torch = _torch()
-    if not isinstance(state_dict, Mapping):
-        kind = type(state_dict).__name__
+def tensors_of(source: Any, where: str, *, gradients: bool = False) -> StateDict:
+    """Return the tensors by name of a module or a `state_dict`."""
+    torch = sys.modules.get("torch")
+    if torch and isinstance(source, torch.nn.Module):
+        source = (
+            {n: p.grad for n, p in source.named_parameters(remove_duplicate=False)}
+            if gradients
+            else source.state_dict()
+        )
+    if not isinstance(source, Mapping):
+        kind = type(source).__name__
         raise Mismatch(f"{where} is a {kind}: expected tensors by name")
-    for name, tensor in state_dict.items():
+    for name, tensor in source.items():
         if not isinstance(name, str):
             raise Mismatch(f"{where} has the key {name!r}: expected a name")
-        if not isinstance(tensor, torch.Tensor):
+        if not is_tensor(tensor) and not isinstance(tensor, np.ndarray):
             kind = type(tensor).__name__
             raise Mismatch(f"{name} in {where} is a {kind}: expected a tensor")
-        if torch.nn.parameter.is_lazy(tensor):
+        if torch and torch.nn.parameter.is_lazy(tensor):
             raise Mismatch(f"{name} in {where} has no shape yet: run its module once")
-    return state_dict
+    return source
 
 
-def _map(f: Callable[[Any, str], Any], value: Any, where: str) -> PyTree:
-    """Apply `f` to every tensor in lists, tuples and dictionaries."""
+def map_tensors(f: Callable[[Any, str], Any], value: Any, where: str) -> Any:
+    """Apply `f` to each tensor, and its place, in lists, tuples and dictionaries."""
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise Mismatch(f"{where} has the key {key!r}: expected a name")
-        return {key: _map(f, item, f"{key} in {where}") for key, item in value.items()}
+        for name in value:
+            if not isinstance(name, str):
+                raise Mismatch(f"{where} has the key {name!r}: expected a name")
+        return {
+            name: map_tensors(f, item, f"{name} in {where}")
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        items = [_map(f, item, f"{i} in {where}") for i, item in enumerate(value)]
+        items = [map_tensors(f, v, f"{i} in {where}") for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
-    if not isinstance(value, _torch().Tensor):
+    if not is_tensor(value) and not isinstance(value, np.ndarray):
         raise Mismatch(f"{where} is a {type(value).__name__}: expected a tensor")
     return f(value, where)
 
 
-def _shapes(tensors: StateDict) -> dict[str, Shape]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _to_numpy(tensor: "torch.Tensor", name: str) -> np.ndarray:
-    torch = _torch()
+def to_numpy(tensor: Any, name: str) -> np.ndarray:
+    """Return a tensor as an array of the same dtype, in order; never a copy of bits."""
     dtype = _shared_dtype(str(tensor.dtype).removeprefix("torch."), name)
     if needs_x64(dtype):
         raise Mismatch(f"{name} is {dtype}, which needs jax_enable_x64")
-    flat = _plain(tensor, name).cpu().reshape(-1)
-    return flat.view(torch.uint8).numpy().view(dtype).reshape(tensor.shape)
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    flat = plain_tensor(tensor, name).cpu().reshape(-1)
+    as_bytes = flat.view(import_torch().uint8).numpy()
+    return as_bytes.view(dtype).reshape(tensor.shape)
 
 
-def _plain(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
-    """Return the tensor with its values in order, conjugated or negated if it is so."""
+def plain_tensor(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
+    """Return a tensor with its values in order, conjugated or negated if it is so."""
     if tensor.is_meta:
         raise Mismatch(f"{name} is on the meta device: it has no values")
-    if tensor.layout != _torch().strided:
+    if tensor.layout != import_torch().strided:
         raise Mismatch(f"{name} is {tensor.layout}: expected a dense tensor")
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
-def _to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":
-    torch = _torch()
+def to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":
+    torch = import_torch()
     dtype = _shared_dtype(array.dtype.name, path)
     tensor = torch.empty(array.shape, dtype=getattr(torch, dtype.name))
     tensor.reshape(-1).view(torch.uint8).numpy()[:] = raw_bytes(array)
@@ -294,3 +267,168 @@ def _shared_dtype(dtype: str, name: str) -> np.dtype:
     if dtype not in _DTYPES:
         raise Mismatch(f"{name} is {dtype}: expected a dtype of NumPy's, or bfloat16")
     return _DTYPES[dtype]
+
+
+def _parts(values: np.ndarray, pieces: tuple[Piece, ...]) -> list[np.ndarray]:
+    """Split a tensor along its first axis into its pieces."""
+    if len(pieces) == 1:
+        return [values]
+    return np.split(values, np.cumsum([piece.shape[0] for piece in pieces])[:-1])
+
+
+def _one_value(
+    tensors: StateDict, names: list[str], tree: Tree, piece: Piece
+) -> tuple[str, np.ndarray]:
+    first, *others = names
+    values = to_numpy(tensors[first], first)
+    for name in others:
+        other = to_numpy(tensors[name], name)
+        if (other.dtype, other.tobytes()) != (values.dtype, values.tobytes()):
+            label = tree.labels[piece.leaf]
+            raise Mismatch(f"{first} and {name} are one {label}, but not equal")
+    return first, values
+
+
+def _tree(
+    like: Any, wanted: type[nnx.Variable] = nnx.Variable
+) -> tuple[Tree, dict[Keys, Any]]:
+    """Return the layers of a tree or an NNX module to pair, and its leaves, by path."""
+    kinds: dict[Keys, tuple[str, bool | None]] = {}
+    if isinstance(like, nnx.Module):
+        once = {id(variable): path for path, variable in reversed(variables_of(like))}
+        paths = [
+            (tuple(map(str, path)), variable.get_value())
+            for path, variable in variables_of(like)
+            if once[id(variable)] == path and isinstance(variable, wanted)
+        ]
+        for path, module in nnx.iter_modules(like):
+            if isinstance(module, nnx.ConvTranspose):
+                kind = "ConvTranspose", module.transpose_kernel
+                kinds[tuple(map(str, path))] = kind
+            elif isinstance(module, nnx.Conv):
+                kinds[tuple(map(str, path))] = "Conv", None
+    else:
+        paths = [
+            (tuple(keystr((key,), simple=True) for key in keys), leaf)
+            for keys, leaf in tree_flatten_with_path(like)[0]
+        ]
+    leaves: dict[Keys, Any] = {}
+    labels: dict[Keys, str] = {}
+    collections: set[str] = set()
+    for path, leaf in paths:
+        if not path:
+            raise Mismatch("the tree is a single array: expected arrays by name")
+        keys = path[1:] if path[0] in _COLLECTIONS and path[1:] else path
+        collections |= set(path[: len(path) - len(keys)])
+        if keys in leaves:
+            raise Mismatch(f"{labels[keys]} and {'/'.join(path)} have one name")
+        leaves[keys], labels[keys] = leaf, "/".join(path)
+        if path[1:] and (match := _CONVOLUTION.fullmatch(path[-2])):
+            kinds[keys[:-1]] = match[1], None
+    shapes = {keys: tuple(leaf.shape) for keys, leaf in leaves.items()}
+    return Tree(shapes, labels, kinds, collections), leaves
+
+
+def _updated(module: nnx.Module, arrays: Mapping[Keys, jax.Array]) -> nnx.Module:
+    """Return a copy of an NNX module with other values."""
+    module = nnx.clone(module)
+    embeddings = [m for _, m in nnx.iter_modules(module) if isinstance(m, nnx.Embed)]
+    follows = [m for m in embeddings if m.dtype == m.embedding.dtype]
+    for path, variable in variables_of(module):
+        if (keys := tuple(map(str, path))) in arrays:
+            variable.set_value(arrays[keys])
+    for embedding in follows:  # it keeps the dtype of its first parameters
+        embedding.dtype = embedding.embedding.dtype
+    return module
+
+
+def _pairs(
+    tensors: StateDict, source: Any, tree: Tree, names: Names, flattened: Sizes
+) -> list[tuple[Layer, Form]]:
+    kinds: dict[str, str] = {}
+    torch = sys.modules.get("torch")
+    if torch and isinstance(source, torch.nn.Module):
+        of = {
+            "ConvTranspose": torch.nn.modules.conv._ConvTransposeNd,
+            "Conv": torch.nn.modules.conv._ConvNd,
+            "Embedding": torch.nn.Embedding,
+        }
+        for name, module in source.named_modules(remove_duplicate=False):
+            kinds[name] = next((k for k in of if isinstance(module, of[k])), "")
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if not name.endswith(COUNTER)
+    }
+    try:
+        pairs = pair(shapes, tree, names or {}, kinds)
+    except Mismatch:
+        once = dict(shapes)  # with the name that `names` has, or the embedding's
+
+        def rank(name: str) -> tuple[bool, bool]:
+            named = any(f"{name}.".startswith(f"{start}.") for start in names or {})
+            return not named, kinds.get(name.rpartition(".")[0]) != "Embedding"
+
+        for same in _tied(tensors):
+            for name in {*same} & {*shapes} - {min(same, key=rank)}:
+                del once[name]
+        if len(once) == len(shapes):
+            raise
+        pairs = pair(once, tree, names or {}, kinds)
+    return _flattened(pairs, flattened)
+
+
+def _tied(tensors: StateDict) -> list[list[str]]:
+    """Return the names of tensors that share all their memory."""
+    groups: dict[Any, list[str]] = {}
+    for name, tensor in tensors.items():
+        if is_tensor(tensor) and tensor.layout != import_torch().strided:
+            continue
+        where = (
+            (tensor.data_ptr(), tensor.stride())
+            if is_tensor(tensor)
+            else (tensor.ctypes.data, tensor.strides)
+        )
+        if where[0]:
+            groups.setdefault((*where, tensor.shape, tensor.dtype), []).append(name)
+    return [names for names in groups.values() if names[1:]]
+
+
+def _flattened(
+    pairs: list[tuple[Layer, Form]], flattened: Sizes
+) -> list[tuple[Layer, Form]]:
+    """Permute what is flattened, or warn of what seems to be."""
+    sizes = {name: tuple(size) for name, size in (flattened or {}).items()}
+    dense = {
+        ".".join(layer.start): layer.shapes["weight"]
+        for layer, _ in pairs
+        if len(layer.shapes.get("weight", ())) == 2 and layer.kind != "Embedding"
+    }
+    for n, (layer, form) in enumerate(pairs):
+        if size := sizes.pop(".".join(layer.start), None):
+            out, into = layer.shapes["weight"]
+            if np.prod(size) not in (out, into):
+                name = ".".join(layer.start)
+                raise Mismatch(f"{name} is {(out, into)}: {size} fits neither")
+            pairs[n] = layer, flatten_images(form, size, int(np.prod(size) == into))
+    if sizes:
+        raise Mismatch(f"`flattened` has {[*sizes]}, but the layers are {[*dense]}")
+    if flattened is None:
+        convs = [(t.shapes["weight"], f.kind) for t, f in pairs if "Conv" in f.kind]
+        outputs = {w[k == "ConvTranspose"] for w, k in convs}
+        inputs = {w[0] for w, k in convs if k == "ConvTranspose"}
+        made = outputs | {out for out, _ in dense.values()}
+        used = inputs | {into for _, into in dense.values()}
+        for name, (out, into) in dense.items():
+            if (
+                into not in made and any(into % c == 0 < c < into for c in outputs)
+            ) or (
+                out not in used and any(out % c == 0 and 1 < c < out for c in inputs)
+            ):
+                warnings.warn(
+                    f"{name} seems to meet flattened images; Flax has channels last: "
+                    f"pass flattened={{{name!r}: (channels, *space)}}, or {{}} if your "
+                    "module moves the channels first",
+                    stacklevel=4,
+                )
+    return pairs

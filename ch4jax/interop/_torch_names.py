@@ -1,217 +1,463 @@
-"""Pair each PyTorch tensor with a leaf of a tree, by name.
+"""Pair each layer of PyTorch with one of ours: by structure and shapes, then by names.
 
-The parts of a dotted name and the keys of a path are the same, except:
-
-- The collections `params` and `constants` are left out; buffers are constants.
-- `kernel` or `w`, (in, out), is PyTorch's `weight`, (out, in), and `b` its `bias`; with
-  one output, `w` may be (in,) and `b` (). A leaf called `weight` is not transposed.
-- A `kernel` of three axes and a `bias` of two hold layers stacked along the first axis:
-  the tensors `0.weight`, `1.weight` and so on.
-- Where PyTorch has only numbers, and we have as many keys of one word and a number
-  (`Dense_0`, `layers_0`, positions in a list), the k-th matches the k-th.
-- `names`, if the caller gives it, takes precedence.
-
-If names do not pair them, layers whose shapes fit one counterpart only are paired by
-shape; where several fit, the error prints a mapping to confirm.
+Both sides are trees of layers. Children that hold layers of the same shapes are
+counterparts; where several do, names decide, or the positions in two lists (`blocks.0`
+and `Block_0`, `0` and `Dense_0`). What is still open is never guessed: the error prints
+a mapping to confirm. A level with one child, such as `module.`, does not count.
 """
 
+import itertools
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cache
 from typing import Any, NamedTuple
 
-from jax.tree_util import keystr, tree_flatten_with_path
-from jaxtyping import PyTree
-
 from ch4jax.errors import Mismatch
+from ch4jax.interop._layers import (
+    ATTENTION,
+    Form,
+    Keys,
+    Shape,
+    canonical,
+    forms_of,
+    plain,
+    signature,
+)
 
-Keys = tuple[str, ...]
-Shape = tuple[int, ...]
-_ALIASES = {"weight": ("kernel", "w"), "bias": ("b",)}
+MOST_LINES = 6
+MOST_COMPARED = 100  # names, of which the closest is shown
+COUNTER = "num_batches_tracked"
+_OUTER = {"module", "model"}  # before all names
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_Index = dict[tuple[str, Shape], list[Keys]]
+Paths = dict[Keys, Keys]  # of layers: where they are below a node, and below the root
 
 
-class Slot(NamedTuple):
-    """The leaf, or the layer of a leaf of stacked layers, for one tensor.
+class Layer(NamedTuple):
+    """A layer of PyTorch.
 
     Attributes:
-      path: of the leaf, with the layer if there are several.
-      leaf: number of the leaf in the flattened tree.
-      layer: index along the first axis of a leaf of stacked layers, else None.
-      shape: of the array, or of one layer of it.
-      torch_shape: of the tensor.
-      transposed: whether the tensor is the array transposed.
+      start: what its tensors' names start with, for messages and `names`.
+      tensors: their names, by what they are in the layer; several if it is shared.
+      shapes: theirs.
+      kind: `Conv`, `ConvTranspose` or `Embedding`, if it is known to be one.
+      pin: where `names` has it.
     """
 
-    path: str
-    leaf: int
-    layer: int | None
-    shape: Shape
-    torch_shape: Shape
-    transposed: bool
+    start: Keys
+    tensors: dict[str, list[str]]
+    shapes: dict[str, Shape]
+    kind: str
+    pin: Keys
 
 
-def slots_of(tree: PyTree) -> dict[Keys, Slot]:
-    """Return the slots of a tree in order, by path without the collection."""
-    slots: dict[Keys, Slot] = {}
-    for n, (keys, leaf) in enumerate(tree_flatten_with_path(tree)[0]):
-        path = tuple(keystr((key,), simple=True) for key in keys)
-        if not path:
-            raise Mismatch("the tree is a single array: expected arrays by name")
-        full = "/".join(path)
-        *module, name = path[1:] if path[0] in ("params", "constants") else path
-        stacked = len(leaf.shape) == {"kernel": 3, "bias": 2}.get(name)
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        match name, len(shape):
-            case (("kernel" | "w"), 2):
-                torch_shape = shape[::-1]
-            case "kernel", axes:
-                raise Mismatch(f"{full} has {axes} axes: only Dense is known here")
-            case "w", 1:
-                torch_shape = (1, *shape)
-            case "b", 0:
-                torch_shape = (1,)
-            case _:
-                torch_shape = shape
-        for layer in range(leaf.shape[0]) if stacked else [None]:
-            here = (*module, name) if layer is None else (*module, str(layer), name)
-            if here in slots:
-                raise Mismatch(f"{slots[here].path} and {full} have one name")
-            label = full if layer is None else f"{full}[{layer}]"
-            transposed = name in ("kernel", "w")
-            slots[here] = Slot(label, n, layer, shape, torch_shape, transposed)
-    return slots
+class Tree(NamedTuple):
+    """Our side.
+
+    Attributes:
+      shapes: of the leaves, by path without the collection.
+      labels: their paths, for messages.
+      kinds: see `forms_of`.
+      collections: the keys that may precede a path in `names`.
+    """
+
+    shapes: dict[Keys, Shape]
+    labels: dict[Keys, str]
+    kinds: dict[Keys, tuple[str, bool | None]]
+    collections: set[str]
 
 
 def pair(
-    shapes: Mapping[str, Shape], slots: Mapping[Keys, Slot], names: Mapping[str, str]
-) -> dict[str, Slot]:
-    """Return the slot of each tensor; no tensor and no slot is left over.
+    shapes: Mapping[str, Shape],
+    tree: Tree,
+    names: Mapping[str, str],
+    kinds: Mapping[str, str],
+) -> list[tuple[Layer, Form]]:
+    """Return each layer of PyTorch with the form of its counterpart.
 
     Args:
       shapes: of the tensors, by name.
-      slots: as `slots_of` returns them.
+      tree: our side.
       names: see `from_torch`.
+      kinds: of PyTorch's layers, by name, where they are known.
 
     Raises:
-      Mismatch: a line for each tensor and each slot without a counterpart, and for
-        each pair whose shapes differ.
+      Mismatch: a line for each tensor and each leaf without a counterpart, up to a
+        few; or a mapping to confirm, if several layers fit.
     """
-    for start in names:
-        if not any(f"{name}.".startswith(f"{start}.") for name in shapes):
-            raise Mismatch(f"no tensor's name starts with {start!r}, as `names` has it")
-    renamed = {name: _rename(name, names) for name in shapes}
-
-    @cache
-    def place(keys: Keys) -> Keys:
-        if not keys:
-            return ()
-        above = place(keys[:-1])
-        theirs = _children(renamed.values(), keys[:-1])
-        return (*above, _translate(theirs, _children(slots, above))[keys[-1]])
-
-    pairs = {
-        name: slots[path]
-        for name, keys in renamed.items()
-        if (path := place(keys)) in slots
-    }
-    lonely = {name: shape for name, shape in shapes.items() if name not in pairs}
-    taken = set(pairs.values())
-    empty = {slot.path: slot for slot in slots.values() if slot not in taken}
-    problems = [
-        f"{name} {shapes[name]} does not fit {slot.path} {slot.shape}"
-        for name, slot in pairs.items()
-        if shapes[name] != slot.torch_shape
-    ]
-    for name, shape in lonely.items():
-        others = {path: slot.shape for path, slot in empty.items()}
-        fitting = [path for path in empty if empty[path].torch_shape == shape]
-        problems.append(_alone(name, shape, fitting, others))
-    for path, slot in empty.items():
-        fitting = [name for name in lonely if lonely[name] == slot.torch_shape]
-        problems.append(_alone(path, slot.shape, fitting, lonely))
-    if not problems:
-        return pairs
-    guess, certain = _by_shapes(shapes, slots) if not names else ({}, False)
-    if certain:
-        return pair(shapes, slots, guess)
-    if guess:
-        problems.append(
-            "several layers have equal shapes; if both sides list them in the same "
-            f"order, pass names={guess}"
+    places = _places_of(shapes, tree, names)
+    theirs = _layers(shapes, places, kinds)
+    signs = {path: signature(t.shapes, t.kind) for path, t in theirs.items()}
+    ours = forms_of(tree.shapes, signs, tree.kinds)
+    pinned = {place.pin for place in places.values() if place.pin}
+    # What `names` has is the counterpart of nothing else.
+    pins = {pin: pin if pin in ours else canonical(pin)[0] for pin in pinned}
+    by_length = sorted(pins.values(), key=len, reverse=True)
+    sides = (
+        {t.start: (signs[path], pins.get(t.pin, ())) for path, t in theirs.items()},
+        {
+            path: (signed, next((pin for pin in by_length if _starts(path, pin)), ()))
+            for path, (_, signed) in ours.items()
+        },
+    )
+    search = _Search(*sides)
+    search.match(*({path: path for path in side} for side in sides))
+    if search.open or len(search.pairs) < len(theirs):  # each by itself
+        alone = _Search(*sides)
+        for pin in {pin for side in sides for _, pin in side.values()}:
+            alone.match(*({p: p for p in s if s[p][1] == pin} for s in sides))
+        if len(alone.pairs) == len(theirs) and not alone.open:
+            search = alone
+    done = [{pair[side] for pair in search.pairs} for side in range(2)]
+    lonely = {path: t for path, t in theirs.items() if t.start not in done[0]}
+    empty = {path: form for path, (form, _) in ours.items() if path not in done[1]}
+    if lonely or empty:
+        raise Mismatch(_lines(lonely, empty, tree, names))
+    if search.open:
+        first, *_ = search.open.items()
+        raise Mismatch(
+            f"{first[0]} fits {first[1]}, and so do others of equal shapes; if this is "
+            f"right, pass names={dict(names) | search.open}"
         )
-    raise Mismatch("\n".join(problems))
+    starts = {t.start: t for t in theirs.values()}
+    return [(starts[a], ours[b][0]) for a, b in search.pairs]
 
 
-def _by_shapes(
-    shapes: Mapping[str, Shape], slots: Mapping[Keys, Slot]
-) -> tuple[dict[str, str], bool]:
-    """Match layers by the shapes of their parameters, whatever their names.
+class _Search:
+    """The counterparts found so far.
 
-    Returns:
-      The `names` that pair them, empty if there is no match, and whether no other
-      match is possible.
+    Attributes:
+      pairs: paths of PyTorch's layers and of ours.
+      open: the `names` that pair those which could be otherwise.
     """
-    ours: dict[str, dict[str, Shape]] = defaultdict(dict)
-    theirs: dict[str, dict[str, Shape]] = defaultdict(dict)
-    for name, shape in shapes.items():
-        layer, _, leaf = name.rpartition(".")
-        theirs[layer][leaf] = shape
-    canonical = {alias: name for name, all_of in _ALIASES.items() for alias in all_of}
-    for (*layer, leaf), slot in slots.items():
-        ours["/".join(layer)][canonical.get(leaf, leaf)] = slot.torch_shape
-    groups: dict[Any, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for side, layers in enumerate((theirs, ours)):
-        for layer in sorted(layers, key=_natural) if side else layers:
-            groups[tuple(sorted(layers[layer].items()))][side].append(layer)
-    if any(len(a) != len(b) for a, b in groups.values()) or "" in theirs:
-        return {}, False
-    found = {a: b for pair in groups.values() for a, b in zip(*pair, strict=True)}
-    return found, all(len(layers) == 1 for layers, _ in groups.values())
+
+    def __init__(
+        self, theirs: Mapping[Keys, Hashable], ours: Mapping[Keys, Hashable]
+    ) -> None:
+        self.theirs, self.ours = theirs, ours
+        self.pairs: list[tuple[Keys, Keys]] = []
+        self.open: dict[str, str] = {}
+
+    def match(self, theirs: Paths, ours: Paths) -> None:
+        """Pair the layers below two nodes."""
+        theirs, ours = _without_start(theirs), _without_start(ours)
+        if len(theirs) == len(ours) == 1:
+            (a,), (b,) = theirs.values(), ours.values()
+            self.pairs += [(a, b)] if self.theirs[a] == self.ours[b] else []
+            return
+        words = {path[0] for path in theirs if path}
+        for split in (set(), words, None):
+            below = _children(theirs, set()), _children(ours, split)
+            found = _counterparts(
+                {name: self._contents(self.theirs, c) for name, c in below[0].items()},
+                {name: self._contents(self.ours, c) for name, c in below[1].items()},
+            )
+            if found and (split == set() or all(sure for *_, sure in found)):
+                for a, b, sure in found:
+                    self.match(below[0][a], below[1][b])
+                    if not sure:
+                        self._leave_open(below[0][a], below[1][b])
+                return
+        for a, b, sure in _counterparts(
+            {path: self.theirs[whole] for path, whole in theirs.items()},
+            {path: self.ours[whole] for path, whole in ours.items()},
+            partly=True,
+        ):
+            self.pairs.append((theirs[a], ours[b]))
+            if not sure:
+                self._leave_open({(): theirs[a]}, {(): ours[b]})
+
+    def _contents(self, side: Mapping[Keys, Hashable], paths: Paths) -> Hashable:
+        return frozenset(Counter(side[whole] for whole in paths.values()).items())
+
+    def _leave_open(self, theirs: Paths, ours: Paths) -> None:
+        ends = [
+            whole[: len(whole) - len(path)]
+            for paths in (theirs, ours)
+            for path, whole in [*paths.items()][:1]
+        ]
+        self.open[".".join(ends[0])] = "/".join(ends[1])
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
+def _counterparts(
+    theirs: Mapping[Keys, Hashable],
+    ours: Mapping[Keys, Hashable],
+    *,
+    partly: bool = False,
+) -> list[tuple[Keys, Keys, bool]]:
+    """Return who has the same contents, and whether there is no doubt.
+
+    Args:
+      theirs: contents by path.
+      ours: the same.
+      partly: whether to return what there is, if not all have a counterpart.
+    """
+    groups: dict[Hashable, tuple[list[Keys], list[Keys]]] = defaultdict(
+        lambda: ([], [])
+    )
+    for side, contents in enumerate((theirs, ours)):
+        for path, content in contents.items():
+            groups[content][side].append(path)
+    if not partly and any(len(a) != len(b) for a, b in groups.values()):
+        return []
+    return [found for a, b in groups.values() for found in _order(a, b)]
+
+
+def _order(theirs: list[Keys], ours: list[Keys]) -> list[tuple[Keys, Keys, bool]]:
+    """Pair paths of equal contents, and say which of the pairs are sure."""
+    if len(theirs) == len(ours) == 1:
+        return [(theirs[0], ours[0], True)]
+    by_name = {plain(path): path for path in ours}
+    same = sorted(map(plain, theirs)) == sorted(map(plain, ours))
+    places = _places(theirs), _places([_split(path) for path in ours])
+    if not same and all(places) and len(places[0][0]) == len(places[1][0]):
+        ranks = [sorted(range(len(p)), key=p.__getitem__) for p in places]
+        return [(theirs[a], ours[b], True) for a, b in zip(*ranks, strict=False)]
+    named = [
+        (path, by_name.pop(plain(path)), True)
+        for path in theirs
+        if plain(path) in by_name and (same or not plain(path).isdecimal())
+    ]
+    rest = [path for path in theirs if path not in {a for a, *_ in named}]
+    others = sorted(by_name.values(), key=_natural)
+    if len(rest) == len(others):
+        return [*named, *((a, b, False) for a, b in zip(rest, others, strict=True))]
+    return named
+
+
+def _places(paths: list[Keys]) -> list[tuple[int, ...]]:
+    """Return the positions in the lists that paths differ by; empty if by more."""
+    if len({len(path) for path in paths}) > 1:
+        return []
+    columns = [c for c in zip(*paths, strict=True) if len(set(c)) > 1]
+    if not all(part.isdecimal() for column in columns for part in column):
+        return []
+    return list(zip(*(map(int, column) for column in columns), strict=True))
+
+
+def _split(path: Keys, words: set[str] | None = None) -> Keys:
+    """Return a path with the numbers of Flax's lists as parts of their own."""
+    found: list[str] = []
+    for part in path:
+        word, _, number = part.rpartition("_")
+        listed = word and number.isdecimal() and (words is None or word in words)
+        found += [word, number] if listed else [part]
+    return tuple(found)
+
+
+def _without_start(paths: Paths) -> Paths:
+    """Return paths from the node below which the layers part."""
+    while () not in paths and len({path[0] for path in paths}) == 1:
+        paths = {path[1:]: whole for path, whole in paths.items()}
+    return paths
+
+
+def _children(paths: Paths, split: set[str] | None) -> dict[Keys, Paths]:
+    found: dict[Keys, Paths] = defaultdict(dict)
+    for path, whole in paths.items():
+        path = (*_split(path[:1], split), *path[1:])
+        found[path[:1]][path[1:]] = whole
+    return found
+
+
+def _natural(path: Keys) -> list[tuple[int, str]]:
     """Sort `layers_2` before `layers_10`."""
-    return [(int(part or 0), word) for word, part in re.findall(r"(\D+)(\d*)", path)]
+    found = re.findall(r"(\D*)(\d*)", "/".join(path))
+    return [(int(number or 0), word) for word, number in found]
 
 
-def _rename(name: str, names: Mapping[str, str]) -> Keys:
-    for start in sorted(names, key=len, reverse=True):
-        if f"{name}.".startswith(f"{start}."):
-            rest = name[len(start) + 1 :]
-            return tuple(filter(None, (*names[start].split("/"), *rest.split("."))))
-    return tuple(name.split("."))
+class _Place(NamedTuple):
+    """Where a tensor is.
+
+    Attributes:
+      theirs: in PyTorch, without wrappers.
+      ours: where `names` has it, else the same.
+      pin: the path in `names`, if it is there.
+      alone: whether it is there by its whole name.
+    """
+
+    theirs: Keys
+    ours: Keys
+    pin: Keys = ()
+    alone: bool = False
 
 
-def _children(paths: Iterable[Keys], above: Keys) -> set[str]:
-    depth = len(above)
-    return {path[depth] for path in paths if path[:depth] == above and path[depth:]}
+def _splitter(names: Iterable[str]) -> Callable[[str], Keys]:
+    """Return what splits a name into its parts, without those that wrappers add."""
+
+    def split(name: str) -> Keys:
+        parts = name.split(".")
+        return tuple(part for part in parts if part and part not in _WRAPPERS)
+
+    every, size = [split(name) for name in names], 0
+    for part in min(every, default=())[:-1]:
+        if part not in _OUTER or any(
+            keys[size : size + 1] != (part,) for keys in every
+        ):
+            break
+        size += 1
+    outer = every[0][:size] if every else ()
+    return lambda name: split(name)[size * _starts(split(name), outer) :]
 
 
-def _translate(theirs: set[str], ours: set[str]) -> dict[str, str]:
-    """Return our name for each of their siblings, or theirs if we have none."""
-    numbered = [re.fullmatch(r"(.*?)(\d+)", name) for name in ours]
-    words = {match and match[1] for match in numbered}
-    as_many = len(theirs) == len(ours) and all(map(str.isdecimal, theirs))
-    if as_many and len(words) == 1 and None not in words:
-        in_order = sorted(ours, key=lambda name: (len(name), name))
-        return dict(zip(sorted(theirs, key=int), in_order, strict=True))
-    return {
-        name: next((n for n in (name, *_ALIASES.get(name, ())) if n in ours), name)
-        for name in theirs
-    }
+def _places_of(
+    shapes: Iterable[str], tree: Tree, names: Mapping[str, str]
+) -> dict[str, _Place]:
+    split = _splitter(shapes)
+    used: dict[Keys, Keys] = {}
+    for start, to in names.items():
+        keys = tuple(filter(None, to.split("/")))
+        keys = keys[1:] if keys and keys[0] in tree.collections else keys
+        if not any(_starts(path, keys) for path in tree.shapes):
+            close = get_close_matches(to, map("/".join, tree.shapes), 1, 0.0)
+            raise Mismatch(f"no path starts with {to!r}, as `names` has it: {close}")
+        used[split(start)] = keys
+    unused = set(used)
+    places: dict[str, _Place] = {}
+    for name in shapes:
+        keys = split(name)
+        path, leaf = canonical(keys)
+        places[name] = _Place(keys, keys)
+        for start in sorted(used, key=len):  # the longest counts
+            for whole in [k for k in (keys, (*path, leaf)) if _starts(k, start)][:1]:
+                rest, pin = whole[len(start) :], used[start]
+                places[name] = _Place(keys, (*pin, *rest), pin, not rest)
+                unused.discard(start)
+    for start in unused:
+        raise Mismatch(
+            f"no tensor's name starts with {'.'.join(start)!r}, as `names` has it: "
+            f"they are {', '.join([*shapes][:3])} ..."
+        )
+    return places
 
 
-def _alone(
-    name: str, shape: Shape, fitting: list[str], others: Mapping[str, Shape]
+def _starts(path: Keys, start: Keys) -> bool:
+    return path[: len(start)] == start
+
+
+def _layers(
+    shapes: Mapping[str, Shape],
+    places: Mapping[str, _Place],
+    kinds: Mapping[str, str],
+) -> dict[Keys, Layer]:
+    """Return PyTorch's layers by their paths, which `names` may have changed."""
+    layers: dict[Keys, Layer] = {}
+    ends = {place.ours for place in places.values()}
+    attention = {keys[:-1] for keys in ends if ATTENTION.fullmatch(keys[-1])}
+    starts: set[Keys] = set()
+    for name, shape in shapes.items():
+        place = places[name]
+        (start, _), (path, leaf) = canonical(place.theirs), canonical(place.ours)
+        if path[-1:] == ("out_proj",) and path[:-1] in attention:
+            path, start, leaf = path[:-1], start[:-1], f"out_proj.{leaf}"
+        known = layers[path].tensors.get(leaf) if path in layers else None
+        if known and places[known[0]].ours != place.ours:  # `weight` and `scale`
+            path, start, leaf = place.ours, place.theirs, "value"
+        if path not in layers:
+            start = start if start not in starts else place.theirs
+            starts.add(start)
+            kind = "" if place.alone else kinds.get(name.rpartition(".")[0], "")
+            layers[path] = Layer(start, {}, {}, kind, place.pin)
+        layer = layers[path]
+        layer.tensors.setdefault(leaf, []).append(name)
+        if layer.shapes.setdefault(leaf, shape) != shape:
+            first = layer.tensors[leaf][0]
+            raise Mismatch(f"{first} {layer.shapes[leaf]} and {name} {shape} are one")
+    return layers
+
+
+def _lines(
+    lonely: Mapping[Keys, Layer],
+    empty: Mapping[Keys, Form],
+    tree: Tree,
+    names: Mapping[str, str],
 ) -> str:
-    line = f"{name} {shape} has no counterpart"
-    if len(fitting) > 1:
-        return f"{line}; {' and '.join(fitting)} would fit: say which by `names`"
+    """Return a line for each tensor and leaf without a counterpart, up to a few."""
+    taken = {plain(path) for path in lonely}
+    index: _Index = defaultdict(list)
+    for path, form in empty.items():
+        for item in form.shapes.items():
+            index[item].append(path)
+    theirs = {
+        (_like(path, layer, empty, taken, index), leaf): _Lonely(
+            named[0], layer.shapes[leaf], layer.shapes[leaf]
+        )
+        for path, layer in lonely.items()
+        for leaf, named in layer.tensors.items()
+    }
+    ours = {
+        (plain(path), name): _Lonely(
+            tree.labels[piece.leaf], tree.shapes[piece.leaf], shape
+        )
+        for path, form in empty.items()
+        for name, shape in form.shapes.items()
+        for piece in form.tensors[name][:1]
+    }
+    same = [(theirs.pop(key), ours.pop(key)) for key in [*theirs] if key in ours]
+    lines = [
+        f"{a.name} {a.shape} does not fit {b.name} {b.shape}"
+        for a, b in same
+        if a.fits != b.fits
+    ]
+    alone = [(theirs, _by_shape(ours)), (ours, _by_shape(theirs))]
+    wrong = len(lines) + len(theirs) + len(ours)
+    for some, others in alone:
+        few = [*some.values()][: max(0, MOST_LINES - len(lines))]
+        lines += [_alone(one, others) for one in few]
+    if not wrong:
+        a, b = same[0]
+        lines = [f"{a.name} {a.shape} and {b.name} {b.shape} are of two kinds"]
+    if wrong > len(lines[:MOST_LINES]):
+        lines = [*lines[:MOST_LINES], f"and {wrong - MOST_LINES} more"]
+    theirs_by, ours_by = alone[1][1], alone[0][1]
+    if wrong == 2 * len(theirs) and {shape: len(v) for shape, v in ours_by.items()} == (
+        dict.fromkeys(theirs_by, 1)
+    ):
+        found = {one.name: ours_by[one.fits][0].name for one in theirs.values()}
+        lines.append(f"if that is right, pass names={dict(names) | found}")
+    return "\n".join(lines)
+
+
+def _like(
+    path: Keys, layer: Layer, empty: Mapping[Keys, Form], taken: set[str], index: _Index
+) -> str:
+    """Return the name of what may be meant: a layer with a tensor more or less."""
+    near = (other for item in layer.shapes.items() for other in index.get(item, ()))
+    match list(itertools.islice(dict.fromkeys(itertools.islice(near, 3)), 2)):
+        case [only] if plain(only) not in taken:
+            shapes = empty[only].shapes
+            if all(shapes.get(n, size) == size for n, size in layer.shapes.items()):
+                return plain(only)
+    return plain(path)
+
+
+class _Lonely(NamedTuple):
+    """A tensor or a leaf without a counterpart, and its shape in PyTorch."""
+
+    name: str
+    shape: Shape
+    fits: Shape
+
+
+def _by_shape(several: Mapping[Any, _Lonely]) -> dict[Shape, list[_Lonely]]:
+    found: dict[Shape, list[_Lonely]] = defaultdict(list)
+    for one in several.values():
+        found[one.fits].append(one)
+    return dict(found)
+
+
+def _alone(one: _Lonely, others: Mapping[Shape, list[_Lonely]]) -> str:
+    line, fitting = f"{one.name} {one.shape} has no counterpart", others.get(one.fits)
+    if fitting and fitting[1:]:
+        some = " and ".join(other.name for other in fitting[:2])
+        more = f" and {len(fitting) - 2} more" if fitting[2:] else ""
+        return f"{line}; {some}{more} would fit: say which by `names`"
     if fitting:
-        fit = f"{fitting[0]} {others[fitting[0]]}"
-        return f"{line}; {fit} would fit: say so by `names`"
-    if close := get_close_matches(name, others, n=1, cutoff=0.0):
-        return f"{line}; closest: {close[0]} {others[close[0]]}"
+        other = fitting[0]
+        return f"{line}; {other.name} {other.shape} would fit: say so by `names`"
+    sizes = {other.name: other.shape for some in others.values() for other in some}
+    few = sizes if len(sizes) <= MOST_COMPARED else {}
+    if close := get_close_matches(one.name, few, n=1, cutoff=0.0):
+        return f"{line}; closest: {close[0]} {sizes[close[0]]}"
     return line

@@ -1,9 +1,8 @@
 """Parameters to PyTorch and back, exactly, and everything that may not fit."""
 
-import ast
-import copy
 import os
 import pickle
+import sys
 import zipfile
 
 import jax
@@ -11,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen
 from parity.carry import carry
+from parity.models import tied
 from parity.test_modules import TWINS
+from safetensors.torch import save_model
 from test_modules import EXAMPLES, variables
 
-from ch4jax import blocks, deep_mlp, dropout, house_prices, weight_decay
+from ch4jax import deep_mlp, dropout, house_prices, weight_decay
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
@@ -150,9 +150,9 @@ def test_values_are_copied_so_work_in_place_does_not_reach_the_other_side():
 
 
 def test_a_view_is_copied_as_the_values_that_it_shows():
-    every_other = {"x": torch.arange(6.0)[::2]}
+    every_other = {"x": -torch.arange(6.0)[::2]}
     ours = from_torch(every_other, {"x": np.zeros(3)})
-    np.testing.assert_array_equal(ours["x"], [0, 2, 4])
+    assert np.asarray(ours["x"]).tobytes() == np.float32([-0.0, -2, -4]).tobytes()
 
 
 def shared_state_dict():
@@ -206,7 +206,8 @@ ERRORS = {
         "exit.weight (1, 8) has no counterpart; "
         "params/out/kernel (8, 1) would fit: say so by `names`\n"
         "params/out/kernel (8, 1) has no counterpart; "
-        "exit.weight (1, 8) would fit: say so by `names`",
+        "exit.weight (1, 8) would fit: say so by `names`\n"
+        "if that is right, pass names={'exit.weight': 'params/out/kernel'}",
     ),
     "renamed and of another shape": (
         state_dict(without=["out.weight"], exit__weight=torch.zeros(1, 9)),
@@ -276,17 +277,10 @@ def test_one_name_in_two_collections_is_refused():
 def test_layers_of_two_kinds_or_of_another_number_are_not_counted_off():
     dense = {"kernel": np.zeros((2, 2)), "bias": np.zeros(2)}
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    for like in (
-        {"Dense_0": dense, "Other_0": dense},
-        {f"Dense_{i}": dense for i in range(3)},
-    ):
-        with pytest.raises(Mismatch, match=r"0.weight \(2, 2\) has no counterpart"):
-            from_torch(net.state_dict(), like)
-
-
-def test_a_kernel_that_is_not_that_of_a_dense_layer_is_refused():
-    with pytest.raises(Mismatch, match=r"^Conv_0/kernel has 4 axes: only Dense is"):
-        from_torch({}, {"Conv_0": {"kernel": np.zeros((3, 3, 2, 2))}})
+    with pytest.raises(Mismatch, match=r"names=\{'0': 'Dense_0', '1': 'Other_0'\}"):
+        from_torch(net.state_dict(), {"Dense_0": dense, "Other_0": dense})
+    with pytest.raises(Mismatch, match=r"^Dense_2/bias \(2,\) has no counte"):
+        from_torch(net.state_dict(), {f"Dense_{i}": dense for i in range(3)})
 
 
 # Files
@@ -303,7 +297,8 @@ def test_a_file_gives_back_what_was_saved(suffix, tmp_path):
     }
     save_torch(tmp_path / f"net{suffix}", tensors)
     loaded = load_torch(str(tmp_path / f"net{suffix}"))
-    assert tensor_bits(loaded) == tensor_bits(tensors)
+    with jax.enable_x64(True):
+        assert bits(from_torch(loaded)) == bits(from_torch(tensors))
     assert [path.name for path in tmp_path.iterdir()] == [f"net{suffix}"]
 
 
@@ -332,6 +327,7 @@ class Code:
         (torch.nn.Linear(2, 2), "net.pt holds torch.nn.modules.linear.Linear: "),
         ([torch.zeros(2), 3], "1 in net.pt is a int: expected a tensor"),
         ({"model": {"epoch": 3}}, "epoch in model in net.pt is a int: expected a "),
+        ({"epoch": 3, "model": {}}, r".*; or name the entry to load, of \['model'\]"),
         ({3: torch.zeros(2)}, "net.pt has the key 3: expected a name"),
     ],
 )
@@ -342,6 +338,29 @@ def test_code_in_a_file_is_named_and_not_run(content, message, tmp_path, monkeyp
         load_torch("net.pt")
     assert "\n" not in str(error.value)
     assert not os.path.exists("ran")
+
+
+def test_the_entry_of_a_training_checkpoint_with_the_weights_is_named(tmp_path):
+    state = torch.nn.Linear(2, 3).state_dict()
+    torch.save({"epoch": 3, "state_dict": state, "lr": [0.1]}, tmp_path / "last.ckpt")
+    loaded = load_torch(tmp_path / "last.ckpt", "state_dict")
+    assert tensor_bits(loaded) == tensor_bits(state)
+    with pytest.raises(Mismatch, match=r"no entry 'model': it has \['epoch', 'state_d"):
+        load_torch(tmp_path / "last.ckpt", "model")
+
+
+def test_a_name_in_the_metadata_of_safetensors_is_the_tensor_that_it_stands_for(
+    tmp_path, monkeypatch
+):
+    theirs = tied.torch_module()
+    save_model(theirs, str(tmp_path / "model.bin"))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    loaded = load_torch(tmp_path / "model.bin")
+    assert loaded["decoder.weight"] is loaded["encoder.weight"]
+    ours = from_torch(loaded, tied.flax_module(), names={"encoder": "embed"})
+    np.testing.assert_array_equal(
+        ours.embed.embedding[...], theirs.encoder.weight.detach().numpy()
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -388,9 +407,9 @@ def test_a_file_that_claims_more_than_it_has_is_refused_before_it_is_read(
         load_torch(path)
 
 
-def test_a_tensor_that_repeats_one_number_a_billion_times_is_refused(tmp_path):
+def test_a_tensor_that_repeats_one_number_half_a_billion_times_is_refused(tmp_path):
     torch.save({"a": torch.ones(1).expand(2**29)}, tmp_path / "net.pt")
-    with pytest.raises(Mismatch, match=r"a in .* claims 536,870,912 entries"):
+    with pytest.raises(Mismatch, match=r"a in .* claims 2,147,483,648 bytes"):
         load_torch(tmp_path / "net.pt")
 
 
@@ -434,11 +453,9 @@ def test_a_tree_that_is_one_array_has_no_names():
         from_torch({"a": torch.ones(2)}, jnp.ones(2))
 
 
-def test_a_missing_file_and_an_unknown_suffix_are_errors(tmp_path):
+def test_a_missing_file_and_an_entry_that_is_no_tensor_are_errors(tmp_path):
     with pytest.raises(Damaged, match=r"net.pt cannot be read: No such file"):
         load_torch(tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"\.safetensors file, got .*mlp\.params"):
-        save_torch(tmp_path / "mlp.params", {})
     with pytest.raises(Mismatch, match="expected a tensor"):
         save_torch(tmp_path / "net.pt", {"x": 3})
 
@@ -474,62 +491,3 @@ def test_the_texts_files_load_whatever_their_names(name, saved, tmp_path):
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-
-
-def named_layers(**layers):
-    """Return a module whose layers have these names and sizes (in, out)."""
-    module = torch.nn.Module()
-    for name, sizes in layers.items():
-        module.add_module(name, torch.nn.Linear(*sizes))
-    return module
-
-
-@pytest.mark.parametrize(
-    ("theirs", "like", "order"),
-    [
-        (
-            named_layers(lin1=(784, 256), lin2=(256, 128), lin3=(128, 10)),
-            dropout.init_mlp((784, 256, 128, 10), key=jax.random.key(0)),
-            ["lin1", "lin2", "lin3"],
-        ),
-        (
-            named_layers(hidden=(20, 256), output=(256, 10)),
-            blocks.MLP().init(jax.random.key(0), jnp.ones((1, 20))),
-            ["hidden", "output"],
-        ),
-    ],
-    ids=["Net", "MLP"],
-)
-def test_layers_of_other_names_are_paired_if_their_shapes_decide(theirs, like, order):
-    ours = from_torch(theirs.state_dict(), like)
-    layers = [theirs.get_submodule(name) for name in order]
-    kernels = [leaf for leaf in jax.tree.leaves(ours) if leaf.ndim == 2]
-    for layer, kernel in zip(layers, kernels, strict=True):
-        np.testing.assert_array_equal(kernel.T, layer.weight.detach())
-    back = to_torch(ours, theirs.state_dict())
-    assert all(torch.equal(back[k], v) for k, v in theirs.state_dict().items())
-
-
-def test_layers_that_fit_several_are_named_by_a_mapping_that_works_as_printed():
-    small = [torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)]
-    deep = torch.nn.Sequential()
-    for i in range(11):
-        deep.add_module(f"part{i}", torch.nn.Sequential(*map(copy.deepcopy, small)))
-    parts = [
-        linen.Sequential((linen.Dense(8), linen.relu, linen.Dense(4)))
-        for _ in range(11)
-    ]
-    network = linen.Sequential(parts)
-    like = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 4)))
-    for parameter in deep.parameters():
-        torch.nn.init.normal_(parameter)
-    state = {f"net.{name}": tensor for name, tensor in deep.state_dict().items()}
-    with pytest.raises(Mismatch, match="pass names=") as error:
-        from_torch(state, like)
-    names = ast.literal_eval(str(error.value).rpartition("pass names=")[2])
-    ours = from_torch(state, like, names=names)
-    x = torch.randn(3, 4)
-    expected = deep(x).detach()
-    np.testing.assert_allclose(
-        network.apply(ours, jnp.asarray(x.numpy())), expected, rtol=1e-4, atol=1e-5
-    )

@@ -1,0 +1,440 @@
+"""The levels of a comparison: the same numbers, the same steps, the same runs."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+
+from ch4jax import interop
+from ch4jax.errors import Mismatch
+from ch4jax.interop import import_torch
+from ch4jax.parity import _layers
+from ch4jax.parity._flax import Flax, Side, side_of
+from ch4jax.parity._masks import Mask, recorded, replayed_in_jax, replayed_in_torch
+from ch4jax.parity._optimizers import Pair, optimizers
+from ch4jax.parity._report import Check, Report, difference, differences, largest
+
+if TYPE_CHECKING:
+    import torch
+
+Losses = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
+ALLOWED = {"float64": 1e-12, "float32": 1e-4}
+RUN = {"float64": 1e-10, "float32": 1e-3}  # or ten times the noise floor
+SIGMAS = 5.0
+
+
+class _Setting(NamedTuple):
+    """What both sides are given, in one dtype."""
+
+    side: Side
+    module: "torch.nn.Module"  # PyTorch's, with the start's values
+    params: PyTree
+    state: PyTree
+    inputs: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    losses: Losses
+    options: Mapping[str, Any]
+    key: PRNGKeyArray
+    value: Callable[..., Any]  # see `_value`
+
+
+def compare(
+    ours: Flax,
+    theirs: "torch.nn.Module",
+    inputs: PyTree,
+    labels: ArrayLike,
+    *,
+    losses: Losses | None = None,
+    params: PyTree | None = None,
+    original: Literal["torch", "flax"] = "torch",
+    names: Mapping[str, str] | None = None,
+    flattened: Mapping[str, Sequence[int]] | None = None,
+    pairs: Mapping[str, Pair] | None = None,
+    steps: int = 50,
+    seed: int = 0,
+) -> Report:
+    """Compare two modules on three levels, in float64 and float32.
+
+    (1) Outputs, loss, gradients and changed state, with the same parameters, rows and
+    dropout masks. (2) Three steps of each optimizer. (3) A run with the same batches
+    and masks. A level that fails is the last. Neither module is changed, nor any
+    setting of JAX or PyTorch.
+
+    Args:
+      ours: a Linen or NNX module, or a function `apply(params, *inputs)`, which may
+        take `train` and `key` as keywords.
+      theirs: a module of PyTorch.
+      inputs: an array, or a tuple of arrays; their first axis counts rows.
+      labels: an array with as many rows.
+      losses: functions of outputs and labels, ours and theirs; without them,
+        cross-entropy of integer labels, else the mean squared error.
+      params: variables of Linen, or parameters of a function. A Linen module whose
+        original is PyTorch's needs none.
+      original: whose parameters are carried over to the other.
+      names: see `ch4jax.interop.from_torch`.
+      flattened: see `ch4jax.interop.from_torch`.
+      pairs: optimizers by name, the first for the run; see `optimizers`.
+      steps: of the run; the rows of each batch are drawn from `inputs` with repetition.
+      seed: of batches, masks and perturbations.
+
+    Raises:
+      Mismatch: if parameters or masks cannot be carried over.
+      ImportError: if PyTorch is not installed.
+    """
+    import_torch()
+    rows = tuple(map(np.asarray, inputs if isinstance(inputs, tuple) else (inputs,)))
+    setting = (ours, theirs, rows, np.asarray(labels), losses, params, original)
+    options = {"names": names, "flattened": flattened}
+    pairs = pairs or optimizers()
+    checks: list[Check] = []
+    drift, floor = {}, {}
+    with _prepared("float64", *setting, options, seed) as exact:
+        found, gradients = _same_numbers(exact, "float64")
+        checks += found
+        places, first, notes = _parting(exact)
+        if _passed(checks):
+            checks += [_steps(exact, name, pair) for name, pair in pairs.items()]
+        if _passed(checks) and steps:
+            pair = next(iter(pairs.values()))
+            found, drift["float64"], floor["float64"] = _run(
+                exact, "float64", pair, steps, seed
+            )
+            checks += found
+    if _passed(checks):
+        with _prepared("float32", *setting, options, seed) as rounded:
+            checks += _same_numbers(rounded, "float32")[0]
+            if steps:
+                pair = next(iter(pairs.values()))
+                found, drift["float32"], floor["float32"] = _run(
+                    rounded, "float32", pair, steps, seed
+                )
+                checks += found
+    layers = tuple((str(place), place.difference) for place in places)
+    notes = () if _passed(checks) else tuple(notes)
+    return Report(tuple(checks), first, notes, layers, gradients, drift, floor)
+
+
+def assert_same(*args: PyTree, **kwargs: PyTree) -> None:
+    """Raise an AssertionError with the report if `compare` finds a difference."""
+    report = compare(*args, **kwargs)
+    if not report.passed:
+        raise AssertionError(f"\n{report}")
+
+
+def _passed(checks: Sequence[Check]) -> bool:
+    return all(check.passed for check in checks)
+
+
+@contextmanager
+def _prepared(
+    dtype: str,
+    ours: Flax,
+    theirs: "torch.nn.Module",
+    inputs: tuple[np.ndarray, ...],
+    labels: np.ndarray,
+    losses: Losses | None,
+    params: PyTree | None,
+    original: str,
+    options: Mapping[str, Any],
+    seed: int,
+) -> Iterator[_Setting]:
+    """Give both sides the same parameters, in one dtype."""
+    torch = import_torch()
+    with jax.enable_x64(dtype == "float64"):
+        rows, labels = tuple(_as(x, dtype) for x in inputs), _as(labels, dtype)
+        side = side_of(ours, params, _arrays(rows))
+        module = copy.deepcopy(theirs).to(getattr(torch, dtype))
+        if original == "flax":
+            values = interop.to_torch(side.cast(dtype), module, **options)
+            module.load_state_dict(values)
+        start, state = side.carried(module, options)
+        integers = np.issubdtype(labels.dtype, np.integer)
+        losses = losses or (_cross_entropy() if integers else _squares())
+        key = jax.random.key(seed)
+        yield _Setting(
+            *(side, module, start, state, rows, labels, losses, options),
+            *(key, _value(side, losses[0], key)),
+        )
+
+
+def _as(x: np.ndarray, dtype: str) -> np.ndarray:
+    if np.issubdtype(x.dtype, np.floating):
+        return x.astype(dtype)
+    return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
+
+
+def _arrays(inputs: Sequence[np.ndarray]) -> list[Array]:
+    return [jnp.asarray(x) for x in inputs]
+
+
+def _cross_entropy() -> Losses:
+    def ours(outputs: Array, labels: Array) -> Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        return losses.mean()
+
+    return ours, import_torch().nn.functional.cross_entropy
+
+
+def _squares() -> Losses:
+    def ours(outputs: Array, labels: Array) -> Array:
+        return jnp.square(outputs - labels).mean()
+
+    return ours, import_torch().nn.functional.mse_loss
+
+
+def _masks(
+    s: _Setting, state: PyTree, inputs: Sequence[Any], step: int
+) -> tuple[list[Mask], PyTree]:
+    """Return the masks that our side draws in a step, and its state after that."""
+    with recorded() as masks:
+        key = jax.random.fold_in(s.key, step)
+        _, state = s.side.apply(s.params, state, _arrays(inputs), train=True, key=key)
+    return masks, state
+
+
+def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., Any]:
+    """Return what gives loss, outputs, state, and gradients with recorded masks."""
+
+    @jax.jit
+    def value(params, state, inputs, labels, kept) -> Any:
+        def loss(params: PyTree, inputs: Sequence[Any]) -> Any:
+            with replayed_in_jax(kept):
+                outputs, new = side.apply(params, state, inputs, train=True, key=key)
+            return row_loss(outputs, labels), (outputs, new)
+
+        grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)
+        return grad(params, inputs)
+
+    return value
+
+
+def _theirs(
+    s: _Setting,
+    module: "torch.nn.Module",
+    inputs: Sequence[np.ndarray],
+    labels: np.ndarray,
+    masks: Sequence[Mask],
+) -> tuple[list[Any], Any, Any]:
+    """Run PyTorch forward and back; return inputs, outputs and loss."""
+    torch = import_torch()
+    tensors = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
+    module.train()
+    module.zero_grad()
+    with replayed_in_torch(masks):
+        outputs = module(*tensors)
+    loss = s.losses[1](outputs, torch.tensor(labels))
+    loss.backward()
+    return tensors, outputs, loss
+
+
+def _same_numbers(s: _Setting, dtype: str) -> tuple[list[Check], dict[str, float]]:
+    """Level 1."""
+    torch = import_torch()
+    allowed = ALLOWED[dtype]
+    module = copy.deepcopy(s.module).eval()
+    with torch.no_grad():
+        expected = module(*map(torch.tensor, s.inputs))
+    inputs = _arrays(s.inputs)
+    outputs, _ = s.side.apply(s.params, s.state, inputs, train=False, key=s.key)
+    found = {"outputs in evaluation": _outputs(outputs, expected)}
+    masks, _ = _masks(s, s.state, s.inputs, 0)
+    kept = [mask.kept for mask in masks]
+    value = s.value(s.params, s.state, s.inputs, s.labels, kept)
+    (loss, (outputs, state)), (grads, input_grads) = value
+    tensors, expected, torch_loss = _theirs(s, module, s.inputs, s.labels, masks)
+    found["outputs in training"] = _outputs(outputs, expected)
+    found["loss"] = difference(loss, torch_loss.detach())
+    gradients = differences(grads, s.side.gradients(module, s.options))
+    found["gradients of the parameters"] = largest(gradients)
+    pairs = [
+        difference(a, b.grad)
+        for a, b in zip(input_grads, tensors, strict=True)
+        if b.grad is not None
+    ]
+    if pairs:
+        found["gradient of the input"] = float(np.max(pairs))
+    if apart := _floats(state, s.side.carried(module, s.options)[1]):
+        found["state after a step"] = largest(apart)
+    checks = [Check(1, what, dtype, apart, allowed) for what, apart in found.items()]
+    return checks, gradients
+
+
+def _outputs(ours: PyTree, theirs: PyTree) -> float:
+    """Return the largest difference of any output."""
+    a, b = jax.tree.leaves(ours), jax.tree.leaves(theirs)
+    if len(a) != len(b):
+        raise Mismatch(f"{len(a)} outputs for PyTorch's {len(b)}")
+    return float(np.max([difference(x, y.detach()) for x, y in zip(a, b, strict=True)]))
+
+
+def _floats(ours: PyTree, theirs: PyTree) -> dict[str, float]:
+    """Return the differences of what is no key and no counter."""
+
+    def floats(tree: PyTree) -> dict[str, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        kept = {jax.tree_util.keystr(p): x for p, x in leaves}
+        return {p: x for p, x in kept.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+
+    return differences(floats(ours), floats(theirs))
+
+
+def _parting(s: _Setting) -> tuple[list[_layers.Place], str, list[str]]:
+    """Compare the inputs and outputs of the layers in training mode."""
+    module = copy.deepcopy(s.module)
+    masks, _ = _masks(s, s.state, s.inputs, 0)
+    kept = [jnp.asarray(mask.kept) for mask in masks]
+    with s.side.watched() as ours, replayed_in_jax(kept):
+        s.side.apply(s.params, s.state, _arrays(s.inputs), train=True, key=s.key)
+    with _layers.watched(module) as theirs:
+        _theirs(s, module, s.inputs, s.labels, masks)
+    if not ours:
+        return [], "", []
+    names = interop.layer_pairs(s.module, s.side.variables, names=s.options["names"])
+    modules = dict(module.named_modules())
+    pairs = {}
+    for name, path in names.items():
+        while name not in modules:  # it is one of several layers in a recurrent module
+            name = name.rpartition(".")[0]
+        pairs[tuple(name.split("."))] = tuple(path.split("/"))
+    pairs = _layers.containers(pairs)
+    places = _layers.places(ours, theirs, pairs, s.options["flattened"] or {})
+    first = _layers.first_part(places, theirs, ALLOWED["float64"])
+    trained = bool(jax.tree.leaves(s.state))
+    return places, first, _layers.settings(ours, theirs, pairs, trained=trained)
+
+
+def _steps(s: _Setting, name: str, pair: Pair) -> Check:
+    """Level 2: three steps, so that moments, schedules and corrections show."""
+    batches = [(s.inputs, s.labels)] * 3
+    theirs, masks = _train_theirs(s, pair, batches)
+    ours = _train_ours(s, s.params, pair, batches, masks)
+    apart, allowed = differences(ours[-1], theirs[-1]), ALLOWED["float64"]
+    floor = dict.fromkeys(apart, 0.0)
+    if not largest(apart) <= allowed:
+        # Adam divides a gradient that is zero but for rounding by its own size.
+        again = _train_ours(s, _moved(s.params, "float64"), pair, batches, masks)
+        floor = differences(again[-1], ours[-1])
+    return _judged(2, f"{name}, 3 steps", "float64", apart, floor, allowed)
+
+
+def _judged(
+    level: int,
+    what: str,
+    dtype: str,
+    apart: Mapping[str, float],
+    floor: Mapping[str, float],
+    allowed: float,
+) -> Check:
+    """Return the check of the parameter that comes closest to what it is allowed.
+
+    That is ten times what our own side moves by if its start moves by one rounding.
+    """
+    limits = {name: max(allowed, 10 * floor[name]) for name in apart}
+    ratios = [apart[name] / limits[name] for name in apart]
+    worst = [*apart][int(np.argmax(ratios))]  # NaN counts as the largest
+    return Check(level, what, dtype, apart[worst], limits[worst])
+
+
+def _moved(params: PyTree, dtype: str) -> PyTree:
+    """Move every parameter by one rounding, up or down."""
+    roundings = np.finfo(dtype).eps * np.random.default_rng(0).choice([-1, 1], 1000)
+    return jax.tree.map(
+        lambda x: x * (1 + np.resize(roundings, x.shape).astype(x.dtype)), params
+    )
+
+
+def _run(
+    s: _Setting, dtype: str, pair: Pair, steps: int, seed: int
+) -> tuple[list[Check], dict[int, float], float]:
+    """Level 3."""
+    rng = np.random.default_rng(seed)
+    rows = len(s.labels)
+    batches = []
+    for _ in range(steps):
+        drawn = rng.integers(rows, size=rows)
+        inputs = tuple(x[drawn] if len(x) == rows else x for x in s.inputs)
+        batches.append((inputs, s.labels[drawn]))
+    theirs, masks = _train_theirs(s, pair, batches)
+    ours = _train_ours(s, s.params, pair, batches, masks)
+    again = _train_ours(s, _moved(s.params, dtype), pair, batches, masks)
+    floor = differences(again[-1], ours[-1])
+    course = [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
+    drift = {step: largest(apart) for step, apart in enumerate(course, start=1)}
+    what = f"a run of {steps} steps"
+    checks = [_judged(3, what, dtype, course[-1], floor, RUN[dtype])]
+    if dtype == "float64" and masks[0]:
+        checks.append(Check(3, "masks: zeros, in sigmas", "", _zeros(masks), SIGMAS))
+        same = [
+            a.kept.size > 20 and np.array_equal(a.kept, b.kept)
+            for a, b in zip(masks[0], masks[-1], strict=True)
+        ]
+        checks.append(Check(3, "masks that stay from step to step", "", sum(same), 0))
+    return checks, drift, largest(floor)
+
+
+def _zeros(masks: Sequence[Sequence[Mask]]) -> float:
+    """Return how far the share of zeros is from the rate, at worst, in sigmas."""
+    found = []
+    for column in zip(*masks, strict=True):
+        rate = column[0].rate
+        kept = np.concatenate([np.ravel(mask.kept) for mask in column])
+        sigma = math.sqrt(rate * (1 - rate) / kept.size)
+        found.append(abs(1 - kept.mean() - rate) / sigma if sigma else 0.0)
+    return float(np.max(found))
+
+
+def _train_theirs(
+    s: _Setting, pair: Pair, batches: Sequence[tuple[Any, Any]]
+) -> tuple[list[PyTree], list[list[Mask]]]:
+    """Train PyTorch's module; return its parameters and the masks of each step."""
+    module = copy.deepcopy(s.module)
+    step = pair.theirs(module.parameters())
+    drawn, _ = _masks(s, s.state, s.inputs, 0)
+    state, params, masks = s.state, [], []
+    for i, (inputs, labels) in enumerate(batches):
+        if drawn:
+            drawn, state = _masks(s, state, inputs, i)
+        masks.append(drawn)
+        _theirs(s, module, inputs, labels, drawn)
+        step()
+        params.append(s.side.carried(module, s.options)[0])
+    return params, masks
+
+
+def _train_ours(
+    s: _Setting,
+    params: PyTree,
+    pair: Pair,
+    batches: Sequence[tuple[Any, Any]],
+    masks: Sequence[Sequence[Mask]],
+) -> list[PyTree]:
+    """Train ours with the same batches and masks; return each step's parameters."""
+    update = _update(pair.ours)
+    state, opt_state = s.state, pair.ours.init(params)
+    course = []
+    for (inputs, labels), drawn in zip(batches, masks, strict=True):
+        kept = [mask.kept for mask in drawn]
+        (_, (_, state)), (grads, _) = s.value(params, state, inputs, labels, kept)
+        params, opt_state = update(params, grads, opt_state)
+        course.append(params)
+    return course
+
+
+@cache
+def _update(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """Return a compiled step of an optimizer."""
+
+    @jax.jit
+    def update(params: PyTree, grads: PyTree, opt_state: PyTree) -> Any:
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return update

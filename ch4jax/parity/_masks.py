@@ -1,0 +1,132 @@
+"""The same dropout masks on both sides: recorded in JAX, applied in PyTorch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, PyTree
+
+from ch4jax.errors import Mismatch
+from ch4jax.interop import import_torch
+
+if TYPE_CHECKING:
+    import torch
+
+_REFUSED = (
+    *("dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    "feature_alpha_dropout",
+)
+
+
+class Mask(NamedTuple):
+    """What one call of dropout keeps.
+
+    Attributes:
+      kept: whether an entry is kept; its axes may have length one, to be broadcast.
+      rate: the probability of dropping.
+    """
+
+    kept: Array | np.ndarray
+    rate: float
+
+
+@contextmanager
+def recorded() -> Iterator[list[Mask]]:
+    """Collect what `jax.random.bernoulli` returns, outside of `jit`.
+
+    Raises:
+      Mismatch: if it is called where its result is not known yet.
+    """
+    masks: list[Mask] = []
+    draw = jax.random.bernoulli
+
+    def bernoulli(
+        key: Array, p: ArrayLike = 0.5, *args: PyTree, **kwargs: PyTree
+    ) -> Array:
+        kept = draw(key, p, *args, **kwargs)
+        if isinstance(kept, Tracer):
+            raise Mismatch("dropout inside jit or scan: its masks cannot be read")
+        masks.append(Mask(np.asarray(kept), 1 - np.asarray(p).item()))
+        return kept
+
+    with mock.patch.object(jax.random, "bernoulli", bernoulli):
+        yield masks
+
+
+@contextmanager
+def replayed_in_jax(kept: Sequence[Array]) -> Iterator[None]:
+    """Let `jax.random.bernoulli` return recorded masks, in order."""
+    with mock.patch.object(jax.random, "bernoulli", side_effect=kept):
+        yield
+
+
+@contextmanager
+def replayed_in_torch(masks: Sequence[Mask]) -> Iterator[None]:
+    """Let PyTorch's dropout, modules and functions, apply recorded masks in order.
+
+    Raises:
+      Mismatch: if PyTorch drops more often, less often, at another rate, other shapes,
+        or where no mask can be handed over: whole channels, fused attention.
+    """
+    functional = import_torch().nn.functional
+    attention = functional.scaled_dot_product_attention
+    left = list(masks)
+
+    def dropout(
+        x: "torch.Tensor", p: float = 0.5, training: bool = True, *_: bool
+    ) -> "torch.Tensor":
+        if not training or p == 0:
+            return x
+        if not left:
+            raise Mismatch(
+                f"PyTorch drops {len(masks) + 1} times or more, Flax {len(masks)} times"
+            )
+        mask = left.pop(0)
+        if abs(mask.rate - p) > 1e-6:
+            raise Mismatch(f"dropout rate {mask.rate:.6g} for PyTorch's {p:.6g}")
+        kept = _fitting(np.asarray(mask.kept), tuple(x.shape))
+        return x * x.new_tensor(kept) / (1 - p)
+
+    def fused(
+        *args: PyTree, dropout_p: float = 0.0, **kwargs: PyTree
+    ) -> "torch.Tensor":
+        if dropout_p or (len(args) > 4 and args[4]):
+            raise Mismatch(
+                "dropout inside scaled_dot_product_attention: no mask fits in there; "
+                "set it to 0, or call the attention with need_weights=True"
+            )
+        return attention(*args, **kwargs)
+
+    def refused(name: str) -> Callable[..., Any]:
+        def call(
+            x: "torch.Tensor", p: float = 0.5, training: bool = True, *_: bool
+        ) -> "torch.Tensor":
+            if training and p:
+                raise Mismatch(f"{name} drops whole channels: no mask is handed over")
+            return x
+
+        return call
+
+    stand_ins = {"dropout": dropout, "scaled_dot_product_attention": fused}
+    stand_ins |= {name: refused(name) for name in _REFUSED}
+    with mock.patch.multiple(functional, **stand_ins):
+        yield
+    if left:
+        raise Mismatch(
+            f"PyTorch drops {len(masks) - len(left)} times, Flax {len(masks)} times; "
+            "a dropout imported by name cannot be handed masks"
+        )
+
+
+def _fitting(kept: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask in PyTorch's order of axes."""
+    for mask in (kept, np.moveaxis(kept, -1, 1) if kept.ndim > 2 else kept):
+        if mask.ndim == len(shape) and all(
+            m in (1, n) for m, n in zip(mask.shape, shape, strict=True)
+        ):
+            return mask
+    raise Mismatch(f"a mask is {kept.shape} in Flax, and PyTorch drops in {shape}")

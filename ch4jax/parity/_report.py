@@ -1,0 +1,115 @@
+"""What a comparison found."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import ArrayLike, PyTree
+
+
+class Check(NamedTuple):
+    """One comparison: how far apart, and how far apart it may be."""
+
+    level: int
+    what: str
+    dtype: str
+    difference: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is allowed; a NaN is not."""
+        return self.difference <= self.allowed
+
+
+class Report(NamedTuple):
+    """What `compare` found; `str(report)` is a table.
+
+    Attributes:
+      checks: of each level up to the first that failed.
+      first: where the outputs of the two modules part, empty if they do not.
+      notes: settings in which paired layers differ, and other known causes.
+      layers: `(place, difference)` in the order of PyTorch's forward pass.
+      parameters: how far apart each parameter's gradient is, by path, in float64.
+      drift: by dtype, how far apart the parameters are after some steps.
+      floor: by dtype, how far our own run ends from itself if its start is moved by one
+        rounding.
+    """
+
+    checks: tuple[Check, ...]
+    first: str
+    notes: tuple[str, ...]
+    layers: tuple[tuple[str, float], ...]
+    parameters: Mapping[str, float]
+    drift: Mapping[str, Mapping[int, float]]
+    floor: Mapping[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def __str__(self) -> str:
+        lines = [f"{'level':5}  {'what':38}  {'dtype':7}  {'apart':>8}  {'allowed':>8}"]
+        for level, what, dtype, difference, allowed in self.checks:
+            end = "" if difference <= allowed else "  FAILS"
+            numbers = f"{difference:8.1e}  {allowed:8.1e}{end}"
+            lines.append(f"{level:5}  {what[:38]:38}  {dtype:7}  {numbers}")
+        if self.first:
+            lines.append(f"first difference: {self.first}")
+        lines += [f"looks like: {note}" for note in self.notes]
+        if not self.passed:
+            worst = sorted(self.parameters.items(), key=lambda item: -item[1])[:5]
+            lines += [f"gradient of {name}: {apart:.1e} apart" for name, apart in worst]
+        return "\n".join([*lines, "equal" if self.passed else "not equal"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON has it."""
+        found = self._asdict() | {"passed": self.passed}
+        found["checks"] = [c._asdict() | {"passed": c.passed} for c in self.checks]
+        return json.loads(json.dumps(found))
+
+
+def difference(ours: ArrayLike, theirs: ArrayLike, least: float = 0.0) -> float:
+    """Return ||a - b|| / ||b||, infinite for unequal shapes.
+
+    Args:
+      ours: an array.
+      theirs: an array.
+      least: what stands in for a smaller ||b||.
+    """
+    a, b = np.asarray(ours, float), np.asarray(theirs, float)
+    if a.shape != b.shape:
+        return math.inf
+    size = max(float(np.linalg.norm(b)), least)
+    apart = float(np.linalg.norm(a - b))
+    return apart / size if size > 0 else apart
+
+
+def differences(ours: PyTree, theirs: PyTree) -> dict[str, float]:
+    """Return the difference of each array of two trees of one structure, by path.
+
+    An array that is smaller than a thousandth of the largest is measured against that:
+    the gradient of a bias before BatchNorm is zero but for rounding.
+    """
+    pairs = list(
+        zip(
+            jax.tree_util.tree_leaves_with_path(ours),
+            jax.tree.leaves(theirs),
+            strict=True,
+        )
+    )
+    sizes = [float(np.linalg.norm(np.asarray(b, float))) for _, b in pairs]
+    least = 1e-3 * max(sizes, default=0.0)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): difference(a, b, least)
+        for (path, a), b in pairs
+    }
+
+
+def largest(found: Mapping[str, float]) -> float:
+    """Return the largest difference, NaN if one is NaN."""
+    return float(np.max([*found.values()], initial=0.0))
