@@ -53,7 +53,7 @@ def optimizers() -> Mapping[str, Pair]:
     decayed = optax.add_decayed_weights(DECAY)
     cosine = optax.cosine_decay_schedule(RATE, STEPS)
 
-    def plain(make: Callable[..., Any], **options: float) -> Callable[..., Any]:
+    def plain(make: Callable[..., Any], **options: float | bool) -> Callable[..., Any]:
         return lambda params: make(params, lr=RATE, **options).step
 
     def scheduled(params: Iterable[Any]) -> Callable[[], None]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import PyTree
 
 
 class Check(NamedTuple):
@@ -73,7 +73,7 @@ class Report(NamedTuple):
         return json.loads(json.dumps(found))
 
 
-def difference(ours: ArrayLike, theirs: ArrayLike, least: float = 0.0) -> float:
+def difference(ours: PyTree, theirs: PyTree, least: float = 0.0) -> float:
     """Return ||a - b|| / ||b||, infinite for unequal shapes.
 
     Args:

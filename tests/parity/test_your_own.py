@@ -252,7 +252,7 @@ def test_nnx_dropout_gets_the_same_masks():
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match="expected a Linen or NNX module"):
+    with pytest.raises(TypeError):
         parity.compare("net", *normed())
 
 
