@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ch4jax.errors import Mismatch
 from ch4jax.interop._layers import (
@@ -440,7 +440,7 @@ class _Lonely(NamedTuple):
     fits: Shape
 
 
-def _by_shape(several: Mapping[Any, _Lonely]) -> dict[Shape, list[_Lonely]]:
+def _by_shape(several: Mapping[tuple[str, str], _Lonely]) -> dict[Shape, list[_Lonely]]:
     found: dict[Shape, list[_Lonely]] = defaultdict(list)
     for one in several.values():
         found[one.fits].append(one)
