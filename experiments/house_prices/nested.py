@@ -57,7 +57,7 @@ def run(
     chosen, trained = train_ensembles(owned, grid, data, validation)
     predictions = trained.predictions[0]
     show_choices(chosen, k, folder)
-    draw_folds(owned[: k + 1], validation.seed, folder)
+    draw_folds(outer[:k], validation.seed, folder)
     by_seed = by_repeat(predictions[:-1], outer, k)
     candidates = {"MLP": by_seed.mean(axis=1)}
     others = references.fit(data, outer)
@@ -242,7 +242,7 @@ def draw_folds(
                 (at,) = np.nonzero(line == kind)
                 mark = {"color": colour, "label": label if i == 0 else None}
                 axes.vlines(at, i - 0.4, i + 0.4, lw=0.6, **mark)
-        names = [*(f"fold {i}" for i in range(1, len(outer))), "all rows"]
+        names = [f"fold {i}" for i in range(1, len(outer) + 1)]
         axes.set_yticks(range(len(outer)), names)
         axes.set(xlabel="row, sorted by its outer fold", xlim=(0, order.size))
         axes.invert_yaxis()

@@ -121,9 +121,19 @@ def draw(
         axes.scatter(prices[others], predictions[others], s=6, alpha=0.5, lw=0)
         mark = {"color": plots.COLOURS[1], "label": "worst eight"}
         axes.scatter(prices[marked], predictions[marked], s=24, **mark)
-        for i, (row, name) in enumerate(worst.items()):
-            at, va = (prices[row] * 1.03, predictions[row]), ("top", "bottom")[i % 2]
-            axes.text(*at, str(name), fontsize=8, va=va)
+        sides = ((6, 0, "left", "center"), (0, -6, "center", "top"))
+        sides = (*sides, (-6, 0, "right", "center"))  # neighbours on different sides
+        for i, row in enumerate(sorted(worst, key=lambda row: predictions[row])):
+            *offset, ha, va = sides[i % 3]
+            axes.annotate(
+                str(worst[row]),
+                (prices[row], predictions[row]),
+                offset,
+                textcoords="offset points",
+                fontsize=8,
+                ha=ha,
+                va=va,
+            )
         ends = [prices.min() / 1.1, prices.max() * 1.1]
         axes.plot(ends, ends, color="black", lw=0.8, label="predicted = true")
         axes.set(xlabel="true price ($)", ylabel="predicted price ($), out of fold")
