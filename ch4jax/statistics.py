@@ -1,8 +1,10 @@
-"""Intervals for means and for differences of independent runs.
+"""Intervals for means and differences of runs, for folds, and for predictions.
 
 Student, "The probable error of a mean", Biometrika 6, 1908; Welch, "The
 generalization of Student's problem", Biometrika 34, 1947; Schuirmann, "A comparison of
-the two one-sided tests procedure", J. Pharmacokinetics and Biopharmaceutics 15, 1987.
+the two one-sided tests procedure", J. Pharmacokinetics and Biopharmaceutics 15, 1987;
+Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003;
+Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", Springer, 2005.
 """
 
 import math
@@ -70,6 +72,47 @@ def equivalence_p(
         for shift, side in sides
     ]
     return float(np.max([p for _, p in tests]))
+
+
+def folds_interval(
+    values: Float[np.ndarray, "repeats folds"], confidence: float = 0.95
+) -> Interval:
+    """Return the mean over repeated k-fold cross-validation and its interval.
+
+    Folds share most of the rows that they train on, so their values are not
+    independent: Nadeau and Bengio add the ratio of validation to training rows,
+    1 / (folds - 1), to the share 1 / runs of the variance. To compare two methods, pass
+    the differences on the same folds.
+
+    Raises:
+      ValueError: if there are fewer than two folds, or a value is not finite.
+    """
+    num_folds = values.shape[1]
+    variance = _variance_of_mean(values.ravel())  # also refuses a single fold
+    variance *= 1 + values.size / max(num_folds - 1, 1)
+    return _student(float(values.mean()), variance, values.size - 1.0, confidence)
+
+
+def conformal_radius(
+    residuals: Float[np.ndarray, " rows"], coverage: float = 0.9
+) -> float:
+    """Return how far from a prediction a new value lies with probability `coverage`.
+
+    The residuals are of rows that no model was trained on. If a new row is exchangeable
+    with them, the interval covers it at least so often, whatever the distribution.
+
+    >>> conformal_radius(np.arange(-9.0, 10.0), 0.9)
+    9.0
+
+    Raises:
+      ValueError: if there are too few residuals for the coverage.
+    """
+    rank = math.ceil((residuals.size + 1) * coverage)
+    if not 0 < rank <= residuals.size:
+        raise ValueError(
+            f"{residuals.size} residuals are too few for a coverage of {coverage}"
+        )
+    return float(np.sort(np.abs(residuals))[rank - 1])
 
 
 def _variance_of_mean(values: Float[np.ndarray, " runs"]) -> float:

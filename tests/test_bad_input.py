@@ -19,7 +19,6 @@ from ch4jax import (
 )
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.dropout import DropoutMLP
-from ch4jax.house_prices import models
 from ch4jax.layers import MyLinear
 from ch4jax.training import classification_metrics, folds, population
 
@@ -132,10 +131,6 @@ REFUSED = {
         r"one shape, got \(9,\) and \(9, 1\)",
     ),
     "no prices": (lambda: house_prices.log_rmse(same(0), same(0)), "rows, and some"),
-    "blended prices in a column": (
-        lambda: models.blend_weights(np.ones((2, 9)), np.ones((9, 1))),
-        r"shapes \(9, 1\) and \(2, 9\)",
-    ),
     "a direction of another shape": (
         lambda: backprop.directional_difference(jnp.sum, same(3), same(1), 0.1),
         r"params and direction must have one shape",

@@ -1,4 +1,4 @@
-"""The three recipes of the house prices, from the flags to the summary."""
+"""The recipes of the house prices, from the flags to the summary."""
 
 import json
 from dataclasses import replace
@@ -15,8 +15,16 @@ from ch4jax.training import folds, sharding
 from experiments import house_prices as experiment
 from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
-from experiments.house_prices import Config, best, book, members, outcome, search
+from experiments.house_prices import (
+    Config,
+    book,
+    members,
+    nested,
+    outcome,
+    references,
+)
 
+FIGURES = ("folds.png", "scores.png", "out_of_fold.png", "importance.png")
 SMALL = Config(folds=2, seeds=1, epochs=2)
 
 
@@ -29,10 +37,10 @@ def few():
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, few):
-    """Few sales; two models of one architecture, which compiles quickly, and once."""
+    """Few sales, and a small model, which compiles quickly."""
     monkeypatch.setattr(house_prices, "read", lambda source: few)
     tiny = Architecture(hidden=(4,), waves=2, frequencies=1)
-    monkeypatch.setattr(members, "ARCHITECTURES", {"linear": tiny, "mlp": tiny})
+    monkeypatch.setattr(members, "ARCHITECTURE", tiny)
 
 
 def run(config):
@@ -48,14 +56,18 @@ def run_to_the_end(folder, *figures, **flags):
     assert len(summary["worst"]) == 8
     record = json.loads((folder / "record.json").read_text())
     assert f"Log RMSE {summary['out_of_fold_log_rmse']:.4f} ± " in record["headline"]
-    shown = [figure["file"] for figure in record["figures"]]
-    assert shown == [*figures, "out_of_fold.png"]
+    assert [figure["file"] for figure in record["figures"]] == list(figures)
+    submitted = pd.read_csv(folder / "submission.csv")["SalePrice"].to_numpy()
+    intervals = pd.read_csv(folder / "intervals.csv")
+    np.testing.assert_array_equal(submitted.round(2), submitted)
+    assert (intervals["Low"].to_numpy() < submitted).all()
+    assert (submitted < intervals["High"].to_numpy()).all()
     return summary
 
 
 def test_the_books_recipe_ends_in_a_submission(tmp_path, capsys):
     flags = {"epochs": 60, "seeds": 3, "learning_rate": 500.0, "recipe": "seed"}
-    summary = run_to_the_end(tmp_path, "curves.png", **flags)
+    summary = run_to_the_end(tmp_path, "curves.png", "out_of_fold.png", **flags)
     assert summary["recipe"] == "book"
     for over, count in (("seeds", 3), ("folds", 2)):
         means = summary[f"valid_log_rmse_over_{over}"]
@@ -72,7 +84,10 @@ def test_the_books_recipe_ends_in_a_submission(tmp_path, capsys):
     assert list(submission["Id"]) == list(range(1461, 1491))
     assert (submission["SalePrice"] > 0).all()
     out = capsys.readouterr().out
-    for fact in ("2-fold validation: avg train", "208500", "worst predicted houses"):
+    for fact in (
+        *("2-fold validation: avg train", "208500", "worst predicted houses"),
+        "kaggle competitions submit -c house-prices-advanced-regression-techniques -f ",
+    ):
         assert fact in out
 
 
@@ -81,7 +96,7 @@ def test_plus_minus_is_a_standard_error_and_low_validation_is_explained(
 ):
     train = np.full((3, 2, 1), 0.2)
     valid = train + np.array([-0.1, 0.0, -0.1])[:, None, None] + [[0.0], [0.01]]
-    validation = members.CrossValidation(0, 3, 2, 1, sharding.make_mesh())
+    validation = members.CrossValidation(0, 3, 1, 2, 1, sharding.make_mesh())
     folder = RunFolder("house_prices", tmp_path)
     seconds = {"train": 1.0, "compile": 1.0}
     book.show_folds({"train": train, "valid": valid}, seconds, validation, folder)
@@ -93,57 +108,87 @@ def test_plus_minus_is_a_standard_error_and_low_validation_is_explained(
 def test_a_price_that_cannot_be_submitted_fails_the_run(few, tmp_path):
     folder = RunFolder.create("house_prices", replace(SMALL, out=tmp_path))
     with pytest.raises(Failed, match=r"submission\.csv was not written: the price of"):
-        outcome.submit(few, np.full(30, np.nan), folder)
+        outcome.submit(few, np.full(30, np.nan), np.ones(90), np.ones((1, 90)), folder)
     assert not (tmp_path / "submission.csv").exists()
 
 
-def test_the_search_shows_each_setting_with_its_standard_error(tmp_path, monkeypatch):
-    grids = {
-        "linear": ((0.1, 0.3), (0.1,), (0.1,)),
-        "mlp": ((0.01,), (0.1,), (0.1, 0.2)),
-    }
-    monkeypatch.setattr(search, "GRIDS", grids)
-    summary = run_to_the_end(tmp_path, "search.png", recipe="search")
-    assert len(summary["results"]) == 4
-    for name in grids:
-        of_model = [r for r in summary["results"] if r["model"] == name]
-        assert summary["chosen"][name] == min(of_model, key=lambda r: r["log_rmse"])
-        assert all(r["standard_error"] > 0 for r in of_model)
-    least = min(summary["results"], key=lambda r: r["log_rmse"])
-    assert summary["chosen"][summary["winner"]] == least
+def test_intervals_cover_new_prices_as_often_as_they_say():
+    """On held-out folds of heavy-tailed errors, 90% within four deviations."""
+    rng = np.random.default_rng(0)
+    in_training = folds.k_fold(2000, 5)
+    errors = rng.standard_t(3, size=2000)
+    covered = outcome.coverage(errors, in_training)
+    assert abs(covered - 0.9) <= 4 * np.sqrt(0.9 * 0.1 / 2000)
 
 
-def test_the_best_recipe_ends_in_a_submission(tmp_path, few):
-    summary = run_to_the_end(tmp_path, recipe="best")
-    np.testing.assert_allclose(np.sum(summary["weights"], axis=1), 1)
-    assert np.shape(summary["weights"]) == (3, 2)  # two halves and all; two models
-    squares = np.square(summary["log_rmse_by_fold"]["blend"])
-    assert summary["out_of_fold_log_rmse"] == pytest.approx(np.sqrt(squares.mean()))
+def test_the_best_recipe_chooses_in_each_fold_and_ends_in_a_submission(
+    tmp_path, few, monkeypatch, capsys
+):
+    # Two settings, of which the second learns nothing.
+    monkeypatch.setitem(nested.GRIDS, "best", ((0.05, 1e-6), (0.1,), (0.1,)))
+    flags = {"recipe": "best", "repeats": 2, "epochs": 6}
+    summary = run_to_the_end(tmp_path, *FIGURES, **flags)
+    # Two halves, twice, and all rows.
+    assert [chosen["learning rate"] for chosen in summary["chosen"]] == [0.05] * 5
+    assert np.shape(summary["scores"]["MLP"]["log_rmse_by_fold"]) == (2, 2)
+    assert len(summary["importance"]) == 79
     submission = pd.read_csv(tmp_path / "submission.csv")
     low, high = few.train["SalePrice"].min(), few.train["SalePrice"].max()
     assert submission["SalePrice"].between(low / 2, high * 2).all()
+    assert "training 6/6" in capsys.readouterr().out
 
 
 def test_nothing_that_an_ensemble_has_fitted_depends_on_rows_it_leaves_out(few):
     halves = folds.k_fold(90, 2, seed=0)
     owned = np.concatenate([halves, np.ones((1, 90), bool)])
-    validation = members.CrossValidation(0, 2, 1, 2, sharding.make_mesh())
+    validation = members.CrossValidation(0, 2, 1, 1, 2, sharding.make_mesh())
     changed = few.train.copy()
     left_out = ~owned[0]
-    changed.loc[left_out, "SalePrice"] *= 10
+    noise = np.random.default_rng(0).uniform(1e4, 1e6, left_out.sum())
+    changed.loc[left_out, "SalePrice"] = noise.astype(int)
+    of_labels = few._replace(train=changed.copy())
     changed.loc[left_out, "LotArea"] = 10**8
     changed.loc[left_out, "Neighborhood"] = "Atlantis"
     changed.loc[left_out, "MasVnrType"] = None
-    before, after = (
-        best.train_ensembles(owned, data, validation)
-        for data in (few, few._replace(train=changed))
+    grid = np.array([[0.05, 0.1, 0.1], [0.02, 1.0, 0.2]])
+    before, noisy, after = (
+        nested.train_ensembles(owned, grid, data, validation)
+        for data in (few, of_labels, few._replace(train=changed))
     )
-    same = np.append(owned[0], np.ones(30, bool))  # and the test rows
-    for name, ours in before.predictions.items():
-        theirs = after.predictions[name]
+    # Labels change no prediction for their rows; features, none for other rows.
+    rows = np.ones(120, bool), np.append(owned[0], np.ones(30, bool))
+    for other, same in zip((noisy, after), rows, strict=True):
+        ours, theirs = before.trained.predictions[0], other.trained.predictions[0]
         np.testing.assert_array_equal(ours[0][:, same], theirs[0][:, same], strict=True)
         assert (ours[2][:, same] != theirs[2][:, same]).all()
-    np.testing.assert_array_equal(before.weights[0], after.weights[0])
+        np.testing.assert_array_equal(before.chosen[0], other.chosen[0])
+
+
+def test_the_weight_of_a_blend_comes_from_other_folds():
+    outer = folds.k_fold(40, 2)
+    prices = np.zeros(40)
+    first = np.where(outer[0], 1.0, 3.0)
+    pair = np.stack([first, -first])[:, None]  # half of each is right
+    np.testing.assert_allclose(nested.blend_outside(pair, prices, outer), 0.0)
+    prices[~outer[0]] = 3.0  # there the first alone is right
+    blended = nested.blend_outside(pair, prices, outer)[0]
+    np.testing.assert_allclose(blended[~outer[0]], 0.0)  # what the others say
+    np.testing.assert_allclose(blended[outer[0]], 1.0)
+
+
+@pytest.mark.long
+def test_references_are_fitted_inside_each_fold(few):
+    pytest.importorskip("sklearn")
+    in_training = folds.k_fold(90, 2, seed=0)
+    changed = few.train.copy()
+    changed.loc[~in_training[0], "SalePrice"] *= 10
+    ours, theirs = (
+        references.fit(data, in_training) for data in (few, few._replace(train=changed))
+    )
+    assert list(ours) == ["ridge", "lasso", "boosting"]
+    for name, predicted in ours.items():
+        np.testing.assert_array_equal(predicted[0], theirs[name][0])
+        assert (predicted[1] != theirs[name][1]).all()
 
 
 @pytest.mark.parametrize(
@@ -151,6 +196,8 @@ def test_nothing_that_an_ensemble_has_fitted_depends_on_rows_it_leaves_out(few):
     [
         ({"folds": 1}, "--folds must be at least 2, got 1"),
         ({"folds": 91}, "--folds must be at most the 90 rows with prices, got 91"),
+        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
+        ({"repeats": 2}, "--repeats is for --recipe best and search, got 2"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"seeds": 3, "devices": 2}, "--seeds must be a multiple of the 2 --devices"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
@@ -170,9 +217,9 @@ def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_p
 
 
 def test_too_few_rows_for_inner_folds_are_refused(tmp_path, few, monkeypatch):
-    tiny = few._replace(train=few.train[:8])
+    tiny = few._replace(train=few.train[:4])
     monkeypatch.setattr(house_prices, "read", lambda source: tiny)
-    with pytest.raises(DataError, match="8 rows with prices in 2 folds leave 4 to"):
+    with pytest.raises(DataError, match="4 rows with prices in 2 folds leave 2 to"):
         run(replace(SMALL, out=tmp_path / "run", recipe="best"))
     assert not (tmp_path / "run").exists()
 

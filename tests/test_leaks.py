@@ -83,7 +83,7 @@ def train_linear(rate):
 
 def train_model(rate):
     small = models.Architecture((2,), waves=1, frequencies=1)
-    settings = models.Setting(rate[None], rate[None], rate[None])
+    settings = models.Setting(*jnp.full((3, 1, 2), rate))
     rest = jnp.stack([X, X]), DATA[1], IN_TRAINING
     return models.train(small, settings, *rest, **SIZES, steps=2, keys=keys())
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ch4jax.statistics import difference_interval, equivalence_p, mean_interval
+from ch4jax.statistics import (
+    conformal_radius,
+    difference_interval,
+    equivalence_p,
+    folds_interval,
+    mean_interval,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -42,3 +48,27 @@ def test_equivalence_is_shown_where_the_90_percent_interval_is_inside(apart):
     a, b = RNG.normal(apart, 1.0, 40), RNG.normal(0.0, 1.0, 30)
     _, low, high = difference_interval(a, b, 0.9)
     assert (equivalence_p(a, b, 1.0) < 0.05) == (low > -1.0 and high < 1.0)
+
+
+def test_folds_that_share_rows_count_as_fewer_runs_than_they_are():
+    values = RNG.normal(3.0, 2.0, (10, 5))  # ten times five folds
+    shared = values.var(ddof=1) * (1 / 50 + 1 / 4)  # Nadeau and Bengio (2003)
+    half = scipy.stats.t.ppf(0.975, 49) * np.sqrt(shared)
+    mean = values.mean()
+    np.testing.assert_allclose(folds_interval(values), (mean, mean - half, mean + half))
+    with pytest.raises(ValueError, match="need at least 2 runs"):
+        folds_interval(values[:1, :1])
+
+
+def test_a_conformal_interval_covers_a_new_value_at_least_as_often_as_it_says():
+    covered = 0
+    for _ in range(4000):
+        *residuals, new = RNG.standard_cauchy(20)
+        covered += abs(new) <= conformal_radius(np.array(residuals), 0.9)
+    five_sigma = 5 * np.sqrt(4000 * 0.9 * 0.1)
+    assert abs(covered - 4000 * 0.9) <= five_sigma  # 18 of 20 exactly
+
+
+def test_a_coverage_that_the_residuals_cannot_give_is_refused():
+    with pytest.raises(ValueError, match="8 residuals are too few for a coverage of"):
+        conformal_radius(np.ones(8), 0.9)

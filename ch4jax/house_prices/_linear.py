@@ -206,7 +206,7 @@ def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
 def write_submission(
     path: Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, "..."]
 ) -> None:
-    """Write `Id,SalePrice` for the competition, by atomic replace.
+    """Write `Id,SalePrice` for the competition, in cents, by atomic replace.
 
     Raises:
       ValueError: if an Id occurs twice or is no whole number, there is not one price
@@ -220,10 +220,11 @@ def write_submission(
         )
     if np.unique(ids).size != ids.size:
         raise ValueError("an Id occurs twice")
-    bad = np.flatnonzero(~(np.isfinite(prices) & (prices > 0)))
+    cents = prices.astype(float).round(2)
+    bad = np.flatnonzero(~(np.isfinite(cents) & (cents > 0)))
     if bad.size:
         raise ValueError(
             f"the price of Id {ids[bad[0]]} must be positive, got {prices[bad[0]]}"
         )
     with atomic.writing(path) as part:
-        pd.DataFrame({"Id": ids, "SalePrice": prices}).to_csv(part, index=False)
+        pd.DataFrame({"Id": ids, "SalePrice": cents}).to_csv(part, index=False)

@@ -1,17 +1,16 @@
-"""Models of log prices for the best recipe, trained many at once, and their blend.
+"""The perceptron of the best recipe on log prices, trained many times at once.
 
-A model is an `Architecture` and two pure functions, `init` and `predict`. Members of
-an ensemble differ in the rows they are trained on (`ch4jax.training.folds`) and in
-their seed.
+A model is an `Architecture` and two pure functions, `init` and `predict`. Members of an
+ensemble differ in the rows they are trained on (`ch4jax.training.folds`) and in their
+seed.
 """
 
-import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
@@ -28,8 +27,8 @@ class Setting(NamedTuple):
 
     Attributes:
       learning_rate: of Adam, at its peak.
-      weight_decay: decoupled (AdamW), of the weights and not of the biases.
-      dropout: probability of dropping a hidden unit; an input, half of it.
+      weight_decay: decoupled (AdamW), of the kernels.
+      dropout: probability of dropping an input or a hidden unit.
     """
 
     learning_rate: float | Float[Array, "..."]
@@ -38,10 +37,10 @@ class Setting(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """SiLU layers beside a linear shortcut; hashable, so jit can take it as static.
+    """SiLU layers; hashable, so jit can take it as static.
 
     Attributes:
-      hidden: width of each hidden layer; none makes a linear model.
+      hidden: width of each hidden layer.
       waves: how many of the first inputs get periodic embeddings.
       frequencies: waves for each of them.
       frequency_scale: deviation of the frequencies before training.
@@ -53,6 +52,20 @@ class Architecture(NamedTuple):
     frequency_scale: float = 0.15
 
 
+class Model(NamedTuple):
+    """A trained member, or many with leading axes.
+
+    Attributes:
+      params: see `init`.
+      mean: of the log prices that it was trained on.
+      deviation: of the same.
+    """
+
+    params: dict[str, PyTree]
+    mean: Float[Array, "..."]
+    deviation: Float[Array, "..."]
+
+
 def init(
     architecture: Architecture, num_features: int, *, key: PRNGKeyArray
 ) -> dict[str, PyTree]:
@@ -60,25 +73,21 @@ def init(
     hidden, waves, frequencies, frequency_scale = architecture
     wave_key, phase_key, *layer_keys = jax.random.split(key, 2 + len(hidden))
     shape, width = (waves, frequencies), num_features + waves * frequencies
-    params: dict[str, PyTree] = {
-        "frequency": frequency_scale * jax.random.normal(wave_key, shape),
-        "phase": jax.random.uniform(phase_key, shape, maxval=2 * jnp.pi),
-        "shortcut": jnp.zeros(width),
-        "layers": [],
-        "bias": jnp.zeros(()),
-    }
+    layers = []
     for fan_out, layer_key in zip(hidden, layer_keys, strict=True):
         kernel_key, bias_key = jax.random.split(layer_key)
         kernel = jax.random.normal(kernel_key, (width, fan_out)) * width**-0.5
         bias = 0.3 * jax.random.normal(bias_key, (fan_out,))
-        params["layers"].append({"kernel": kernel, "bias": bias})
+        layers.append({"kernel": kernel, "bias": bias})
         width = fan_out
-    params["out"] = jnp.zeros(width if hidden else 0)
-    return params
+    return {
+        "frequency": frequency_scale * jax.random.normal(wave_key, shape),
+        "phase": jax.random.uniform(phase_key, shape, maxval=2 * jnp.pi),
+        "layers": [*layers, {"kernel": jnp.zeros((width, 1)), "bias": jnp.zeros(1)}],
+    }
 
 
 def predict(
-    architecture: Architecture,
     params: dict[str, PyTree],
     x: Float[Array, "rows features"],
     rate: float | Float[Array, ""] = 0.0,
@@ -91,31 +100,33 @@ def predict(
     f and φ (Gorishniy et al., 2022).
 
     Args:
-      architecture: that `params` were drawn for.
       params: see `init`.
       x: features.
-      rate: probability of dropping a hidden unit; an input, half of it.
-      key: split between the inputs and the hidden layers. None evaluates: nothing is
-        dropped.
+      rate: see `Setting.dropout`.
+      key: split between the layers. None evaluates: nothing is dropped.
     """
-    depth = len(architecture.hidden)
-    keys = None if key is None else jax.random.split(key, 1 + depth)
-    angle = 2 * jnp.pi * x[:, : architecture.waves, None] * params["frequency"][None]
-    waves = jnp.cos(angle + params["phase"][None]).reshape(len(x), -1)
-    inputs = jnp.concatenate([x, waves], axis=1)
-    if keys is not None:
-        inputs = mask_and_rescale(inputs, rate / 2, key=keys[0])
-    h = inputs
-    for i, layer in enumerate(params["layers"], start=1):
-        h = jax.nn.silu(h @ layer["kernel"] + layer["bias"][None])
-        if keys is not None:
-            h = mask_and_rescale(h, rate, key=keys[i])
-    # Adam moves each of many weights as fast as each of few: slow them down.
-    predictions = 0.1 * (inputs @ params["shortcut"]) + params["bias"]
-    return predictions + h @ params["out"] if depth else predictions
+    frequency, phase, layers = (params[n] for n in ("frequency", "phase", "layers"))
+    angle = 2 * jnp.pi * x[:, : len(frequency), None] * frequency[None]
+    waves = jnp.cos(angle + phase[None]).reshape(len(x), -1)
+    h = jnp.concatenate([x, waves], axis=1)
+    for i, layer in enumerate(layers):
+        if key is not None:
+            h = mask_and_rescale(h, rate, key=jax.random.fold_in(key, i))
+        h = h @ layer["kernel"] + layer["bias"][None]
+        if i < len(layers) - 1:
+            h = jax.nn.silu(h)
+    return h[:, 0]
 
 
-@partial(jax.jit, static_argnames=("architecture", "epochs", "batch_size", "steps"))
+def log_price(model: Model, x: Float[Array, "rows features"]) -> Float[Array, " rows"]:
+    """Return the log price that one member predicts for each row."""
+    return model.mean + model.deviation * predict(model.params, x, key=None)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("architecture", "epochs", "batch_size", "steps", "on_epoch"),
+)
 def train(
     architecture: Architecture,
     settings: Setting,
@@ -127,7 +138,8 @@ def train(
     batch_size: int,
     steps: int,
     keys: Key[Array, "folds seeds"],
-) -> Float[Array, "settings folds seeds rows"]:
+    on_epoch: Callable[[Int[Array, ""]], None] | None = None,
+) -> tuple[Model, Float[Array, "settings folds seeds rows"]]:
     """Train a model for each setting, fold and seed, and predict every row.
 
     Settings share initial parameters, batches and dropout masks, so that they differ in
@@ -135,7 +147,7 @@ def train(
 
     Args:
       architecture: of every model.
-      settings: each field of shape (settings,).
+      settings: each field of shape (settings, folds).
       x: every row as each fold encodes it, rows to predict included.
       log_prices: of every row; where no fold trains, any finite number will do.
       in_training: the rows that each fold trains on.
@@ -143,13 +155,19 @@ def train(
       batch_size: rows in a batch.
       steps: see `folds.steps_per_epoch`.
       keys: of each member: split in two, for `init` and for `folds.fit`.
+      on_epoch: see `folds.fit`.
+
+    Returns:
+      The models, leading with (settings, folds, seeds), and their log prices.
 
     Raises:
       ValueError: as `folds.fit` and `population.seed_keys` do.
     """
     check_member_keys(keys)
 
-    def member(setting: Setting, x: Array, rows: Array, key: PRNGKeyArray) -> Array:
+    def member(
+        setting: Setting, x: Array, rows: Array, key: PRNGKeyArray
+    ) -> tuple[Model, Array]:
         init_key, train_key = jax.random.split(key)
         mean = jnp.mean(log_prices, where=rows)
         deviation = jnp.std(log_prices, where=rows)
@@ -160,29 +178,31 @@ def train(
             setting,
             (x, (log_prices - mean) / deviation),
             rows,
-            recipe=partial(_recipe, architecture, num_steps),
+            recipe=partial(_recipe, num_steps),
             epochs=epochs,
             batch_size=batch_size,
             steps=steps,
             watch=False,
             key=train_key,
+            on_epoch=on_epoch,
         )
-        return mean + deviation * predict(architecture, params, x, key=None)
+        model = Model(params, mean, deviation)
+        return model, log_price(model, x)
 
     by_seed = jax.vmap(member, (None, None, None, 0))
-    by_fold = jax.vmap(by_seed, (None, 0, 0, 0))
+    by_fold = jax.vmap(by_seed, (0, 0, 0, 0))
     return jax.vmap(by_fold, (0, None, None, None))(settings, x, in_training, keys)
 
 
 def _recipe(
-    architecture: Architecture, num_steps: Int[Array, ""], setting: Setting
+    num_steps: Int[Array, ""], setting: Setting
 ) -> tuple[MetricsFn, optax.GradientTransformation]:
     """Return the Huber loss, because a few sales are far off any trend, and AdamW."""
 
     def metrics(
         params: dict[str, PyTree], x: Array, labels: Array, *, key: PRNGKeyArray | None
     ) -> Metrics:
-        predictions = predict(architecture, params, x, setting.dropout, key=key)
+        predictions = predict(params, x, setting.dropout, key=key)
         return {"loss": optax.huber_loss(predictions, labels, delta=HUBER)}
 
     def learning_rate(step: ArrayLike) -> Float[Array, ""]:
@@ -197,36 +217,6 @@ def _recipe(
 
 
 def _is_weight(params: dict[str, PyTree]) -> dict[str, PyTree]:
-    """Mark the kernels and the shortcut, and no bias, frequency or phase."""
+    """Mark the kernels, and no bias, frequency or phase."""
     layers = [{"kernel": True, "bias": False} for _ in params["layers"]]
-    weights = {"shortcut": True, "layers": layers, "out": True}
-    return {name: weights.get(name, False) for name in params}
-
-
-def blend_weights(
-    predictions: Float[np.ndarray, "models rows"],
-    log_prices: Float[np.ndarray, "..."],
-    huber: float = 0.1,
-) -> Float[np.ndarray, " models"]:
-    """Return the weights, in twentieths that add up to 1, of the least Huber loss.
-
-    Args:
-      predictions: log prices, of rows that the models were not trained on.
-      log_prices: the true ones.
-      huber: residual from which the loss is linear: with the squared loss, two sales
-        in a thousand would set the weights.
-
-    Raises:
-      ValueError: if there is not one log price for each prediction of a model.
-    """
-    if predictions.shape[1:] != log_prices.shape:
-        raise ValueError(
-            "need a log price for each prediction of each model, got shapes "
-            f"{log_prices.shape} and {predictions.shape}"
-        )
-    parts = itertools.product(range(21), repeat=len(predictions))
-    grid = np.array([weights for weights in parts if sum(weights) == 20]) / 20
-    residuals = np.abs(grid @ predictions - log_prices[None, :])
-    bent = np.minimum(residuals, huber)
-    loss = (bent * (residuals - bent / 2)).mean(axis=1)
-    return grid[loss.argmin()]
+    return {"frequency": False, "phase": False, "layers": layers}

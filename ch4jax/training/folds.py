@@ -106,6 +106,7 @@ def fit(
     steps: int,
     watch: bool,
     key: PRNGKeyArray,
+    on_epoch: Callable[[Int[Array, ""]], None] | None = None,
 ) -> tuple[PyTree, Metrics]:
     """Train one member from first epoch to last; made to be jitted, and mapped.
 
@@ -120,6 +121,8 @@ def fit(
       steps: steps in an epoch, enough for the largest fold: `steps_per_epoch`.
       watch: evaluate after each epoch.
       key: the key of the run; epoch i draws from `fold_in(key, i)`.
+      on_epoch: called with the number of each epoch, from 0, as it begins; once for all
+        members that are mapped over. JAX does not cache such programs on disk.
 
     Returns:
       The parameters after the last epoch; and, if `watch`, the mean of each metric
@@ -138,6 +141,8 @@ def fit(
     )
 
     def epoch(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
+        if on_epoch is not None:
+            jax.debug.callback(on_epoch, number)
         shuffle_key, step_key = jax.random.split(jax.random.fold_in(key, number))
 
         def step(

@@ -1,9 +1,9 @@
 """House prices from the tables to submission.csv (D2L 5.7).
 
 Without flags: the book's recipe, a linear model on raw prices, with 5 folds trained at
-once. `--recipe search` tries hyperparameters, `--recipe best` trains an ensemble on
-log prices in which nothing is fitted outside its fold. Every ± is one standard error,
-over the seeds, the folds or the houses.
+once. `--recipe best` trains perceptrons on log prices; each fold chooses their
+hyperparameters, and fits all else, on its own rows; `--recipe search` chooses from
+more. Every ± is one standard error, over the seeds, the folds or the houses.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from experiments.common import cli
 from experiments.common.console import console, say
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
-from experiments.house_prices import best, book, search
+from experiments.house_prices import book, nested
 from experiments.house_prices.members import CrossValidation
 
 
@@ -25,15 +25,17 @@ class Config(cli.DeviceFlags):
     """Flags; the defaults are the book's. `--devices` share the members of a fold."""
 
     recipe: Literal["book", "search", "best", "seed"] = "book"
-    """The book's, a search over hyperparameters, or the best of this package; seed is
+    """The book's, the best of this package, or the same with a wider search; seed is
     the old name of book."""
     data: str = "auto"
     """shipped, hub (downloads), a folder or zip with Kaggle's tables, or auto:
     shipped, but on Kaggle's machines their input folder."""
     folds: int = 5
     """Of the cross-validation; the book's are not shuffled, the others are, by SEED."""
+    repeats: int = 1
+    """How many times search and best shuffle the rows and cut them into folds."""
     seeds: cli.OptionalInt = None
-    """Members for each fold; if not given, 10 for book and 2 for search and best."""
+    """Members for each fold; if not given, 10 for book and 8 for search and best."""
     epochs: cli.OptionalInt = None
     """Passes over the rows; if not given, 100 for book, 40 for search and best."""
     learning_rate: cli.OptionalFloat = None
@@ -50,6 +52,7 @@ class Config(cli.DeviceFlags):
             object.__setattr__(self, "recipe", "book")
         if self.folds < 2:
             raise UsageError(f"--folds must be at least 2, got {self.folds}")
+        cli.check_at_least_1("--repeats", self.repeats)
         cli.check_at_least_1("--seeds", self.seeds)
         cli.check_at_least_1("--epochs", self.epochs)
         cli.check_at_least_1("--batch-size", self.batch_size)
@@ -57,6 +60,10 @@ class Config(cli.DeviceFlags):
         if self.weight_decay != 0:
             cli.check_positive("--weight-decay", self.weight_decay)
         if self.recipe == "book":
+            if self.repeats > 1:
+                raise UsageError(
+                    f"--repeats is for --recipe best and search, got {self.repeats}"
+                )
             return
         for flag, value in (
             ("--learning-rate", self.learning_rate),
@@ -72,8 +79,7 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
 
     Raises:
       UsageError: if a flag does not fit the rows with prices, or the devices.
-      DataError: if an outer fold has too few rows for the inner folds of the best
-        recipe.
+      DataError: if an outer fold has too few rows for its inner folds.
     """
     for flag, value in (("--folds", config.folds), ("--batch-size", config.batch_size)):
         if value is not None and value > rows:
@@ -81,19 +87,21 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
                 f"{flag} must be at most the {rows:,} rows with prices, got {value}"
             )
     smallest = rows - -(-rows // config.folds)
-    if config.recipe == "best" and smallest < best.INNER_FOLDS:
+    if config.recipe != "book" and smallest < nested.INNER_FOLDS:
         raise DataError(
             f"{rows} rows with prices in {config.folds} folds leave {smallest} to "
-            f"train on; the best recipe needs at least {best.INNER_FOLDS}"
+            f"train on; {nested.INNER_FOLDS} inner folds need as many"
         )
-    seeds, epochs = (10, 100) if config.recipe == "book" else (2, 40)
+    seeds, epochs = (10, 100) if config.recipe == "book" else (8, 40)
     seeds, epochs = config.seeds or seeds, config.epochs or epochs
     if seeds % (config.devices or 1):
         raise UsageError(
             f"--seeds must be a multiple of the {config.devices} --devices, got {seeds}"
         )
     return (
-        CrossValidation(config.seed, config.folds, seeds, epochs, config.mesh()),
+        CrossValidation(
+            config.seed, config.folds, config.repeats, seeds, epochs, config.mesh()
+        ),
         book.Hyperparameters(
             learning_rate=config.learning_rate or 5.0,
             weight_decay=config.weight_decay or 0.0,
@@ -118,10 +126,8 @@ def run(config: Config) -> None:
     say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
     if config.recipe == "book":
         summary = book.run(data, validation, hyperparameters, folder)
-    elif config.recipe == "search":
-        summary = search.run(data, validation, folder)
     else:
-        summary = best.run(data, validation, folder)
+        summary = nested.run(data, validation, config.recipe, folder)
     score = summary["out_of_fold_log_rmse"]
     error = summary["out_of_fold_log_rmse_standard_error"]
     folder.finish(

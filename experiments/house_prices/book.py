@@ -94,10 +94,17 @@ def run(
     predict = jax.vmap(jax.vmap(house_prices.linear, (0, None)), (0, None))
     of_fold = np.asarray(predict(params, x))  # (folds, seeds, rows)
     out_of_fold = members.held_out(of_fold, in_training)
-    summary |= outcome.show(data, np.log(np.maximum(out_of_fold, 1.0)), "book", folder)
+    logs = np.log(np.maximum(out_of_fold, 1.0))
+    summary |= outcome.show(data, logs, "book", folder)
     member = jax.tree.map(lambda leaf: leaf[0, 0], whole)
     predictions = house_prices.linear(member, jnp.asarray(encoded.test, float))
-    outcome.submit(data, np.asarray(predictions, float), folder)
+    outcome.submit(
+        data,
+        np.asarray(predictions, float),
+        logs.mean(axis=0) - members.log_of_prices(data),
+        in_training,
+        folder,
+    )
     return summary
 
 

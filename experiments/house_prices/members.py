@@ -1,10 +1,6 @@
-"""Models of log house prices, many at once: what the search and the best recipe share.
+"""Many models of log prices at once, each on features fitted inside its fold."""
 
-Whatever is estimated for a fold (encoding, scaling, filling in, the mean of the log
-prices) is estimated from the rows that the fold trains on.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ch4jax.house_prices import HousePrices, features, models
-from ch4jax.house_prices.models import Architecture, Setting
+from ch4jax.house_prices.features import Encoder
+from ch4jax.house_prices.models import Architecture, Model, Setting
 from ch4jax.training import folds, sharding
 from experiments.common import timing
-from experiments.common.console import say
+from experiments.common.console import progress
 
-ARCHITECTURES = {"linear": Architecture(hidden=(), waves=0), "mlp": Architecture()}
+ARCHITECTURE = Architecture()
 BATCH_SIZE = 128
+SHOW_EVERY = 5  # epochs
 
 
 class CrossValidation(NamedTuple):
@@ -31,6 +29,7 @@ class CrossValidation(NamedTuple):
     Attributes:
       seed: shuffles the folds, except the book's, and draws the keys.
       folds: how many.
+      repeats: how many times the rows are cut into folds; the book's, once.
       seeds: members of each fold.
       epochs: passes over the rows of a fold.
       mesh: devices that share the members of each fold.
@@ -38,9 +37,26 @@ class CrossValidation(NamedTuple):
 
     seed: int
     folds: int
+    repeats: int
     seeds: int
     epochs: int
     mesh: Mesh
+
+
+class Trained(NamedTuple):
+    """What `train` made.
+
+    Attributes:
+      models: leading with (settings, folds, seeds).
+      predictions: the log prices of the rows of both tables.
+      encoders: fitted inside each fold.
+      seconds: that training took, compiling included.
+    """
+
+    models: Model
+    predictions: Float[np.ndarray, "settings folds seeds all_rows"]
+    encoders: Sequence[Encoder]
+    seconds: float
 
 
 def log_of_prices(data: HousePrices) -> Float[np.ndarray, " rows"]:
@@ -50,7 +66,7 @@ def log_of_prices(data: HousePrices) -> Float[np.ndarray, " rows"]:
 
 def encode(
     data: HousePrices, in_training: Bool[np.ndarray, "folds rows"]
-) -> Float[np.ndarray, "folds all_rows features"]:
+) -> tuple[list[Encoder], Float[np.ndarray, "folds all_rows features"]]:
     """Encode every row, of both tables, once for each fold.
 
     Args:
@@ -59,7 +75,7 @@ def encode(
     """
     log_prices = log_of_prices(data)
     derived = features.derive(pd.concat([data.train, data.test], ignore_index=True))
-    by_fold = []
+    encoders, by_fold = [], []
     for rows in in_training:
         seen = np.append(rows, np.zeros(len(data.test), bool))
         encoder = features.fit(derived.loc[seen], log_prices[rows])
@@ -67,49 +83,49 @@ def encode(
         x = np.empty((len(derived), of_seen.shape[1]), np.float32)
         x[seen] = of_seen
         x[~seen] = features.encode(encoder, derived.loc[~seen])
+        encoders.append(encoder)
         by_fold.append(x)
-    return np.stack(by_fold)
+    return encoders, np.stack(by_fold)
 
 
 def train(
-    settings: Mapping[str, Sequence[Setting]],
+    label: str,
+    settings: Float[np.ndarray, "settings folds fields"],
     data: HousePrices,
     in_training: Bool[np.ndarray, "folds rows"],
     validation: CrossValidation,
-) -> tuple[
-    dict[str, Float[np.ndarray, "settings folds seeds all_rows"]], dict[str, float]
-]:
-    """Train every architecture with each of its settings, in each fold.
-
-    Returns:
-      For each architecture the log prices that its members predict, for the rows of
-      both tables, and the seconds that it took.
-    """
+) -> Trained:
+    """Train every setting, fold and seed in one program, and show how far it is."""
     rest = len(data.test)  # no fold trains on them, so their log prices may be 0
-    x = jnp.asarray(encode(data, in_training))
-    log_prices = jnp.asarray(np.pad(log_of_prices(data), (0, rest)), float)
-    rows = jnp.asarray(np.pad(in_training, ((0, 0), (0, rest))))
-    key, shape = jax.random.key(validation.seed), (len(in_training), validation.seeds)
-    predictions, seconds = {}, {}
-    for i, (name, architecture) in enumerate(ARCHITECTURES.items()):
-        keys = jax.random.split(jax.random.fold_in(key, i), shape)
+    encoders, x = encode(data, in_training)
+    num_settings, num_folds, _ = settings.shape
+    keys = jax.random.split(
+        jax.random.key(validation.seed), (num_folds, validation.seeds)
+    )
+    with progress(label, validation.epochs) as step:
+
+        def on_epoch(number: Int[Array, ""]) -> None:
+            if int(number) and int(number) % SHOW_EVERY == 0:
+                step(f"{num_settings * keys.size} models", SHOW_EVERY)
+
         work = partial(
             models.train,
-            architecture,
-            Setting(*jnp.asarray(settings[name], float).T),
-            x,
-            log_prices,
-            rows,
+            ARCHITECTURE,
+            Setting(*jnp.moveaxis(jnp.asarray(settings, float), -1, 0)),
+            jnp.asarray(x),
+            jnp.asarray(np.pad(log_of_prices(data), (0, rest)), float),
+            jnp.asarray(np.pad(in_training, ((0, 0), (0, rest)))),
             epochs=validation.epochs,
             batch_size=BATCH_SIZE,
             steps=folds.steps_per_epoch(in_training, BATCH_SIZE),
             keys=place(keys, validation.mesh),
+            on_epoch=on_epoch,
         )
-        trained, seconds[name] = timing.timed(work)
-        predictions[name] = np.asarray(trained, float)
-        count = predictions[name][..., 0].size
-        say(f"{name}: {count} models in {seconds[name]:.0f} s, with compiling")
-    return predictions, seconds
+        (fitted, predictions), seconds = timing.timed(work)
+        jax.effects_barrier()
+        left = (validation.epochs - 1) % SHOW_EVERY + 1
+        step(f"{seconds:.0f} s, with compiling", left)
+    return Trained(fitted, np.asarray(predictions, float), encoders, seconds)
 
 
 def place(keys: Key[Array, "folds seeds"], mesh: Mesh) -> Key[Array, "folds seeds"]:
@@ -124,9 +140,10 @@ def place(keys: Key[Array, "folds seeds"], mesh: Mesh) -> Key[Array, "folds seed
 
 
 def held_out(
-    predictions: Float[np.ndarray, "folds seeds all_rows"],
+    predictions: Float[np.ndarray, "folds *seeds all_rows"],
     in_training: Bool[np.ndarray, "folds rows"],
-) -> Float[np.ndarray, "seeds rows"]:
+) -> Float[np.ndarray, "*seeds rows"]:
     """Return the prediction of each row by the fold that left it out."""
     own = predictions[..., : in_training.shape[-1]]
-    return np.where(in_training[:, None, :], 0.0, own).sum(axis=0)
+    fold = np.argmin(in_training, axis=0)  # the first that is false
+    return np.moveaxis(own[fold, ..., np.arange(fold.size)], 0, -1)

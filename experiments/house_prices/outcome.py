@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
+from jaxtyping import Bool, Float
 
+from ch4jax import statistics
 from ch4jax.house_prices import HousePrices, write_submission
+from ch4jax.storage import atomic
 from experiments.common import plots
 from experiments.common.console import count, say
 from experiments.common.errors import Failed
 from experiments.common.run_folder import RunFolder
+
+DECIDING = (524, 1299)  # Ids of two large houses, sold unfinished for little
+COVERAGE = 0.9
+COMPETITION = "house-prices-advanced-regression-techniques"
+
+
+def deciding(data: HousePrices) -> Bool[np.ndarray, " rows"]:
+    """Mark the two sales that decide much of any score."""
+    return data.train["Id"].isin(DECIDING).to_numpy()
 
 
 def plus_minus(values: Float[np.ndarray, " values"]) -> str:
@@ -37,7 +49,8 @@ def show(
 
     Returns:
       For the summary: log-RMSE over all rows of the mean over seeds in log space, its
-      standard error over the rows, the spread of each row over seeds, the worst rows.
+      standard error over the rows, the same without the sales that decide, the error
+      in dollars, the spread of each row over seeds, the worst rows.
     """
     prices = data.train["SalePrice"].to_numpy(float)
     mean = out_of_fold.mean(axis=0)
@@ -59,11 +72,13 @@ def show(
         title="worst predicted houses, out of fold",
         num_texts=3,
     )
-    without = np.delete(errors, worst[:2])
+    usual = float(np.sqrt(np.square(errors[~deciding(data)]).mean()))
+    dollars = float(np.sqrt(np.square(np.exp(mean) - prices).mean()))
     say(
         f"out of fold, {count(len(out_of_fold), 'seed')} averaged in log space: "
         f"log RMSE {score:.4f} ± {deviation:.4f} (standard error over the rows); "
-        f"{np.sqrt(np.square(without).mean()):.4f} without the two worst"
+        f"{usual:.4f} without the Ids {' and '.join(map(str, DECIDING))}; "
+        f"RMSE ${dollars:,.0f}"
     )
     ids = data.train["Id"].to_numpy()[worst]
     title = f"recipe {recipe}: log RMSE {score:.4f}, and the Ids of the worst houses"
@@ -72,6 +87,8 @@ def show(
     return {
         "out_of_fold_log_rmse": score,
         "out_of_fold_log_rmse_standard_error": deviation,
+        "out_of_fold_log_rmse_usual": usual,
+        "out_of_fold_dollars": dollars,
         "spread_over_seeds": out_of_fold.std(axis=0, ddof=1).mean()
         if several
         else None,
@@ -104,9 +121,19 @@ def draw(
         axes.scatter(prices[others], predictions[others], s=6, alpha=0.5, lw=0)
         mark = {"color": plots.COLOURS[1], "label": "worst eight"}
         axes.scatter(prices[marked], predictions[marked], s=24, **mark)
-        for i, (row, name) in enumerate(worst.items()):
-            at, va = (prices[row] * 1.03, predictions[row]), ("top", "bottom")[i % 2]
-            axes.text(*at, str(name), fontsize=8, va=va)
+        sides = ((6, 0, "left", "center"), (0, -6, "center", "top"))
+        sides = (*sides, (-6, 0, "right", "center"))  # neighbours on different sides
+        for i, row in enumerate(sorted(worst, key=lambda row: predictions[row])):
+            *offset, ha, va = sides[i % 3]
+            axes.annotate(
+                str(worst[row]),
+                (prices[row], predictions[row]),
+                offset,
+                textcoords="offset points",
+                fontsize=8,
+                ha=ha,
+                va=va,
+            )
         ends = [prices.min() / 1.1, prices.max() * 1.1]
         axes.plot(ends, ends, color="black", lw=0.8, label="predicted = true")
         axes.set(xlabel="true price ($)", ylabel="predicted price ($), out of fold")
@@ -119,16 +146,48 @@ def draw(
 
 
 def submit(
-    data: HousePrices, prices: Float[np.ndarray, " rows"], folder: RunFolder
+    data: HousePrices,
+    prices: Float[np.ndarray, " test_rows"],
+    errors: Float[np.ndarray, " rows"],
+    in_training: Bool[np.ndarray, "folds rows"],
+    folder: RunFolder,
 ) -> None:
-    """Write `submission.csv` into the run folder.
+    """Write `submission.csv` and `intervals.csv` into the run folder.
+
+    Args:
+      data: the tables.
+      prices: predicted, of the test rows.
+      errors: of the log prices of the training rows, out of fold.
+      in_training: the rows that each fold trained on.
+      folder: of the run.
 
     Raises:
       Failed: if a price cannot be submitted.
     """
-    path = folder.path / "submission.csv"
+    path, ids = folder.path / "submission.csv", data.test["Id"].to_numpy()
     try:
-        write_submission(path, data.test["Id"].to_numpy(), prices)
+        write_submission(path, ids, prices)
     except ValueError as error:
         raise Failed(f"submission.csv was not written: {error}") from error
-    say(f"submission.csv: {len(prices):,} predicted prices")
+    say(f"submission.csv: {len(prices):,} predicted prices; to submit it:")
+    say(f"  kaggle competitions submit -c {COMPETITION} -f {path} -m ch4jax")
+    factor = np.exp(statistics.conformal_radius(errors, COVERAGE))
+    columns = {"Id": ids, "SalePrice": prices}
+    columns |= {"Low": prices / factor, "High": prices * factor}
+    with atomic.writing(folder.path / "intervals.csv") as part:
+        pd.DataFrame(columns).round(2).to_csv(part, index=False)
+    say(
+        f"intervals.csv: a factor of {factor:.3f} up and down, for {COVERAGE:.0%}; it "
+        f"covers {coverage(errors, in_training):.1%} of the prices on held-out folds"
+    )
+
+
+def coverage(
+    errors: Float[np.ndarray, " rows"], in_training: Bool[np.ndarray, "folds rows"]
+) -> float:
+    """Return how many rows lie within the radius that the other folds give."""
+    covered = np.zeros(errors.size, bool)
+    for own in in_training:
+        radius = statistics.conformal_radius(errors[own], COVERAGE)
+        covered[~own] = np.abs(errors[~own]) <= radius
+    return float(covered.mean())
