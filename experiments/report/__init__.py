@@ -37,7 +37,7 @@ TOO_LONG = {"benchmark", "claims", "compare", "end_to_end", "growth"}  # for --q
 
 @dataclass(frozen=True)
 class Config(cli.Flags):
-    """Flags; seed and platform are passed on to every experiment."""
+    """Flags; seed, platform and precision are passed on to every experiment."""
 
     out: Path = Path("report")
     """Folder of index.html, and of the runs that are made for it."""
@@ -116,6 +116,7 @@ def run_all(config: Config, folder: Path) -> Iterator[Entry]:
         command += QUICK.get(name, ()) if config.quick else ()
         command += ["--seed", str(config.seed)] if config.seed else []
         command += ["--platform", config.platform] if config.platform else []
+        command += ["--precision", config.precision] if config.precision else []
         if config.quick and name in TOO_LONG:
             reason = "--quick leaves it out, since it takes minutes"
             yield Entry(name, shlex.join(command), reason=reason)
