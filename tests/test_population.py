@@ -74,3 +74,12 @@ def test_a_population_is_traced_once_however_many_epochs_run():
     states, _, _ = train(*start(2, 2), epochs=4)
     assert [function._cache_size() for function in functions] == programs
     np.testing.assert_array_equal(states.step, [16, 16])
+
+
+def test_an_epoch_writes_the_new_states_over_the_old():
+    states, keys = start(0, 8)
+    data = jnp.zeros((50, 4)), jnp.zeros(50, jnp.int32)
+    fixed = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
+    program = population.train_epoch.lower(states, data, keys=keys, **fixed).compile()
+    of_states = sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+    assert program.memory_analysis().alias_size_in_bytes == of_states

@@ -36,7 +36,11 @@ def init_states(params: PyTree, optimizer: optax.GradientTransformation) -> Trai
     return jax.vmap(partial(training.init_state, optimizer=optimizer))(params)
 
 
-@partial(jax.jit, static_argnames=("metrics_fn", "optimizer", "batch_size"))
+@partial(
+    jax.jit,
+    static_argnames=("metrics_fn", "optimizer", "batch_size"),
+    donate_argnames="states",
+)
 def train_epoch(
     states: TrainState,
     data: Data,
