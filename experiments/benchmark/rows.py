@@ -50,6 +50,11 @@ class Work(NamedTuple):
     has_floor: bool = False
 
     @property
+    def dtype(self) -> str:
+        """What it multiplies in."""
+        return "bfloat16" if "bfloat16" in self.name else "float32"
+
+    @property
     def label(self) -> str:
         """Its system and its name."""
         return f"{self.system}: {self.name}"
