@@ -390,11 +390,13 @@ def collectives(text: str) -> list[tuple[int, int]]:
     def inside(name: str, times: int) -> Iterator[tuple[int, int]]:
         for line in bodies.get(name, []):
             if loop := re.search(r"body=%([\w.-]+)", line):
-                # The bound that the loop's counter is compared with.
+                # Of a GPU's loop XLA notes the trips; of a TPU's, the bound is compared.
+                noted = re.findall(r"known_trip_count\D+(\d+)", line)
                 condition = re.search(r"condition=%([\w.-]+)", line)
                 lines = bodies.get(condition[1] if condition else "", [])
                 bounds = re.findall(r"s32\[\]\S* constant\((\d+)\)", "".join(lines))
-                yield from inside(loop[1], times * max(map(int, bounds), default=1))
+                trips = max(map(int, noted or bounds), default=1)
+                yield from inside(loop[1], times * trips)
             elif passed := re.search(
                 r"= (.*?) (?:all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", line
             ):

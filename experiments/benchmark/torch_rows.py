@@ -6,6 +6,7 @@ It needs PyTorch, so the command imports it only if there is one.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import jax
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -44,13 +45,14 @@ class Images(torch.utils.data.Dataset):
 def device_for(platform: str, *, seed: int) -> torch.device | None:
     """Seed PyTorch, and return its device of the kind that JAX calls `platform`.
 
-    On a CPU it uses as many threads as XLA; on a GPU products may round to TF32, which
-    is JAX's default too. None if PyTorch has no such device.
+    On a CPU it uses as many threads as XLA; on a GPU products round to TF32 only if
+    JAX's may. None if PyTorch has no such device.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(roofline.threads())
     if platform == "gpu" and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
+        exact = jax.config.values["jax_default_matmul_precision"] == "highest"
+        torch.set_float32_matmul_precision("highest" if exact else "high")
         return torch.device("cuda")
     return torch.device("cpu") if platform == "cpu" else None
 
