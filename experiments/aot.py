@@ -390,7 +390,7 @@ def collectives(text: str) -> list[tuple[int, int]]:
     def inside(name: str, times: int) -> Iterator[tuple[int, int]]:
         for line in bodies.get(name, []):
             if loop := re.search(r"body=%([\w.-]+)", line):
-                # Of a GPU's loop XLA notes the trips; of a TPU's, the bound is compared.
+                # XLA notes the trips of a GPU's loop; a TPU's compares with them.
                 noted = re.findall(r"known_trip_count\D+(\d+)", line)
                 condition = re.search(r"condition=%([\w.-]+)", line)
                 lines = bodies.get(condition[1] if condition else "", [])
