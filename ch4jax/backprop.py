@@ -9,10 +9,12 @@ The names are the book's. Rows are examples, so its `W x` is `x w` here.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from ch4jax.training.checks import (
@@ -25,6 +27,7 @@ from ch4jax.training.checks import (
 Lambd = float | Float[Array, ""]
 
 
+@partial(register_namedtuple_serialization, serialized_name="ch4jax.backprop.Params")
 class Params(NamedTuple):
     """The weights of both layers."""
 

@@ -6,16 +6,19 @@ compile as fast as two, and a measure of every layer comes back as one array.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ch4jax.training import classification_metrics
 from ch4jax.training.checks import check_counts, check_width
 
 
+@partial(register_namedtuple_serialization, serialized_name="ch4jax.deep_mlp.Dense")
 class Dense(NamedTuple):
     """Parameters of one layer, or of several stacked along the first axis."""
 
@@ -23,6 +26,7 @@ class Dense(NamedTuple):
     bias: Float[Array, "*layers outputs"]
 
 
+@partial(register_namedtuple_serialization, serialized_name="ch4jax.deep_mlp.Params")
 class Params(NamedTuple):
     """Parameters of a deep perceptron with `depth` hidden layers.
 

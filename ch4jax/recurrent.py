@@ -5,15 +5,18 @@ Memory", 1997, with the forget gate of Gers et al., 2000. In Flax they are
 `nn.RNN(nn.SimpleCell(hidden))` and `nn.RNN(nn.OptimizedLSTMCell(hidden))`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax.initialization import torch_bias
 
 
+@partial(register_namedtuple_serialization, serialized_name="ch4jax.recurrent.Params")
 class Params(NamedTuple):
     """Parameters of one layer.
 

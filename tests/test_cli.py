@@ -94,6 +94,28 @@ def test_settings_with_which_nothing_works_are_refused(variable, value):
     assert re.fullmatch(f"error: {variable} must be .*\n", refused.stderr)
 
 
+@pytest.mark.parametrize(
+    ("asked", "variable", "precision"),
+    [
+        (None, None, "highest"),
+        ("default", None, "default"),
+        (None, "default", "default"),
+        ("highest", "default", "highest"),
+    ],
+)
+def test_products_are_float32_unless_a_flag_or_jax_s_variable_asks_otherwise(
+    asked, variable, precision
+):
+    name = "jax_default_matmul_precision"
+    before = jax.config.values[name]
+    try:
+        jax.config.update(name, variable)
+        setup.set_precision(asked)
+        assert setup.numerics()[name] == precision
+    finally:
+        jax.config.update(name, before)
+
+
 def test_an_unknown_platform_is_refused_with_code_2():
     refused = command("experiments.dropout", "--platform", "abacus", "--data", "mini")
     assert refused.returncode == 2

@@ -10,7 +10,7 @@ import torch
 from ch4jax.data import fashion_mnist
 from ch4jax.training import folds
 from experiments import benchmark, growth
-from experiments.benchmark import rows, torch_rows
+from experiments.benchmark import rows, tables, torch_rows
 from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
 from experiments.common import roofline, timing
 from experiments.common.linear_problem import Hyperparameters, draw_problem
@@ -71,6 +71,19 @@ def test_rows_stand_beside_floor_and_pytorch_and_noise_is_named(
         assert ("not quiet: do not quote" in text) == bool(noisy)
 
 
+def test_jax_is_compared_with_the_fastest_row_of_pytorch_in_the_same_dtype():
+    speeds = {
+        **{"PyTorch, eager": 3.0, "PyTorch, vmap over 4": 5.0},
+        **{"PyTorch, eager, bfloat16": 8.0, "JAX": 10.0, "JAX, bfloat16": 12.0},
+    }
+    works = [Work(DROPOUT, name, print, 1) for name in speeds]
+    timings = [Timing(1, 1 / speed, 1, 1) for speed in speeds.values()]
+    related = tables.relate(works, timings)
+    assert [row["to_pytorch"] for row in related] == pytest.approx(
+        [3 / 5, 1, 1, 10 / 5, 12 / 8]
+    )
+
+
 def test_the_floors_of_the_machine_are_positive(monkeypatch):
     monkeypatch.setattr(roofline, "COPIED_BYTES", 2**12)
     assert all(value > 0 for value in benchmark.measure_floors(1).values())
@@ -90,7 +103,11 @@ def test_operations_are_those_of_three_products_forward_and_five_backward():
     assert roofline.floating_point_operations(100) == 2 * 100 * (forward + backward)
 
 
-def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(few_images, monkeypatch):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # the second is a rehearsal
+def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(
+    platform, few_images, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(rows, "POPULATIONS", (2,))
     monkeypatch.setattr(rows, "HIDDEN", (8, 8))
     works = list(rows.dropout_rows(fashion_mnist.load("mini")))
@@ -102,10 +119,13 @@ def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(few_images, monkey
         assert np.unique(state.step) == [-(-seen // 256)]
         leaves = jax.tree.leaves(state.params)
         assert all(np.isfinite(leaf).all() for leaf in leaves)
-    assert [work.has_floor for work in works] == [True, True, True, False, False]
+    fast_modes = 1 + (platform == "gpu")
+    floors = [True] * 3 + [False] * (fast_modes + 1)
+    assert [work.has_floor for work in works] == floors
 
 
-def test_every_pytorch_row_runs(few_images, houses):
+def test_every_pytorch_row_runs(few_images, houses, monkeypatch):
+    monkeypatch.setattr(rows, "POPULATIONS", (1, 2))
     data, cpu = fashion_mnist.load("mini"), torch.device("cpu")
     problem = draw_problem(
         Hyperparameters(inputs=3, train_rows=5, test_rows=5), key=jax.random.key(0)
@@ -113,11 +133,11 @@ def test_every_pytorch_row_runs(few_images, houses):
     works = [
         *torch_rows.dropout_rows(data, cpu, compile=False),
         *torch_rows.house_rows(houses, cpu),
-        *torch_rows.sweep_rows(problem, cpu),
+        *torch_rows.sweep_rows(problem, cpu, members=3),
     ]
     for work in works:
         work.run()
-    assert [work.amount for work in works] == [300, 300, 300, 5, 5, 2, 2]
+    assert [work.amount for work in works] == [300, 300, 300, 60, 5, 5, 2, 2, 3]
 
 
 def test_pytorch_is_timed_on_the_device_of_jax_or_not_at_all(monkeypatch, houses):

@@ -25,7 +25,7 @@ def start(seed, members):
     return population.init_states(params, OPTIMIZER), keys[:, 1]
 
 
-def train(states, keys, epochs=3):
+def train(states, keys, epochs=3, group=None):
     x = jax.random.normal(jax.random.key(0), (50, 4))
     data = x, (x[:, 0] > 0).astype(jnp.int32)
     for _ in range(epochs):
@@ -35,14 +35,16 @@ def train(states, keys, epochs=3):
             metrics_fn=metrics_fn,
             optimizer=OPTIMIZER,
             batch_size=16,
+            group=group,
             keys=jax.random.clone(keys),
         )
     tested = population.evaluate(states.params, data, metrics_fn=metrics_fn)
     return states, metrics, tested
 
 
-def test_each_member_is_the_run_it_would_have_been_alone(x64):
-    together = train(*start(3, 3))
+@pytest.mark.parametrize("group", [None, 2])
+def test_each_member_is_the_run_it_would_have_been_alone(x64, group):
+    together = train(*start(3, 3), group=group)
     for i in range(3):
         alone = train(*start(3 + i, 1))
         pairs = zip(*map(jax.tree.leaves, (together, alone)), strict=True)
@@ -74,3 +76,45 @@ def test_a_population_is_traced_once_however_many_epochs_run():
     states, _, _ = train(*start(2, 2), epochs=4)
     assert [function._cache_size() for function in functions] == programs
     np.testing.assert_array_equal(states.step, [16, 16])
+
+
+def test_an_epoch_writes_the_new_states_over_the_old():
+    states, keys = start(0, 8)
+    data = jnp.zeros((50, 4)), jnp.zeros(50, jnp.int32)
+    fixed = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
+    program = population.train_epoch.lower(states, data, keys=keys, **fixed).compile()
+    of_states = sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+    assert program.memory_analysis().alias_size_in_bytes == of_states
+
+
+def test_a_group_fits_the_cache_of_a_cpu_and_fills_any_other_device():
+    params = {"kernel": jnp.zeros((3, 512, 256))}
+    size = population.group_size(params, "cpu")
+    assert 2 * size * 512 * 256 * 4 <= population.CACHED_BYTES
+    assert 2 * (size + 1) * 512 * 256 * 4 > population.CACHED_BYTES
+    assert population.group_size(params, "gpu") is None
+
+
+def test_ten_thousand_members_train_within_4_gb_group_by_group():
+    network = partial(init_mlp, (784, 256, 256, 10))
+    data = jnp.zeros((600, 784)), jnp.zeros(600, jnp.int32)
+
+    def member(key):  # its parameters are dropped, only its metrics leave the group
+        init_key, key = jax.random.split(key)
+        last, _ = training.fit(
+            network(key=init_key),
+            data,
+            metrics_fn=lambda params, *rows, key: training.classification_metrics(
+                mlp(params, rows[0], (0.2, 0.5), key=key), rows[1]
+            ),
+            optimizer=OPTIMIZER,
+            epochs=1,
+            batch_size=100,
+            key=key,
+        )
+        return jax.tree.map(jnp.linalg.norm, last)
+
+    keys = jax.eval_shape(lambda: population.seed_keys(0, 10_000))
+    program = jax.jit(lambda keys: jax.lax.map(member, keys, batch_size=2))
+    memory = program.lower(keys).compile().memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 4e9

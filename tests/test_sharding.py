@@ -1,4 +1,4 @@
-"""Many devices: the facts of `eight_devices`, and what one device is enough for."""
+"""Other devices: the facts of `eight_devices` and `rounded_products`, and refusals."""
 
 import os
 import subprocess
@@ -10,8 +10,9 @@ import pytest
 from ch4jax.training import sharding
 
 
-def test_the_facts_of_eight_devices():
-    facts = Path(__file__).with_name("eight_devices.py")
+@pytest.mark.parametrize("facts", ["eight_devices.py", "rounded_products.py"])
+def test_the_facts_of_other_devices(facts):
+    facts = Path(__file__).with_name(facts)
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", str(facts)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     done = subprocess.run(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import export
 
 from ch4jax import training
 
@@ -83,6 +84,44 @@ def test_a_fit_is_its_epochs_one_by_one(data):
         state, _ = train_epoch(state, data, optimizer=ADAM, key=jax.random.key(4))
         np.testing.assert_allclose(params, state.params, rtol=1e-6)
     np.testing.assert_array_equal(last, path[-1])
+
+
+def test_a_state_that_was_trained_from_cannot_be_used_again_but_its_params_can(data):
+    params = jnp.ones(3)
+    old = training.init_state(params, ADAM)
+    new, _ = train_epoch(old, data, optimizer=ADAM, key=jax.random.key(0))
+    for leaf in jax.tree.leaves(old):
+        with pytest.raises(RuntimeError, match="deleted"):
+            np.asarray(leaf)
+    np.testing.assert_array_equal(params, 1)
+    assert np.isfinite(new.params).all()
+
+
+def test_an_optimizer_whose_state_shares_the_parameters_can_train(data):
+    optimizer = optax.contrib.schedule_free(SGD, 0.01)
+    state, _ = train_epoch(
+        start(optimizer), data, optimizer=optimizer, key=jax.random.key(0)
+    )
+    assert state.step == 4
+
+
+def test_an_epoch_exports_and_comes_back_with_the_same_numbers(data):
+    pytest.importorskip("flatbuffers")
+    # Optax's own states are not ours to register.
+    export.register_namedtuple_serialization(
+        optax.EmptyState, serialized_name="optax.EmptyState"
+    )
+
+    def epoch(state, data):
+        return train_epoch(state, data, optimizer=SGD, key=jax.random.key(0))
+
+    exported = export.export(jax.jit(epoch), platforms=["cpu", "cuda", "tpu"])
+    again = export.deserialize(exported(start(SGD), data).serialize())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        again.call(start(SGD), data),
+        epoch(start(SGD), data),
+    )
 
 
 def test_cross_entropy_and_accuracy_are_the_closed_forms():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
 from ch4jax.storage import atomic
@@ -118,6 +119,9 @@ def log_rmse(
     return jnp.sqrt(squared_log_error(predictions, prices).mean())
 
 
+@partial(
+    register_namedtuple_serialization, serialized_name="ch4jax.house_prices.Setting"
+)
 class Setting(NamedTuple):
     """Hyperparameters of Adam; arrays, so that a program can map over them.
 

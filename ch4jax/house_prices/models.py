@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.export import register_namedtuple_serialization
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
@@ -22,6 +23,10 @@ from ch4jax.training.checks import check_member_keys
 HUBER = 0.3  # residual, in deviations of the log prices, from which the loss is linear
 
 
+@partial(
+    register_namedtuple_serialization,
+    serialized_name="ch4jax.house_prices.models.Setting",
+)
 class Setting(NamedTuple):
     """Hyperparameters; arrays, so that a program can map over them.
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from ch4jax.training.checks import check_counts, check_labels, check_rows
@@ -39,6 +40,9 @@ class MetricsFn(Protocol):
         ...
 
 
+@partial(
+    register_namedtuple_serialization, serialized_name="ch4jax.training.TrainState"
+)
 class TrainState(NamedTuple):
     """All that changes during training, and all that a checkpoint holds."""
 
@@ -47,6 +51,7 @@ class TrainState(NamedTuple):
     step: Int[Array, "*members"]
 
 
+@partial(register_namedtuple_serialization, serialized_name="ch4jax.training.Batch")
 class Batch(NamedTuple):
     """A batch of constant size; where `real` is false, rows are padding."""
 
@@ -56,8 +61,12 @@ class Batch(NamedTuple):
 
 
 def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first step."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    """Return the state before the first step, in arrays of its own.
+
+    `train_epoch` reuses the memory of the state it is given; `params` stay yours.
+    """
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return jax.tree.map(jnp.copy, state)  # an optimizer's state may share its params
 
 
 def classification_metrics(
@@ -145,6 +154,26 @@ def train_step(
         does not return a loss, and one value a row.
     """
     check_rows(**batch._asdict())
+    return _step(
+        state,
+        batch,
+        batch.real.sum(),
+        metrics_fn=metrics_fn,
+        optimizer=optimizer,
+        key=key,
+    )
+
+
+def _step(
+    state: TrainState,
+    batch: Batch,
+    num_real: Int[Array, ""],
+    *,
+    metrics_fn: MetricsFn,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+) -> tuple[TrainState, Metrics]:
+    """Take a step of `train_step`, given how many rows are real."""
     step_key = jax.random.fold_in(key, state.step)
 
     def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
@@ -154,7 +183,7 @@ def train_step(
         if "loss" not in metrics:
             raise ValueError(f"metrics_fn must return a 'loss', got {list(metrics)}")
         sums = _sum_real_rows(metrics, batch.real)
-        return sums["loss"] / batch.real.sum(), sums
+        return sums["loss"] / num_real, sums
 
     (loss, sums), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
@@ -182,10 +211,11 @@ def _train_epoch(
 
     The loss of the last, shorter batch is the mean over its rows, as with PyTorch's
     DataLoader without `drop_last`. Jitted, with `metrics_fn`, `optimizer` and
-    `batch_size` static.
+    `batch_size` static and `state` donated.
 
     Args:
-      state: where to start.
+      state: where to start. Its memory is reused: JAX raises an error if you use it
+        afterwards.
       data: inputs and labels, one row an example.
       metrics_fn: see the head of this module.
       optimizer: what made `state.opt_state`; its hyperparameters are Python numbers.
@@ -206,15 +236,21 @@ def _train_epoch(
     rows, real = batch_rows(
         num_rows, batch_size, key=jax.random.fold_in(shuffle_key, state.step)
     )
-    step = partial(train_step, metrics_fn=metrics_fn, optimizer=optimizer, key=step_key)
+    # Counted from the sizes: devices that share the rows would have to sum `real`.
+    num_real = jnp.minimum(num_rows - batch_size * jnp.arange(len(rows)), batch_size)
+    step = partial(_step, metrics_fn=metrics_fn, optimizer=optimizer, key=step_key)
     state, sums = jax.lax.scan(
-        lambda state, batch: step(state, take_rows(data, *batch)), state, (rows, real)
+        lambda state, xs: step(state, take_rows(data, *xs[:2]), xs[2]),
+        state,
+        (rows, real, num_real),
     )
     return state, jax.tree.map(lambda s: s.sum() / num_rows, sums)
 
 
 train_epoch = jax.jit(
-    _train_epoch, static_argnames=("metrics_fn", "optimizer", "batch_size")
+    _train_epoch,
+    static_argnames=("metrics_fn", "optimizer", "batch_size"),
+    donate_argnames="state",
 )
 
 

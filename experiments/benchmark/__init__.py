@@ -75,7 +75,7 @@ def run(config: Config) -> None:
     for entry in not_run:
         say(f"not run: {entry['name']}: {entry['reason']}")
     where = f"on {found['processor']}, {found['threads']} threads{warning}"
-    figures.draw(measured, f"speed, PyTorch eager = 1, {where}", folder)
+    figures.draw(measured, f"speed, PyTorch's fastest = 1, {where}", folder)
     summary = {
         "data": data.name,
         "images": num_rows,

@@ -23,11 +23,11 @@ def draw(rows: Sequence[Row], title: str, folder: RunFolder) -> None:
         size=(8.5, 0.27 * sum(sizes) + 0.8 * len(groups)),
         title=title,
         height_ratios=sizes,
-        caption="Speed of each way to do the same work; eager PyTorch is 1. The dashed "
-        "line is the speed of the matrix products alone.",
+        caption="Speed of each way to do the same work; PyTorch's fastest row of the "
+        "same dtype is 1. The dashed line is the speed of the matrix products alone.",
         alt="A chart for each system, on a logarithmic scale: a point for the speed of "
-        "each way to do the same work, on a line that starts at the speed of eager "
-        "PyTorch; JAX in blue, PyTorch in orange, the matrix products alone in grey.",
+        "each way to do the same work, on a line that starts at the speed of PyTorch's "
+        "fastest row; JAX in blue, PyTorch in orange, the products alone in grey.",
     ) as panels:
         for axes, (system, group) in zip(np.ravel(panels), groups.items(), strict=True):
             for y, row in enumerate(group):

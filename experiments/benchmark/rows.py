@@ -50,6 +50,13 @@ class Work(NamedTuple):
     has_floor: bool = False
 
     @property
+    def dtype(self) -> str:
+        """What it multiplies in."""
+        if "own precision" in self.name:
+            return "the device's own"
+        return "bfloat16" if "bfloat16" in self.name else "float32"
+
+    @property
     def label(self) -> str:
         """Its system and its name."""
         return f"{self.system}: {self.name}"
@@ -121,6 +128,12 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
         rows, key = (images, labels), jax.random.key(1)
         work = compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
         yield work._replace(has_floor="bfloat16" not in name)
+    if jax.default_backend() != "cpu":  # on which float32 is the only mode
+        with jax.default_matmul_precision("default"):
+            epoch = partial(training.train_epoch, **given)
+            rows, key = (images, labels), jax.random.key(1)
+            name = "JAX, scanned epoch, the device's own precision"
+            yield compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
     # A tenth of the rows, so that 64 members do not take a minute.
     few = (images[: num_rows // 10], labels[: num_rows // 10])
     epoch = partial(population.train_epoch, **given)

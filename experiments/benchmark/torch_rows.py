@@ -6,6 +6,7 @@ It needs PyTorch, so the command imports it only if there is one.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import jax
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -44,13 +45,14 @@ class Images(torch.utils.data.Dataset):
 def device_for(platform: str, *, seed: int) -> torch.device | None:
     """Seed PyTorch, and return its device of the kind that JAX calls `platform`.
 
-    On a CPU it uses as many threads as XLA; on a GPU products may round to TF32, which
-    is JAX's default too. None if PyTorch has no such device.
+    On a CPU it uses as many threads as XLA; on a GPU products round to TF32 only if
+    JAX's may. None if PyTorch has no such device.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(roofline.threads())
     if platform == "gpu" and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
+        exact = jax.config.values["jax_default_matmul_precision"] == "highest"
+        torch.set_float32_matmul_precision("highest" if exact else "high")
         return torch.device("cuda")
     return torch.device("cpu") if platform == "cpu" else None
 
@@ -109,10 +111,39 @@ def dropout_rows(
     yield train("PyTorch, eager, bfloat16", in_memory, autocast=True)
     if compile:
         yield train("PyTorch, torch.compile", in_memory, compile=True)
+    few = len(x) // 10  # as for JAX's populations
+
+    def population(members: int) -> Work:
+        nets = [twins.perceptron(shared.HIDDEN, shared.RATES) for _ in range(members)]
+        for net in nets:
+            twins.init_normal(net, shared.STD)
+        params, _ = torch.func.stack_module_state([net.to(device) for net in nets])
+
+        def loss(
+            params: dict[str, torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor
+        ) -> torch.Tensor:
+            logits = torch.func.functional_call(nets[0], params, (inputs,))
+            return cross_entropy(logits, labels)
+
+        gradients = torch.vmap(torch.func.grad(loss), randomness="different")
+
+        def epoch() -> None:
+            orders = [torch.randperm(few, device=device) for _ in nets]
+            with torch.no_grad():
+                for rows in torch.stack(orders).split(BATCH_SIZE, dim=1):
+                    for name, grad in gradients(params, x[rows], y[rows]).items():
+                        params[name].sub_(shared.LEARNING_RATE * grad)
+
+        name, work = f"PyTorch, vmap over {members}", finished(epoch, device)
+        return Work(shared.DROPOUT, name, work, members * few)
+
+    yield from map(population, shared.POPULATIONS[1:])
 
 
-def sweep_rows(problem: Problem, device: torch.device, runs: int = 2) -> Iterator[Work]:
-    """Yield runs of linear regression with an L2 penalty, one after the other."""
+def sweep_rows(
+    problem: Problem, device: torch.device, runs: int = 2, members: int = 2048
+) -> Iterator[Work]:
+    """Yield runs of linear regression with an L2 penalty: one by one, and at once."""
     x, y = (torch.tensor(np.asarray(array)).to(device) for array in problem.train_data)
 
     def train(make: Callable[..., torch.optim.Optimizer]) -> None:
@@ -131,6 +162,26 @@ def sweep_rows(problem: Problem, device: torch.device, runs: int = 2) -> Iterato
     for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
         run = finished(partial(train, make), device)
         yield Work(shared.SWEEP, f"PyTorch, one by one, {name}", run, runs)
+
+    def together() -> None:
+        w = torch.randn(members, x.shape[1], 1, device=device)
+        b = torch.zeros(members, 1, 1, device=device)
+
+        def loss(
+            w: torch.Tensor, b: torch.Tensor, x: torch.Tensor, y: torch.Tensor
+        ) -> torch.Tensor:
+            return mse_loss(x @ w + b, y) / 2
+
+        gradients = torch.vmap(torch.func.grad(loss, argnums=(0, 1)))
+        for _ in range(100):
+            orders = torch.rand(members, len(x), device=device).argsort(dim=1)
+            for rows in orders.split(5, dim=1):
+                of_w, of_b = gradients(w, b, x[rows], y[rows])
+                w -= 0.003 * (of_w + 3.0 * w)
+                b -= 0.003 * of_b
+
+    name = f"PyTorch, vmap over {members:,}, SGD"
+    yield Work(shared.SWEEP, name, finished(together, device), members)
 
 
 def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -33,6 +33,9 @@ OptionalInt = Annotated[int | None, _later(metavar="INT")]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
 OptionalStr = Annotated[str | None, _later(metavar="STR")]
 OptionalPath = Annotated[Path | None, _later(metavar="PATH")]
+Precision = Annotated[
+    Literal["highest", "default"] | None, _later(metavar="{highest,default}")
+]
 Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -61,6 +64,8 @@ class Flags:
     """Run folder; runs/NAME/TIME-seedSEED if not given."""
     platform: OptionalStr = None
     """Device to run on: cpu, gpu or tpu; JAX's own choice if not given."""
+    precision: Precision = None
+    """Of matrix products: highest, float32, if not given; default is the device's."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -180,6 +185,7 @@ def _run(config: Config, run: Callable[[Config], None]) -> int:
     if isinstance(config, TrainingFlags) and config.several:
         distributed.join(config.coordinator, config.num_processes, config.process_id)
     setup.check_settings()
+    setup.set_precision(config.precision)
     setup.check_platform()
     console.quiet = jax.process_index() > 0
     threefry.unroll()

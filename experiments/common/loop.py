@@ -105,6 +105,9 @@ def train(
         metrics_fn=metrics_fn,
         optimizer=optimizer,
         batch_size=batch_size,
+        group=population.group_size(states.params, jax.default_backend())
+        if mesh.size == 1
+        else None,
         keys=placed_keys,
     )
     (evaluate_train, evaluate_compile), (evaluate_test, test_compile) = (

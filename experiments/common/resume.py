@@ -17,7 +17,7 @@ from experiments.common.errors import UsageError
 from experiments.common.signals import LAUNCHED_AS
 
 MAY_DIFFER = {
-    *("out", "platform", "resume", "save_every", "devices"),
+    *("out", "platform", "precision", "resume", "save_every", "devices"),
     *("coordinator", "num_processes", "process_id", "distributed"),
 }
 

@@ -55,6 +55,15 @@ def check_settings() -> None:
         )
 
 
+def set_precision(asked: str | None) -> None:
+    """Multiply in float32 on every device, unless `asked` or JAX's variable differs.
+
+    By its own default a TPU rounds what it multiplies to bfloat16, and a GPU to TF32.
+    """
+    name = "jax_default_matmul_precision"
+    jax.config.update(name, asked or jax.config.values[name] or "highest")
+
+
 def numerics() -> dict[str, Any]:
     """Return the settings that change numbers, as JAX has them now."""
     names = (*DRAWS, "jax_default_matmul_precision")

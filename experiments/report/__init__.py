@@ -23,7 +23,7 @@ from experiments.report.page import Entry, read, render
 
 # In every page of ours, which alone may be replaced.
 MARK = b'<meta name="generator" content="ch4jax experiments.report">'
-LEFT_OUT = {"report", "launch"}
+LEFT_OUT = {"aot", "report", "launch"}
 # The longest comes first.
 QUICK = {
     "initialization": ("--epochs", "2", "--seeds", "1"),
@@ -37,7 +37,7 @@ TOO_LONG = {"benchmark", "claims", "compare", "end_to_end", "growth"}  # for --q
 
 @dataclass(frozen=True)
 class Config(cli.Flags):
-    """Flags; seed and platform are passed on to every experiment."""
+    """Flags; seed, platform and precision are passed on to every experiment."""
 
     out: Path = Path("report")
     """Folder of index.html, and of the runs that are made for it."""
@@ -117,6 +117,7 @@ def run_all(config: Config, folder: Path) -> Iterator[Entry]:
         command += QUICK.get(name, ()) if config.quick else ()
         command += ["--seed", str(config.seed)] if config.seed else []
         command += ["--platform", config.platform] if config.platform else []
+        command += ["--precision", config.precision] if config.precision else []
         if config.quick and name in TOO_LONG:
             reason = "--quick leaves it out, since it takes minutes"
             yield Entry(name, shlex.join(command), reason=reason)

@@ -136,6 +136,10 @@ def describe(environment: Mapping[str, Any]) -> dict[str, str]:
         "CPU cores": str(environment["cpu_count"]),
         "System": environment["system"],
         "Versions": ", ".join(f"{name} {v}" for name, v in packages.items()),
+        "Matrix products": environment.get("numerics", {}).get(
+            "jax_default_matmul_precision"
+        )
+        or "",
         "Variables": " ".join(f"{n}={v}" for n, v in environment["variables"].items()),
     }
     return {name: value for name, value in described.items() if value}
