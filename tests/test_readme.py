@@ -24,6 +24,7 @@ from experiments.common import cli
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.zh-CN.md"]
 DOCS = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+CHAPTERS = [f"book/{path.name}" for path in sorted((ROOT / "book").glob("*.md"))]
 COMMAND = re.compile(r"python -m (experiments\.\w+[^`|\n#&]*)")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?<!,)")
 COMMENT = re.compile(r"<!-- ([\w-]+\.json): (.*?) -->", re.DOTALL)
@@ -88,7 +89,7 @@ def test_every_command_of_the_front_page_runs(command, tmp_path):
     assert no_such_device or list(tmp_path.rglob("summary.json"))
 
 
-@pytest.mark.parametrize("name", [*READMES, *DOCS])
+@pytest.mark.parametrize("name", [*READMES, *DOCS, *CHAPTERS])
 def test_a_bound_number_is_its_result_rounded_and_one_unit_more_is_another(name):
     for written, file, path in bindings(text_of(name)):
         mantissa, _, exponent = written.partition("e")
@@ -135,7 +136,9 @@ def test_both_readmes_have_the_same_commands_numbers_and_links():
     assert set.symmetric_difference(*links) == set(READMES)
 
 
-@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md", "CONTRIBUTING.md", *DOCS])
+@pytest.mark.parametrize(
+    "name", [*READMES, "CHANGELOG.md", "CONTRIBUTING.md", *DOCS, *CHAPTERS]
+)
 def test_every_link_path_and_module_that_a_page_names_exists(name):
     text = text_of(name)
     for target in re.findall(r"\]\(([^)#]+)", text):
