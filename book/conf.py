@@ -1,6 +1,7 @@
 """The site: Sphinx, MyST-NB, and the chapters' code in synchronised tabs."""
 
 import os
+import re
 from typing import Any
 
 from docutils import nodes
@@ -30,13 +31,17 @@ exclude_patterns = ["doctrees", "locale"]
 # Guides name files of the repository that are not pages of the site.
 suppress_warnings = ["myst.xref_missing", "mystnb.unknown_mime_type"]
 autodoc_default_options = {"members": True}
-autodoc_typehints = "description"
+autodoc_typehints = "none"
+napoleon_use_ivar = True
 html_theme = "sphinx_book_theme"
 html_title = "ch4jax: Dive into Deep Learning in JAX and Flax"
 html_theme_options = {"use_download_button": True, "show_navbar_depth": 1}
 templates_path = ["_templates"]
 html_sidebars = {
-    "**": ["navbar-logo.html", "language.html", "search-button-field.html", "sbt-sidebar-nav.html"]
+    "**": [
+        *("navbar-logo.html", "language.html"),
+        *("search-button-field.html", "sbt-sidebar-nav.html"),
+    ]
 }
 
 SIDES = {"pytorch": "PyTorch", "jax": "JAX", "nnx": "Flax NNX", "linen": "Flax Linen"}
@@ -51,7 +56,9 @@ class Tabs(SphinxTransform):
         """Move the cells."""
         sets: dict[nodes.Node, nodes.Element] = {}
         for cell in list(self.document.findall(nodes.container)):
-            classes = {name.removeprefix("tag_tab-") for name in cell.get("classes", [])}
+            classes = {
+                name.removeprefix("tag_tab-") for name in cell.get("classes", [])
+            }
             for side in classes & SIDES.keys():
                 parent = cell.parent
                 before = parent[parent.index(cell) - 1]
@@ -83,8 +90,21 @@ def only_chapters(app: Sphinx, config: Any) -> None:
         config.exclude_patterns += ["index_zh.md"]
 
 
+def from_markdown(
+    app: Sphinx, what: str, name: str, described: Any, options: Any, lines: list[str]
+) -> None:
+    """Turn the docstrings' Markdown into what autodoc reads."""
+    for i, line in enumerate(lines):
+        if not line.startswith(">>>"):
+            parts = re.split(r"`([^`]+)`", line)
+            parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+            parts[1::2] = [f"``{part}``\\ " for part in parts[1::2]]
+            lines[i] = "".join(parts)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register what this file adds."""
     app.add_transform(Tabs)
     app.connect("config-inited", only_chapters)
+    app.connect("autodoc-process-docstring", from_markdown, priority=100)
     return {"parallel_read_safe": True}

@@ -20,6 +20,7 @@ TIMES = {
     "layers": "5 s",
     "storage": "20 s",
     "benchmark": "4 min",
+    "book": "2 min",
     "claims": "3 min",
     "compare": "10 min",
     "end_to_end": "5 min",
