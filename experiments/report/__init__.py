@@ -23,7 +23,7 @@ from experiments.report.page import Entry, read, render
 
 # In every page of ours, which alone may be replaced.
 MARK = b'<meta name="generator" content="ch4jax experiments.report">'
-LEFT_OUT = {"aot", "report", "launch"}
+LEFT_OUT = {"aot", "book", "report", "launch"}
 # The longest comes first.
 QUICK = {
     "initialization": ("--epochs", "2", "--seeds", "1"),
