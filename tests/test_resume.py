@@ -153,7 +153,7 @@ def test_a_folder_without_a_run_and_two_folders_are_refused(tmp_path):
 
 
 def test_other_versions_and_devices_are_warned_of(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"seed": 0}')
     env = {"devices": ["cpu"], "packages": {"jax": "0.10.2"}}
     (tmp_path / "env.json").write_text(json.dumps(env))
     resume.check(tmp_path, {}, env)

@@ -133,7 +133,8 @@ def train(
 
             stop = distributed.agree(received[0] if received else 0)
             every = flags.save_every
-            if stop or (every and (epoch % every == 0 or epoch == epochs)):
+            # The last too: a signal may arrive while the next network is trained.
+            if stop or epoch == epochs or (every and epoch % every == 0):
                 whole = sharding.gather(states, mesh)
                 if jax.process_index() == 0:
                     history = _columns(rows)

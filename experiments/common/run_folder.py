@@ -21,11 +21,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ch4jax.data.files import open_file
 from ch4jax.storage import atomic
 from ch4jax.training import sharding
 from experiments.common import console, distributed, plots, resume, roofline, setup
 from experiments.common.cli import DeviceFlags, Flags, TrainingFlags
-from experiments.common.errors import UsageError
+from experiments.common.errors import Failed, UsageError
 
 PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -94,8 +95,7 @@ class RunFolder:
         folder.checkpoints = (earlier or path) / "checkpoints"
         folder._first = {"config.json": flags, "env.json": found}
         if earlier is None:
-            with writable(path):
-                folder.continue_from("", [])
+            folder.continue_from("", [])
         return folder
 
     def continue_from(self, label: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -110,7 +110,10 @@ class RunFolder:
             self._write_json(name, content)
         self._first = {}
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = []
+        if path.exists():
+            with open_file(path) as file:
+                lines = file.read().decode(errors="replace").splitlines()
         lines = [line for line in lines if _label(line) not in (None, label)]
         lines += [_line(row) for row in rows]
         with atomic.writing(path) as part:
@@ -118,7 +121,10 @@ class RunFolder:
 
     def metrics(self, **row: Any) -> None:
         """Append a row to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (
+            writable(self.path),
+            (self.path / "metrics.jsonl").open("a") as file,
+        ):
             file.write(_line(row) + "\n")
 
     def table(
@@ -197,7 +203,7 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(_plain(content), indent=2, allow_nan=False)
-        with atomic.writing(self.path / name) as part:
+        with writable(self.path), atomic.writing(self.path / name) as part:
             part.write_text(text + "\n")
 
 
@@ -231,13 +237,13 @@ def make_folder(out: Path | None, parent: Path, suffix: str = "") -> Path:
 
 @contextmanager
 def writable(out: Path) -> Iterator[None]:
-    """Raise UsageError if the block cannot write to `out`, unless the disk is full."""
+    """Raise UsageError if the block cannot write to `out`, Failed if it is full."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = Failed if full else UsageError
+        raise kind(f"--out {out} cannot be written: {error.strerror}") from error
 
 
 def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
