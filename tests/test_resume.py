@@ -87,6 +87,11 @@ def damage(folder):
         manifest.write_text(manifest.read_text()[:-3])
 
 
+def fifo(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
 @pytest.mark.parametrize(
     ("change", "epochs", "error", "line"),
     [
@@ -104,6 +109,7 @@ def damage(folder):
             UsageError,
             "no sound config.json",
         ),
+        (lambda run: fifo(run / "env.json"), 3, UsageError, "no sound env.json"),
     ],
 )
 def test_a_run_that_cannot_be_resumed_keeps_every_file(

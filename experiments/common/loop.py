@@ -93,7 +93,7 @@ def train(
         states, keys, columns = saved["states"], saved["keys"], saved["history"]
         rows = [{name: v[i] for name, v in columns.items()} for i in range(epoch)]
     folder.continue_from(
-        label, [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
+        [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
     )
     states, placed_keys = sharding.place((states, keys), placement)
     train_data, test_data = sharding.place((train_data, test_data), everywhere)

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ch4jax.data.files import open_file
 from ch4jax.storage import atomic
 from ch4jax.training import sharding
 from experiments.common import console, distributed, plots, resume, roofline, setup
@@ -95,29 +94,26 @@ class RunFolder:
         folder.checkpoints = (earlier or path) / "checkpoints"
         folder._first = {"config.json": flags, "env.json": found}
         if earlier is None:
-            folder.continue_from("", [])
+            folder.continue_from([])
         return folder
 
-    def continue_from(self, label: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Let `rows` take the place of the rows of `label` in `metrics.jsonl`.
+    def continue_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Begin, or go on, with `rows` in `metrics.jsonl`.
 
-        Call it with what a checkpoint holds, before the first epoch after it.
+        Call it with what a checkpoint holds, before the first epoch after it. The first
+        call replaces what an earlier run has left there, which may be torn.
         """
         if self._first:
             for old in ("summary.json", "record.json"):
                 (self.path / old).unlink(missing_ok=True)
-        for name, content in self._first.items():
-            self._write_json(name, content)
-        self._first = {}
-        path = self.path / "metrics.jsonl"
-        lines = []
-        if path.exists():
-            with open_file(path) as file:
-                lines = file.read().decode(errors="replace").splitlines()
-        lines = [line for line in lines if _label(line) not in (None, label)]
-        lines += [_line(row) for row in rows]
-        with atomic.writing(path) as part:
-            part.write_text("".join(f"{line}\n" for line in lines))
+            with writable(self.path):
+                with atomic.writing(self.path / "metrics.jsonl") as part:
+                    part.touch()
+                for name, content in self._first.items():
+                    self._write_json(name, content)
+            self._first = {}
+        for row in rows:
+            self.metrics(**row)
 
     def metrics(self, **row: Any) -> None:
         """Append a row to `metrics.jsonl`."""
@@ -125,7 +121,7 @@ class RunFolder:
             writable(self.path),
             (self.path / "metrics.jsonl").open("a") as file,
         ):
-            file.write(_line(row) + "\n")
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
 
     def table(
         self,
@@ -265,18 +261,6 @@ def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
             if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
         },
     }
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(row), allow_nan=False)
-
-
-def _label(line: str) -> str | None:
-    """Return the label of a row of `metrics.jsonl`; None if the row is torn."""
-    try:
-        return json.loads(line)["run"]
-    except (ValueError, LookupError, TypeError):
-        return None
 
 
 def _plain(value: Any) -> Any:
