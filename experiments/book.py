@@ -33,7 +33,7 @@ LANGUAGES = {"en": ".", "zh_CN": "zh"}
 class Config(cli.Flags):
     """Flags; seed, platform and precision are the chapters' own."""
 
-    out: Path = Path("site")
+    out: cli.FlagPath = Path("site")
     """Folder of the site: new, or of an earlier build."""
 
 

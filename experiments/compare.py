@@ -38,7 +38,7 @@ class Config(cli.Flags):
     """Topics to compare, all if none is given; or the file of a pair of your own."""
     quick: bool = False
     """Leave out the independent runs of level 4."""
-    template: Path | None = None
+    template: cli.OptionalPath = None
     """Write a pair to start from into this new file, and compare nothing."""
 
     def __post_init__(self) -> None:

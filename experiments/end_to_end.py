@@ -34,7 +34,7 @@ class Config(cli.Flags):
 
     rounds: int = 5
     """Rounds that are counted, after the one without compiled programs."""
-    data: str = "auto"
+    data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The command line: help, one line and the right code for each mistake, the cache."""
 
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import pytest
@@ -15,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from test_resume import rows
 
 from ch4jax.errors import DataError, NetworkError
-from experiments import __main__
+from experiments import __main__, dropout
 from experiments.common import cli, console, setup
 from experiments.common.errors import Failed, Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
@@ -79,14 +81,42 @@ def test_a_wrong_flag_is_named_and_exits_with_2(args, capsys):
     assert args[0] in capsys.readouterr().err
 
 
-def test_a_seed_out_of_range_is_one_line():
-    with pytest.raises(UsageError, match=r"^--seed must be in 0 to 2.*, got -1$"):
-        cli.parse(Config, ["--seed", "-1"])
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_one_line(seed):
+    with pytest.raises(UsageError, match=rf"^--seed must be in 0 to 2.*, got {seed}$"):
+        cli.parse(Config, ["--seed", str(seed)])
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("", "must name a local file or folder, got ''"),
+        ("gs://bucket/run", "must name a local file or folder, got 'gs://bucket/run'"),
+        ("~nobody.here/run", "path '~nobody.here/run' cannot be resolved"),
+        (300 * "long", "File name too long"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--out", "--resume", "--data"])
+def test_what_is_no_path_here_is_refused_in_one_line(flag, path, line):
+    with pytest.raises(UsageError, match=line) as error:
+        cli.parse(dropout.Config, [flag, path])
+    assert "\n" not in str(error.value)
+
+
+def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    config = cli.parse(dropout.Config, ["--out", "~/run", "--data", "./mini"])
+    assert (config.out, config.data) == (Path("/home/of/mine/run"), "./mini")
+    assert cli.parse(dropout.Config, ["--data", "mini"]).data == "mini"
 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("JAX_DISABLE_JIT", "1"), ("JAX_NUMPY_DTYPE_PROMOTION", "strict")],
+    [
+        ("JAX_DISABLE_JIT", "1"),
+        ("JAX_NUMPY_DTYPE_PROMOTION", "strict"),
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+    ],
 )
 def test_settings_with_which_nothing_works_are_refused(variable, value):
     refused = command("experiments.layers", **{variable: value})
@@ -158,6 +188,73 @@ def test_each_kind_of_error_has_its_exit_code_and_one_line(
 def test_a_bug_keeps_its_traceback(exit_code):
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "f"), ".*No space left.*"),
+        (OSError("f is in place, but then: no"), "f is in place, but then: no"),
+        (MemoryError(), "out of memory"),
+        (jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat"), "X: Out.*bytes"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, line, exit_code, capsys):
+    def fail():
+        raise error
+
+    assert exit_code(fail) == 1
+    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "no"), jax.errors.JaxRuntimeError("INTERNAL: no")]
+)
+def test_what_may_be_a_bug_keeps_its_traceback(error, exit_code):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        exit_code(fail)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "line"),
+    [
+        (">/dev/full", 1, "standard output: No space left on device"),
+        (">&-", 1, "standard output: it is closed"),
+        ("| head -c 1", 1, "standard output: Broken pipe"),
+        (">/dev/null 2>&-", 0, None),
+        ("2>/dev/full >/dev/null", 0, None),
+        (">/dev/null", 0, None),
+    ],
+)
+def test_a_result_is_written_whatever_becomes_of_the_streams(
+    redirection, code, line, tmp_path
+):
+    run = f"{sys.executable} -m experiments.blocks --out {tmp_path / 'run'}"
+    shell = ["bash", "-o", "pipefail", "-c", f"{run} {redirection}"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(shell, stderr=subprocess.PIPE, env=ascii_only, text=True)
+    assert done.returncode == code
+    assert done.stderr == (f"error: {line}\n" if line else "")
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_without_a_home_or_an_encoding_a_command_works(tmp_path):
+    """As in a container whose user has no entry in passwd."""
+    homes = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "JAX_COMPILATION_CACHE_DIR")
+    env = {name: value for name, value in os.environ.items() if name not in homes}
+    script = "import pwd; pwd.getpwuid = {}.__getitem__; from ch4jax import data"
+    script += "; data.cache_folder(); from experiments import blocks; blocks.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--out", str(tmp_path / "run")],
+        env=env | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert not (tmp_path / "~").exists()
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

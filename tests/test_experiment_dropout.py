@@ -95,7 +95,7 @@ def test_each_seed_of_a_population_is_the_run_with_that_seed(impl, x64, tmp_path
     def train(seed, seeds):
         own = replace(config, seed=seed, seeds=seeds)
         folder = RunFolder("dropout", tmp_path)
-        return dropout.train("", network, data, own, folder)
+        return dropout.train(str(seed), network, data, own, folder)
 
     together, alone = train(4, 3), train(6, 1)
     for ours, theirs in zip(

@@ -16,8 +16,8 @@ import pytest
 from test_resume import outcome, rows
 
 from experiments import dropout, launch
-from experiments.common import cli
-from experiments.common.errors import UsageError
+from experiments.common import cli, distributed
+from experiments.common.errors import Failed, UsageError
 
 OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
 EXPERIMENT = (
@@ -91,6 +91,7 @@ def test_a_signal_reaches_every_process_and_a_second_ends_them(number, run_scrip
         ),
         ({"process_id": 1}, "go together, got no --coordinator, --num-processes"),
         (OF_TWO | {"coordinator": "here"}, "--coordinator must be HOST:PORT, got here"),
+        (OF_TWO | {"coordinator": "here:99999"}, "must be HOST:PORT, got here:99999"),
         (OF_TWO | {"process_id": 2}, "--process-id must be from 0 to 2 - 1, got 2"),
         (OF_TWO | {"process_id": -1}, "--process-id must be from 0 to 2 - 1, got -1"),
         ({"distributed": True} | OF_TWO, "--distributed takes the place of --coord"),
@@ -100,6 +101,15 @@ def test_flags_of_processes_that_make_no_sense_are_refused(flags, message):
     with pytest.raises(UsageError, match=message) as error:
         dropout.Config(**flags)
     assert "\n" not in str(error.value)
+
+
+def test_the_address_of_process_0_is_checked_before_jax_starts():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Failed, match="Address already in use"):
+            distributed.join(address, 2, 0)
+    with pytest.raises(UsageError, match=r"--coordinator here\.invalid:1: "):
+        distributed.join("here.invalid:1", 2, 1)
 
 
 def test_the_launcher_says_what_it_expects():

@@ -87,6 +87,11 @@ def damage(folder):
         manifest.write_text(manifest.read_text()[:-3])
 
 
+def fifo(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
 @pytest.mark.parametrize(
     ("change", "epochs", "error", "line"),
     [
@@ -104,6 +109,7 @@ def damage(folder):
             UsageError,
             "no sound config.json",
         ),
+        (lambda run: fifo(run / "env.json"), 3, UsageError, "no sound env.json"),
     ],
 )
 def test_a_run_that_cannot_be_resumed_keeps_every_file(
@@ -153,7 +159,7 @@ def test_a_folder_without_a_run_and_two_folders_are_refused(tmp_path):
 
 
 def test_other_versions_and_devices_are_warned_of(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"seed": 0}')
     env = {"devices": ["cpu"], "packages": {"jax": "0.10.2"}}
     (tmp_path / "env.json").write_text(json.dumps(env))
     resume.check(tmp_path, {}, env)

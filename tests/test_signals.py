@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,37 +79,61 @@ def test_a_signal_waits_for_the_end_of_a_block_and_a_second_one_does_not(
     assert [len(step) for step in steps] == [1, 2][:noted]
 
 
+MOMENTS = 20  # for each seed; 20 seeds send 200 of each signal
+TRAINED = "--data mini --no-lesson --epochs 6 --std 0.1 --hidden 16 8 --save-every 1"
+ALSO = (
+    *("experiments.house_prices --recipe search --epochs 20", "experiments.layers"),
+    *("experiments.weight_decay --epochs 400", "experiments.storage"),
+    *("experiments.backprop", "experiments.initialization --epochs 2 --seeds 1"),
+)
+
+
+def signalled(command, number, moment):
+    """Run a command, send it a signal, and return its code; check what it says."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", *command], **pipes) as process:
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        code = process.wait(20)
+        said = process.stderr.read()
+    assert code in (0, 128 + number, -number), said  # below 0: while it imports
+    assert "Traceback" not in said or code < 0  # Python's own, for Ctrl-C
+    return code
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(20))
 def test_signals_at_random_moments_end_the_run_and_lose_nothing(seed, tmp_path):
     draw = random.Random(seed)
-    flags = "--data mini --no-lesson --epochs 6 --std 0.1 --hidden 16 8 --save-every 1"
-    command = [sys.executable, "-m", "experiments.dropout", *flags.split()]
+    command = ["experiments.dropout", *TRAINED.split()]
     folder, straight = tmp_path / "run", tmp_path / "straight"
-    subprocess.run([*command, "--out", str(straight)], check=True)
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", *command, "--out", str(straight)], check=True)
+    longest = time.monotonic() - start  # starting, compiling, saving and drawing
     where, saved = ["--out", str(folder)], 0
-    for _ in range(40):
-        number = draw.choice([signal.SIGINT, signal.SIGTERM])
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen([*command, *where], **pipes) as process:
-            # Importing, compiling, restoring, saving and drawing take some seconds.
-            moment = draw.uniform(0.0, 8.0)
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                process.send_signal(number)
-            code = process.wait(10)
-            said = process.stderr.read()
-        assert code in (0, 128 + number, -number), said  # below 0: while it imports
-        assert "Traceback" not in said
+    for i in range(MOMENTS):
+        number = (signal.SIGINT, signal.SIGTERM)[i % 2]
+        if i % 4 == 3:
+            other = draw.choice(ALSO).split()
+            out = tmp_path / f"other{i}"
+            code = signalled(
+                [*other, "--out", str(out)], number, draw.uniform(0, longest)
+            )
+            assert code or (out / "summary.json").exists()
+            continue
+        code = signalled([*command, *where], number, draw.uniform(0, longest))
         if (folder / "summary.json").exists():
-            break
-        assert code
-        steps = len(list(folder.glob("checkpoints/*/*")))
-        assert steps >= saved
-        saved = steps
-        if steps:
-            where = ["--resume", str(folder)]
+            assert outcome(folder) == outcome(straight)
+            shutil.rmtree(folder)
         else:
-            where = ["--out", str(folder := tmp_path / f"run{draw.random()}")]
+            assert code
+        steps = len(list(folder.glob("checkpoints/*/*")))
+        assert steps >= saved or not folder.exists()
+        saved = steps
+        where = ["--resume" if saved else "--out", str(folder)]
+        if not saved:
+            shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", *command, *where], check=True)
     assert outcome(folder) == outcome(straight)

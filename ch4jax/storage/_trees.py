@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 import ch4jax.storage.atomic as atomic
+from ch4jax.data.files import open_file
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.storage._leaves import NATIVE, digest, raw_bytes
 from ch4jax.storage._manifest import SCHEMA, Manifest, decode, encode
@@ -174,7 +175,8 @@ def _unseal(path: Path) -> Manifest:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except OSError as error:
         raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
 

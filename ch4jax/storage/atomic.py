@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ch4jax.data.files import open_file
 from ch4jax.errors import Refused
 
 MARK = re.compile(rb'\A\{\s*"schema": \d+,\s*"versions": \{\s*"ch4jax": "')
@@ -127,8 +128,8 @@ def is_marked(folder: Path, names: Sequence[str]) -> bool:
     One of the two survives where the other is damaged.
     """
     for file, mark in ((names[0], MARK), (f"{names[1]}/_METADATA", ORBAX_MARK)):
-        with suppress(OSError):
-            if mark.search((folder / file).read_bytes()):
+        with suppress(OSError), open_file(folder / file) as found:
+            if mark.search(found.read()):
                 return True
     return False
 

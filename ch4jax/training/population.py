@@ -27,7 +27,7 @@ def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
         keys are `rbg` or `unsafe_rbg`, which do not draw the same when mapped over.
     """
     check_counts(num_members=num_members)
-    seeds = seed + jnp.arange(num_members, dtype=jnp.uint32)
+    seeds = jnp.uint32(seed % 2**32) + jnp.arange(num_members, dtype=jnp.uint32)
     keys = jax.vmap(jax.random.key)(seeds)
     check_member_keys(keys)
     return keys

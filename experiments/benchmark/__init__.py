@@ -35,7 +35,7 @@ class Config(cli.Flags):
     """Rounds that are counted, after one that warms up."""
     quick: bool = False
     """One round on the shipped tenth, without torch.compile: under a minute."""
-    data: str = "auto"
+    data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
 
     def __post_init__(self) -> None:

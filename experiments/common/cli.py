@@ -4,6 +4,7 @@
 terminated.
 """
 
+import errno
 import logging
 import math
 import os
@@ -20,22 +21,50 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 import jax
 import tyro
 from jax.sharding import Mesh
+from tyro.constructors import PrimitiveConstructorSpec
 
 from ch4jax.errors import DataError, NetworkError
+from ch4jax.storage import atomic
 from ch4jax.training import sharding
-from experiments.common import distributed, setup, signals, threefry
+from experiments.common import distributed, output, setup, signals, threefry
 from experiments.common.console import console
 from experiments.common.errors import Failed, Interrupted, UsageError
+
+
+def parse_path(text: str) -> str:
+    """Return the path that a flag names, in which `~` is your home.
+
+    Raises:
+      UsageError: if it cannot be the path of a file or folder.
+    """
+    try:
+        atomic.resolve(text).exists()
+    except (ValueError, OSError) as error:  # a URL, ~nobody, too long
+        raise UsageError(str(error)) from error
+    return os.path.expanduser(text)
+
+
+def _flag(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: kind(parse_path(words[0])),
+        is_instance=lambda value: value is None or isinstance(value, (str, Path)),
+        str_from_instance=lambda value: [str(value)],
+    )
+
 
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
 OptionalStr = Annotated[str | None, _later(metavar="STR")]
-OptionalPath = Annotated[Path | None, _later(metavar="PATH")]
 Precision = Annotated[
     Literal["highest", "default"] | None, _later(metavar="{highest,default}")
 ]
+FlagPath = Annotated[Path, _flag(Path, "PATH")]
+OptionalPath = Annotated[Path | None, _flag(Path, "PATH"), _later()]
+Source = Annotated[str, _flag(str, "STR")]  # a folder, or a word
 Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -44,6 +73,14 @@ EXIT_CODES: dict[type[Exception], int] = {
     UsageError: 2,
     DataError: 65,
     NetworkError: 69,
+}
+
+
+# A full disk or a missing permission, say; a file that is not there may be our bug.
+MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENOMEM),
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG),
+    None,  # of `ch4jax.storage`
 }
 
 
@@ -102,7 +139,7 @@ class TrainingFlags(DeviceFlags):
     """The flags of experiments whose training can be interrupted and resumed."""
 
     save_every: OptionalInt = None
-    """Epochs from one checkpoint to the next; none are saved if not given."""
+    """Epochs from one checkpoint to the next; if not given, the last is saved."""
     resume: OptionalPath = None
     """Run folder of an interrupted run to resume, with the flags that it had."""
     coordinator: OptionalStr = None
@@ -142,7 +179,8 @@ class TrainingFlags(DeviceFlags):
             )
         if self.coordinator is None:
             return
-        if not re.fullmatch(r".+:\d+", self.coordinator):
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise UsageError(f"--coordinator must be HOST:PORT, got {self.coordinator}")
         if not 0 <= (self.process_id or 0) < (self.num_processes or 0):
             raise UsageError(
@@ -158,9 +196,11 @@ def check_positive(flag: str, value: float | None) -> None:
 
 
 def check_at_least_1(flag: str, value: int | None) -> None:
-    """Raise UsageError unless `value` is None, or 1 or more."""
+    """Raise UsageError unless `value` is None, or at least 1 and an int32."""
     if value is not None and value < 1:
         raise UsageError(f"{flag} must be at least 1, got {value}")
+    if value is not None and value >= 2**31:  # XLA would abort
+        raise UsageError(f"{flag} must be below 2**31, got {value}")
 
 
 Config = TypeVar("Config", bound=Flags)
@@ -203,17 +243,33 @@ def exit_code(work: Callable[[], int]) -> int:
 
     An error that you cannot mend shows its traceback.
     """
+    stdout = output.protect()
     warnings.showwarning = _show_warning
     logging.getLogger("ch4jax").setLevel(logging.INFO)  # a line for each download
+    # Orbax would log the traceback of an error that it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.basicConfig(format="%(message)s")
     try:
         with signals.raised():
-            return work()
+            code = work()
+        if stdout:
+            sys.stdout.flush()
+        if not stdout or not stdout.error:
+            return code
+        line, code = f"standard output: {stdout.error.strerror}", code or 1
     except Interrupted as stop:
         line, code = str(stop), stop.code
     except tuple(EXIT_CODES) as error:
         line = str(error)
         code = next(c for kind, c in EXIT_CODES.items() if isinstance(error, kind))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        line, code = str(error).partition("\n")[0] or "out of memory", 1
+        if isinstance(error, jax.errors.JaxRuntimeError) and "Out of mem" not in line:
+            raise
+    except OSError as error:
+        if error.errno not in MACHINE:
+            raise
+        line, code = str(error), 1
     except Exception:
         if not jax.distributed.is_initialized():
             raise

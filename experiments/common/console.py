@@ -16,7 +16,8 @@ from rich.progress import (
 from rich.table import Column, Table
 
 # Of several processes only the first prints: `cli` sets `quiet` in the others.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+on_terminal = sys.stdout is not None and sys.stdout.isatty()
+console = Console(highlight=False, width=None if on_terminal else 100)
 
 
 def say(text: str = "") -> None:

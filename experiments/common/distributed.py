@@ -1,12 +1,13 @@
 """Several processes that run the same program: how they join, agree and leave."""
 
 import signal
+import socket
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.common.errors import UsageError
+from experiments.common.errors import Failed, UsageError
 
 JOIN_SECONDS = 30
 HEARTBEAT_SECONDS = 10
@@ -28,7 +29,10 @@ def join(
 
     Raises:
       UsageError: if JAX finds no cluster, or the address cannot be used.
+      Failed: if process 0 finds that the port is taken.
     """
+    if coordinator is not None:
+        check_address(coordinator, bind=process_id == 0)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -50,6 +54,25 @@ def join(
             f"--coordinator {coordinator} cannot be used: {reason}"
         ) from error
     signal.signal(signal.SIGTERM, terminate)  # JAX has put its own handler there
+
+
+def check_address(coordinator: str, *, bind: bool) -> None:
+    """Check what JAX would abort for, or wait for in vain.
+
+    Raises:
+      UsageError: if the host is unknown.
+      Failed: if `bind` and the port is taken.
+    """
+    host, _, port = coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), port)
+    except OSError as error:
+        raise UsageError(f"--coordinator {coordinator}: {error.strerror}") from error
+    try:
+        if bind:
+            socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise Failed(f"--coordinator {coordinator}: {error.strerror}") from error
 
 
 def agree(number: int) -> int:

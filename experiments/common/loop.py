@@ -93,7 +93,7 @@ def train(
         states, keys, columns = saved["states"], saved["keys"], saved["history"]
         rows = [{name: v[i] for name, v in columns.items()} for i in range(epoch)]
     folder.continue_from(
-        label, [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
+        [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
     )
     states, placed_keys = sharding.place((states, keys), placement)
     train_data, test_data = sharding.place((train_data, test_data), everywhere)
@@ -136,7 +136,8 @@ def train(
 
             stop = distributed.agree(received[0] if received else 0)
             every = flags.save_every
-            if stop or (every and (epoch % every == 0 or epoch == epochs)):
+            # The last too: a signal may arrive while the next network is trained.
+            if stop or epoch == epochs or (every and epoch % every == 0):
                 whole = sharding.gather(states, mesh)
                 if jax.process_index() == 0:
                     history = _columns(rows)

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
+from ch4jax.storage import atomic
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLE: Any = {
     "axes.axisbelow": True,
@@ -62,7 +64,8 @@ def figure(
         try:
             yield axes
             drawing.suptitle(title, fontsize=10)
-            drawing.savefig(path)
+            with atomic.writing(path) as part:
+                drawing.savefig(part, format="png")
         finally:
             plt.close(drawing)
 

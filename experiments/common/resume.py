@@ -1,7 +1,6 @@
 """Resuming a run: what may differ, and the command that does it."""
 
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ch4jax import storage
+from ch4jax.data.files import read_object
 from ch4jax.errors import Mismatch
 from experiments.common import setup
 from experiments.common.errors import UsageError
@@ -118,11 +118,7 @@ def command(name: str, folder: Path | None = None) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text()) if path.is_file() else None
-    except (OSError, ValueError):
-        content = None
-    if isinstance(content, dict):
+    if content := read_object(path):
         return content
     raise UsageError(
         f"--resume {path.parent} must be the folder of a run; there is no sound "

@@ -25,7 +25,7 @@ from ch4jax.storage import atomic
 from ch4jax.training import sharding
 from experiments.common import console, distributed, plots, resume, roofline, setup
 from experiments.common.cli import DeviceFlags, Flags, TrainingFlags
-from experiments.common.errors import UsageError
+from experiments.common.errors import Failed, UsageError
 
 PACKAGES = ("ch4jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -94,32 +94,34 @@ class RunFolder:
         folder.checkpoints = (earlier or path) / "checkpoints"
         folder._first = {"config.json": flags, "env.json": found}
         if earlier is None:
-            with writable(path):
-                folder.continue_from("", [])
+            folder.continue_from([])
         return folder
 
-    def continue_from(self, label: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Let `rows` take the place of the rows of `label` in `metrics.jsonl`.
+    def continue_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Begin, or go on, with `rows` in `metrics.jsonl`.
 
-        Call it with what a checkpoint holds, before the first epoch after it.
+        Call it with what a checkpoint holds, before the first epoch after it. The first
+        call replaces what an earlier run has left there, which may be torn.
         """
         if self._first:
             for old in ("summary.json", "record.json"):
                 (self.path / old).unlink(missing_ok=True)
-        for name, content in self._first.items():
-            self._write_json(name, content)
-        self._first = {}
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        lines = [line for line in lines if _label(line) not in (None, label)]
-        lines += [_line(row) for row in rows]
-        with atomic.writing(path) as part:
-            part.write_text("".join(f"{line}\n" for line in lines))
+            with writable(self.path):
+                with atomic.writing(self.path / "metrics.jsonl") as part:
+                    part.touch()
+                for name, content in self._first.items():
+                    self._write_json(name, content)
+            self._first = {}
+        for row in rows:
+            self.metrics(**row)
 
     def metrics(self, **row: Any) -> None:
         """Append a row to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(_line(row) + "\n")
+        with (
+            writable(self.path),
+            (self.path / "metrics.jsonl").open("a") as file,
+        ):
+            file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
 
     def table(
         self,
@@ -197,7 +199,7 @@ class RunFolder:
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(_plain(content), indent=2, allow_nan=False)
-        with atomic.writing(self.path / name) as part:
+        with writable(self.path), atomic.writing(self.path / name) as part:
             part.write_text(text + "\n")
 
 
@@ -231,13 +233,13 @@ def make_folder(out: Path | None, parent: Path, suffix: str = "") -> Path:
 
 @contextmanager
 def writable(out: Path) -> Iterator[None]:
-    """Raise UsageError if the block cannot write to `out`, unless the disk is full."""
+    """Raise UsageError if the block cannot write to `out`, Failed if it is full."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = Failed if full else UsageError
+        raise kind(f"--out {out} cannot be written: {error.strerror}") from error
 
 
 def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
@@ -259,18 +261,6 @@ def _environment(mesh: Mesh, name: str) -> dict[str, Any]:
             if name.startswith(("JAX_", "XLA_", "CH4JAX_"))
         },
     }
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(row), allow_nan=False)
-
-
-def _label(line: str) -> str | None:
-    """Return the label of a row of `metrics.jsonl`; None if the row is torn."""
-    try:
-        return json.loads(line)["run"]
-    except (ValueError, LookupError, TypeError):
-        return None
 
 
 def _plain(value: Any) -> Any:

@@ -25,9 +25,9 @@ def check_platform() -> None:
     """Raise UsageError if there is no device of the platform that was asked for."""
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter for cuda
         asked = jax.config.values["jax_platforms"]
-        reason = str(error).partition("\n")[0].partition(" (")[0]
+        reason = str(error).partition("\n")[0].partition(" (")[0] or "not installed"
         raise UsageError(
             f"--platform {asked}: no such device here ({reason}); try cpu"
         ) from error
@@ -37,7 +37,7 @@ def check_settings() -> None:
     """Compute in float32, and refuse settings with which no command works.
 
     Raises:
-      UsageError: if JAX does not compile, or promotes no dtypes.
+      UsageError: if JAX does not compile, promotes no dtypes, or has other keys.
     """
     if jax.config.values["jax_enable_x64"]:
         jax.config.update("jax_enable_x64", False)
@@ -48,6 +48,11 @@ def check_settings() -> None:
         )
     if jax.config.values["jax_disable_jit"]:
         raise UsageError("JAX_DISABLE_JIT must be off: commands compile, got on")
+    if (kind := jax.config.values["jax_default_prng_impl"]) != "threefry2x32":
+        raise UsageError(
+            "JAX_DEFAULT_PRNG_IMPL must be threefry2x32, with which a seed draws the "
+            f"same alone and among others, got {kind}"
+        )
     promotion = jax.config.values["jax_numpy_dtype_promotion"]
     if getattr(promotion, "value", promotion) == "strict":
         raise UsageError(
@@ -87,7 +92,10 @@ def keep_programs() -> None:
     on = values["jax_enable_compilation_cache"]
     if not on or values["jax_compilation_cache_dir"] is not None:
         return
-    folder = platformdirs.user_cache_path("ch4jax") / "xla"
+    try:
+        folder = platformdirs.user_cache_path("ch4jax").expanduser() / "xla"
+    except RuntimeError:  # a user without a home
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Small programs too: two dozen of them take longer than one large one.

@@ -65,7 +65,7 @@ class Config(cli.TrainingFlags):
     """Images that each run of the lesson learns from, of the 6,000 shipped."""
     seeds: int = 1
     """Networks trained at once, from the seeds SEED, SEED + 1, ..."""
-    data: str = "auto"
+    data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
     figures: bool = True
     """Draw curves and predictions."""

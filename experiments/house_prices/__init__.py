@@ -27,7 +27,7 @@ class Config(cli.DeviceFlags):
     recipe: Literal["book", "search", "best", "seed"] = "book"
     """The book's, the best of this package, or the same with a wider search; seed is
     the old name of book."""
-    data: str = "auto"
+    data: cli.Source = "auto"
     """shipped, hub (downloads), a folder or zip with Kaggle's tables, or auto:
     shipped, but on Kaggle's machines their input folder."""
     folds: int = 5

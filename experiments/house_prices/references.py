@@ -33,7 +33,7 @@ def fit(
     )
     references = {
         "ridge": RidgeCV(np.logspace(-1, 3, 13)),
-        "lasso": LassoCV(max_iter=10_000, cv=5, alphas=np.logspace(-4, -2, 9)),
+        "lasso": LassoCV(max_iter=10_000, cv=5, alphas=np.logspace(-4, -2, 9)),  # pyright: ignore[reportArgumentType]
         "boosting": boosting,
     }
     log_prices = members.log_of_prices(data)

@@ -14,12 +14,13 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ch4jax.data.files import read_object
 from ch4jax.storage import atomic
 from experiments.__main__ import experiments
 from experiments.common import cli
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import make_folder, writable
-from experiments.report.page import Entry, read, render
+from experiments.report.page import Entry, render
 
 # In every page of ours, which alone may be replaced.
 MARK = b'<meta name="generator" content="ch4jax experiments.report">'
@@ -39,11 +40,11 @@ TOO_LONG = {"benchmark", "claims", "compare", "end_to_end", "growth"}  # for --q
 class Config(cli.Flags):
     """Flags; seed, platform and precision are passed on to every experiment."""
 
-    out: Path = Path("report")
+    out: cli.FlagPath = Path("report")
     """Folder of index.html, and of the runs that are made for it."""
     quick: bool = False
     """Small runs, in two minutes on two cores."""
-    runs: tuple[Path, ...] = ()
+    runs: tuple[cli.FlagPath, ...] = ()
     """Folders to take runs from, however deep; the newest of each experiment wins."""
 
     def __post_init__(self) -> None:
@@ -91,8 +92,8 @@ def find_runs(roots: Iterable[Path], names: Collection[str]) -> Iterator[Entry]:
     """Yield the newest run of each experiment, wherever below `roots` it is."""
     files = [file for root in roots for file in root.rglob("summary.json")]
     newest: dict[str, Path] = {}
-    for file in sorted(files, key=lambda file: file.stat().st_mtime):
-        name = str(read(file).get("experiment"))
+    for file in sorted(files, key=lambda file: file.lstat().st_mtime):
+        name = str(read_object(file).get("experiment"))
         if name in names:
             newest[name] = file.parent
         else:
@@ -102,10 +103,10 @@ def find_runs(roots: Iterable[Path], names: Collection[str]) -> Iterator[Entry]:
             reason = f"no run was found in {', '.join(map(str, roots))}"
             yield Entry(name, f"python -m experiments.{name}", reason=reason)
             continue
-        seconds = read(newest[name] / "summary.json").get("seconds")
+        seconds = read_object(newest[name] / "summary.json").get("seconds")
         if isinstance(seconds, dict):
             seconds = seconds.get("total")
-        command = read(newest[name] / "env.json").get("command", "")
+        command = read_object(newest[name] / "env.json").get("command", "")
         yield Entry(name, command, newest[name], seconds)
 
 

@@ -1,7 +1,6 @@
 """The page of `report`: runs in, one HTML file out, which needs no other."""
 
 import base64
-import json
 import struct
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+
+from ch4jax.data.files import open_file, read_object
 
 DATA = {
     "full": "the whole Fashion-MNIST",
@@ -81,14 +82,14 @@ def section(entry: Entry) -> Section:
     if entry.folder is None:
         return Section(entry, title, {}, "", "", [], [])
     folder = entry.folder
-    record = read(folder / "record.json")
+    record = read_object(folder / "record.json")
     if not record:
         entry = entry._replace(reason=entry.reason or OLD)
-    data = str(read(folder / "summary.json").get("data") or "")
+    data = str(read_object(folder / "summary.json").get("data") or "")
     return Section(
         entry,
         title,
-        read(folder / "env.json"),
+        read_object(folder / "env.json"),
         DATA.get(data, data),
         record.get("headline", ""),
         record.get("tables", []),
@@ -98,7 +99,8 @@ def section(entry: Entry) -> Section:
 
 def picture(path: Path) -> dict[str, str | int]:
     """Return a PNG as a data URI, and its size, which is in its first bytes."""
-    content = path.read_bytes()
+    with open_file(path) as file:
+        content = file.read()
     width, height = struct.unpack(">II", content[16:24])
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return {"source": source, "width": width, "height": height}
@@ -143,12 +145,3 @@ def describe(environment: Mapping[str, Any]) -> dict[str, str]:
         "Variables": " ".join(f"{n}={v}" for n, v in environment["variables"].items()),
     }
     return {name: value for name, value in described.items() if value}
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return a JSON object, an empty one if there is none to read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
