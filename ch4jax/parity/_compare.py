@@ -252,6 +252,9 @@ def _same_numbers(s: _Setting, dtype: str) -> tuple[list[Check], dict[str, float
     tensors, expected, torch_loss = _theirs(s, module, s.inputs, s.labels, masks)
     found["outputs in training"] = _outputs(outputs, expected)
     found["loss"] = difference(loss, torch_loss.detach())
+    for parameter in module.parameters():
+        if parameter.grad is None:  # the loss does not depend on it
+            parameter.grad = torch.zeros_like(parameter)
     gradients = differences(grads, s.side.gradients(module, s.options))
     found["gradients of the parameters"] = largest(gradients)
     pairs = [
