@@ -26,7 +26,7 @@ READMES = ["README.md", "README.zh-CN.md"]
 DOCS = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 CHAPTERS = [f"book/{path.name}" for path in sorted((ROOT / "book").glob("*.md"))]
 COMMAND = re.compile(r"python -m (experiments\.\w+[^`|\n#&]*)")
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?<!,)")
+NUMBER = re.compile(r"(?:(?<![^\s|(])-)?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?<!,)")
 COMMENT = re.compile(r"<!-- ([\w-]+\.json): (.*?) -->", re.DOTALL)
 
 

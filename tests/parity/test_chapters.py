@@ -10,7 +10,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 BOOK = Path(__file__).parents[2] / "book"
-CHAPTERS = sorted(path.stem for path in BOOK.glob("*.md"))
+PAGES = {"index", "index_zh", "reference"}  # without cells
+CHAPTERS = sorted({path.stem for path in BOOK.glob("*.md")} - PAGES)
 CELL = re.compile(
     r"^```\{code-cell\} python3\n(?::tags: [^\n]*\n\n)?(.*?)^```$", re.M | re.S
 )
