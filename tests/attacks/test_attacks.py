@@ -27,13 +27,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -58,17 +57,28 @@ NUMBERS = ("-1", "0", str(2**31), str(2**64), "nan", "inf", "-inf", "1e999", "x"
 SOUND = {"--seed": ("0", str(2**31)), "--true-weight": NUMBERS} | dict.fromkeys(
     ("--weight-decay", "--label-noise", "--lambd"), ("0",)
 )
-NO_PATH = ("", "gs://bucket/x", "~nobody.here/x", 300 * "x", "file/x", "file", "site")
+STEPS = (
+    "resume resume resume resume run_a_command run_a_command damage copy save report"
+)
+STEPS = [*STEPS.split(), "put_into_a_run", "name_no_path", "name_no_number"]
+NO_PATH = (
+    "hf",
+    "/dev/zero",
+    "/proc/1/x",
+    "",
+    "gs://bucket/x",
+    "~nobody.here/x",
+    300 * "x",
+    "file/x",
+    "file",
+    "site",
+)
 FAULTS = (errno.ENOSPC, errno.EIO, errno.EACCES, signal.SIGTERM, signal.SIGINT)
 TREE = {"a": jnp.arange(3.0), "b": [jnp.ones((2, 2))]}
 SECONDS = 60
 
 cases: Counter[tuple[str, int]] = Counter()  # of a command, by exit code
 armed: list = []  # a fault, the events before it, and the folder that it strikes
-sometimes = st.sampled_from([None, None, *FAULTS])
-event = st.integers(0, 40)
-any_run = st.integers(0, 99)
-any_command = st.sampled_from(sorted(COMMANDS))
 
 
 class Run(NamedTuple):
@@ -171,152 +181,130 @@ class Attacks(RuleBasedStateMachine):
             path.write_text("of somebody else")
             self.foreign.add(path)
 
-    def pick(self, number):
-        return sorted(self.runs)[number % len(self.runs)]
+    def run(self, draw, path, run, where):
+        """Run a command whose folder is `path`, and check the second law.
 
-    def run(self, path, run, fault, number, *where):
-        """Run a command whose folder is `path`, and check the second law."""
+        Returns:
+          Its exit code and what it says of an error; no code if there was a fault.
+        """
         right = expected(run.name, run.args)
-        with struck(fault, number, path):
-            code, said = command(run.name, *run.args, *where, str(path))
+        fault = draw.choice([None] * 5 + list(FAULTS))
+        anywhere = isinstance(fault, signal.Signals) and draw.random() < 0.5
+        number = draw.randrange(400 if anywhere else 40)
+        with struck(fault, number, "" if anywhere else path):
+            code, said = command(run.name, *run.args, where, str(path))
         if code == 0:
             assert outcome(path) == right
         if code > 128:
             assert code == 128 + fault
-        return code, said
+        return (None if fault else code), said
 
-    def start(self, name, seed, save_every, fault, number):
-        args = (*COMMANDS[name].split(), "--seed", str(seed))
+    @initialize(draw=st.randoms(use_true_random=True))
+    def start(self, draw):
+        self.run_a_command(draw, "dropout")
+
+    @rule(draw=st.randoms(use_true_random=True))
+    def step(self, draw):
+        name = draw.choice(STEPS if self.runs else ["run_a_command"])
+        note(name)
+        getattr(self, name)(draw)
+
+    def run_a_command(self, draw, name=None):
+        name = name or draw.choice(sorted(COMMANDS))
+        args = (*COMMANDS[name].split(), "--seed", draw.choice(["0", str(2**32 - 1)]))
         if name == "dropout":
-            args += ("--epochs", "2", *save_every)
+            args += ("--epochs", "2", *draw.choice([(), ("--save-every", "1")]))
         path, run = self.root / f"run{len(self.runs)}", Run(name, args)
-        code, said = self.run(path, run, fault, number, "--out")
-        assert fault or code == 0, said
+        code, said = self.run(draw, path, run, "--out")
+        assert not code, said
         if path.exists():
             self.runs[path] = run
 
-    @initialize(fault=sometimes, number=event)
-    def begin(self, fault, number):
-        self.start("dropout", 0, ("--save-every", "1"), fault, number)
-
-    @rule(
-        name=any_command,
-        seed=st.sampled_from([0, 2**32 - 1]),
-        save_every=st.sampled_from([(), ("--save-every", "1")]),
-        fault=sometimes,
-        number=event,
-    )
-    def another(self, name, seed, save_every, fault, number):
-        self.start(name, seed, save_every, fault, number)
-
-    @precondition(lambda self: self.runs)
-    @rule(
-        which=any_run,
-        change=st.sampled_from([(), (), (), ("--seed", "1"), ("--epochs", "3")]),
-        fault=sometimes,
-        number=event,
-    )
-    def resume(self, which, change, fault, number):
-        path = self.pick(which)
-        name, args, damaged = self.runs[path]
-        if name != "dropout":
+    def resume(self, draw):
+        trained = [p for p, run in sorted(self.runs.items()) if run.name == "dropout"]
+        if not trained:
             return
+        name, args, damaged = self.runs[path := draw.choice(trained)]
+        change = draw.choice([(), (), ("--seed", "1"), ("--epochs", "3")])
         asked = read_object(path / "config.json").get("epochs", 0)
         finished = (path / "summary.json").exists()
-        saved = [*path.glob("checkpoints/*/*/manifest.json")]
-        begun = (path / "env.json").exists()
-        begun = begun and (saved or not (path / "metrics.jsonl").stat().st_size)
-        changed = Run(name, (*args, *change), damaged)
-        wanted = 3 if "3" in changed.args else 2
-        code, said = self.run(path, changed, fault, number, "--resume")
-        if not (fault or damaged):
+        begun = (path / "env.json").exists() and (
+            any(path.glob("checkpoints/*/*/manifest.json"))
+            or not (path / "metrics.jsonl").stat().st_size
+        )
+        run = Run(name, (*args, *change), damaged)
+        wanted = 3 if "3" in run.args else 2
+        code, said = self.run(draw, path, run, "--resume")
+        if code is not None and not damaged:
             if "--seed" in change or wanted < asked or (finished and wanted == asked):
                 assert code == 2
             elif begun:
                 assert code == 0, said
         if code != 2 and "--seed" not in change:
-            self.runs[path] = changed
+            self.runs[path] = run
 
-    @precondition(lambda self: self.runs)
-    @rule(
-        which=any_run,
-        where=st.integers(0, 999),
-        how=st.sampled_from(["flip", "cut", "remove", "fifo", "folder"]),
-        at=st.integers(0, 10**6),
-    )
-    def damage(self, which, where, how, at):
-        path = self.pick(which)
-        files = [f for f in sorted(path.rglob("*")) if f.is_file()]
-        if not files or (file := files[where % len(files)]) in self.foreign:
+    def damage(self, draw):
+        path = draw.choice(sorted(self.runs))
+        files = {f for f in path.rglob("*") if f.is_file()} - self.foreign
+        if not files:
             return
+        file = draw.choice(sorted(files))
         self.runs[path] = self.runs[path]._replace(damaged=True)
         content = bytearray(file.read_bytes()) or bytearray(1)
         file.unlink()
-        if how in ("fifo", "folder"):
-            os.mkfifo(file) if how == "fifo" else file.mkdir()
-        elif how != "remove":
-            content[at % len(content)] ^= 1 << at % 7
-            file.write_bytes(content[: at % len(content)] if how == "cut" else content)
+        how, at = draw.randrange(5), draw.randrange(len(content))
+        content[at] ^= 1 << draw.randrange(7)
+        if how < 2:
+            file.write_bytes(content[: len(content) if how else at])
+        elif how < 4:
+            file.mkdir() if how == 2 else os.mkfifo(file)
 
-    @precondition(lambda self: self.runs)
-    @rule(which=any_run)
-    def copy(self, which):
-        path = self.pick(which)
+    def copy(self, draw):
+        path = draw.choice(sorted(self.runs))
         if not any(file.is_fifo() for file in path.rglob("*")):
             copied = self.root / f"run{len(self.runs)}"
             shutil.copytree(path, copied)
             self.runs[copied] = self.runs[path]
 
-    @precondition(lambda self: self.runs)
-    @rule(
-        which=any_run,
-        where=st.sampled_from(["", "checkpoints", "checkpoints/20240101"]),
-        file=st.sampled_from(["notes.txt", "manifest.json", ".x.part", ".1.old"]),
-    )
-    def put_into_a_run(self, which, where, file):
-        self.put(self.pick(which) / where / file)
+    def put_into_a_run(self, draw):
+        where = draw.choice(["", "checkpoints", "checkpoints/20240101"])
+        file = draw.choice(["notes.txt", "manifest.json", ".x.part", ".1.old"])
+        self.put(draw.choice(sorted(self.runs)) / where / file)
 
-    @rule(
-        name=any_command,
-        flag=st.sampled_from(["--out", "--resume", "--data"]),
-        path=st.sampled_from([*NO_PATH, "hf", "/dev/zero", "/proc/1/x", "run0"]),
-    )
-    def a_path_that_is_none(self, name, flag, path):
-        if Path(path) != Path("run0") or self.root / path in self.runs:
-            code, said = command(name, flag, path)
-            assert code in (2, 65), said
+    def name_no_path(self, draw):
+        path = draw.choice([*NO_PATH, *map(str, self.runs)])
+        flag = draw.choice(["--out", "--resume", "--data"])
+        code, said = command(draw.choice(sorted(COMMANDS)), flag, path)
+        assert code in (2, 65), said
 
-    @rule(name=any_command, which=any_run, number=st.sampled_from(NUMBERS))
-    def a_number_that_is_none(self, name, which, number):
+    def name_no_number(self, draw):
+        name, number = draw.choice(sorted(COMMANDS)), draw.choice(NUMBERS)
         config_type = importlib.import_module(f"experiments.{name}").Config
-        flags = [
-            f"--{field.name.replace('_', '-')}"
-            for field in dataclasses.fields(config_type)
-            if re.search(r"\b(int|float)\b|Int|Float", str(field.type))
-        ]
-        flag, own = flags[which % len(flags)], COMMANDS[name].split()
-        code, said = command(name, *own, flag, number, "--out", "no")
+        flag = draw.choice(
+            [
+                f"--{field.name.replace('_', '-')}"
+                for field in dataclasses.fields(config_type)
+                if re.search(r"\b(int|float)\b|Int|Float", str(field.type))
+            ]
+        )
+        code, said = command(name, *COMMANDS[name].split(), flag, number, "--out", "no")
         assert code in (1, 2) or number in SOUND.get(flag, ()), (flag, number, said)
         shutil.rmtree("no", ignore_errors=True)
 
-    @rule(
-        where=st.sampled_from(["site", "hf", "file", "tree", "exported"]),
-        how=st.sampled_from(["export", "save", "checkpoint"]),
-    )
-    def save(self, where, how):
-        cases[how, 0] += 1
+    def save(self, draw):
+        cases["save", 0] += 1
+        where = draw.choice(["site", "hf", "file", "tree", "exported"])
         with suppress(Refused, NotADirectoryError):
-            if how == "export":
+            if (how := draw.randrange(3)) == 0:
                 interop.export(self.root / where, TREE, {})
-            elif how == "save":
+            elif how == 1:
                 storage.save(where, TREE)
             else:
                 checkpoints = storage.Checkpoints(where, keep=1)
                 checkpoints.save(max(checkpoints.steps(), default=0) + 1, TREE)
 
-    @precondition(lambda self: self.runs)
-    @rule(where=st.sampled_from(["page", "site"]))
-    def report(self, where):
+    def report(self, draw):
+        where = draw.choice(["page", "site"])
         code, said = command("report", "--runs", str(self.root), "--out", where)
         assert code == (0 if where == "page" else 2), said
 
