@@ -115,7 +115,7 @@ def test_signals_at_random_moments_end_the_run_and_lose_nothing(seed, tmp_path):
     where, saved = ["--out", str(folder)], 0
     for i in range(MOMENTS):
         number = (signal.SIGINT, signal.SIGTERM)[i % 2]
-        if i % 4 == 3:
+        if i % 5 == 4:
             other = draw.choice(ALSO).split()
             out = tmp_path / f"other{i}"
             code = signalled(
