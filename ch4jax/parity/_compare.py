@@ -95,26 +95,23 @@ def compare(
     options = {"names": names, "flattened": flattened}
     pairs = pairs or optimizers()
     checks: list[Check] = []
+    gradients, places, first, notes = {}, [], "", []
     drift, floor = {}, {}
-    with _prepared("float64", *setting, options, seed) as exact:
-        found, gradients = _same_numbers(exact, "float64")
-        checks += found
-        places, first, notes = _parting(exact)
-        if _passed(checks):
-            checks += [_steps(exact, name, pair) for name, pair in pairs.items()]
-        if _passed(checks) and steps:
-            pair = next(iter(pairs.values()))
-            found, drift["float64"], floor["float64"] = _run(
-                exact, "float64", pair, steps, seed
-            )
+    for dtype in ALLOWED:
+        if not _passed(checks):
+            break
+        with _prepared(dtype, *setting, options, seed) as prepared:
+            found, apart = _same_numbers(prepared, dtype)
             checks += found
-    if _passed(checks):
-        with _prepared("float32", *setting, options, seed) as rounded:
-            checks += _same_numbers(rounded, "float32")[0]
-            if steps:
+            if dtype == "float64":
+                gradients = apart
+                places, first, notes = _parting(prepared)
+                if _passed(checks):
+                    checks += [_steps(prepared, *named) for named in pairs.items()]
+            if _passed(checks) and steps:
                 pair = next(iter(pairs.values()))
-                found, drift["float32"], floor["float32"] = _run(
-                    rounded, "float32", pair, steps, seed
+                found, drift[dtype], floor[dtype] = _run(
+                    prepared, dtype, pair, steps, seed
                 )
                 checks += found
     layers = tuple((str(place), place.difference) for place in places)

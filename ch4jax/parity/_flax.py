@@ -45,9 +45,9 @@ class Side(ABC):
     ) -> tuple[PyTree, PyTree]:
         """Return the outputs and the new state."""
 
-    @abstractmethod
     def cast(self, dtype: DTypeLike) -> Any:
         """Return the variables with all floats of one dtype."""
+        return cast(self.variables, dtype)
 
     @contextmanager
     def watched(self) -> Iterator[Calls]:
@@ -90,9 +90,6 @@ class Linen(Side):
             rngs={"dropout": key},
             mutable=list(state) if train else [],
         )
-
-    def cast(self, dtype: DTypeLike) -> Any:
-        return cast(self.variables, dtype)
 
     @contextmanager
     def watched(self) -> Iterator[Calls]:
@@ -187,9 +184,6 @@ class Plain(Side):
         options = {"train": train, "key": key if train else None}
         options = {k: v for k, v in options.items() if k in taken}
         return self.function(params, *inputs, **options), state
-
-    def cast(self, dtype: DTypeLike) -> Any:
-        return cast(self.variables, dtype)
 
 
 def side_of(ours: Flax, params: PyTree | None, inputs: Sequence[Array]) -> Side:

@@ -33,12 +33,12 @@ _SETTINGS = (
 class Place(NamedTuple):
     """A layer's input or output in the order of PyTorch's forward pass."""
 
-    name: str
+    path: Path
     when: str
     difference: float
 
     def __str__(self) -> str:
-        return f"{self.when} {self.name or 'the whole module'}"
+        return _place(self.path, self.when)
 
 
 @contextmanager
@@ -95,10 +95,9 @@ def places(
         if turn[key] > len(values[key]):
             continue
         a, b = values[key][turn[key] - 1], _first(value)
-        name = ".".join(path)
-        apart = _apart(a, b, flattened.get(name))
-        if math.isfinite(apart) or np.isnan(apart):
-            found.append(Place(name, when, apart))
+        apart = _apart(a, b, flattened.get(".".join(path)))
+        if apart != math.inf:  # of one shape
+            found.append(Place(path, when, apart))
     return found
 
 
@@ -109,13 +108,10 @@ def first_part(found: Sequence[Place], theirs: Calls, allowed: float) -> str:
         if place.difference <= allowed:
             agreed = str(place)
             continue
-        names = [".".join(path) for path, when, *_ in theirs if when == place.when]
-        leaf = not any(
-            n.startswith(f"{place.name}." if place.name else "") and n != place.name
-            for n in names
-        )
-        if place.when == "out of" and leaf:
-            return f"{place.name}, whose output is {place.difference:.1e} apart"
+        inside = [path for path, *_ in theirs if path[: len(place.path)] == place.path]
+        if place.when == "out of" and set(inside) == {place.path}:
+            name = ".".join(place.path) or "the whole module"
+            return f"{name}, whose output is {place.difference:.1e} apart"
         between = _between(theirs, agreed, str(place))
         runs = f"; there PyTorch runs {', '.join(between)}" if between else ""
         return (
@@ -140,7 +136,7 @@ def settings(
             if a is None or not hasattr(other, flax):
                 continue
             a, b = _plain(a), _plain(1 if b is None else b)
-            if a != b and not (isinstance(a, int) and {b} == {a}):
+            if a != b:
                 notes.append(f"{words} {b} of {name} for PyTorch's {a}")
         if "BatchNorm" in kind and isinstance(
             momentum := getattr(other, "momentum", None), float
@@ -156,7 +152,7 @@ def settings(
                 )
         padding, own = getattr(module, "padding", None), getattr(other, "padding", None)
         stride = _plain(getattr(module, "stride", 1))
-        if own == "SAME" and padding is not None and stride not in (1, (1,) * 2):
+        if own == "SAME" and padding is not None and stride != 1:
             notes.append(
                 f'padding "SAME" of {name} for PyTorch\'s {padding}: with strides Flax '
                 "pads more at the end"
@@ -196,12 +192,16 @@ def _apart(
     return min(difference(ours, layout) for layout in layouts)
 
 
+def _place(path: Path, when: str) -> str:
+    return f"{when} {'.'.join(path) or 'the whole module'}"
+
+
 def _between(theirs: Calls, start: str, end: str) -> list[str]:
     """Return the modules of PyTorch without parameters that run between two places."""
     shown: list[str] = []
     on = start == "the input"
     for path, when, _, module in theirs:
-        place = f"{when} {'.'.join(path) or 'the whole module'}"
+        place = _place(path, when)
         if place == end:
             break
         if on and when == "out of" and not list(module.parameters()):

@@ -16,7 +16,7 @@ import torch
 from jax import numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ch4jax import training
+from ch4jax import parity, training
 from experiments.pytorch import twins
 from experiments.pytorch.systems import (
     System,
@@ -53,18 +53,9 @@ def given_the_same(
 
 def difference(ours: PyTree, theirs: PyTree) -> float:
     """Return ||a - b|| / ||b||, the largest over the arrays of two trees."""
-
-    def one(a: np.ndarray, b: np.ndarray) -> float:
-        if a.shape != b.shape:
-            return math.inf
-        apart, size = np.linalg.norm(a - b), np.linalg.norm(b)
-        return float(apart / size if size > 0 else apart)
-
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     # max() would pass over a NaN that is not the first.
-    return float(
-        np.max([one(*(np.asarray(x, np.float64) for x in pair)) for pair in pairs])
-    )
+    return float(np.max([parity.difference(*pair) for pair in pairs]))
 
 
 def same_numbers(system: System, dtype: str, key: PRNGKeyArray) -> list[Verdict]:
