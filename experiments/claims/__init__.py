@@ -157,6 +157,7 @@ def draw_forest(findings: list[Finding], folder: RunFolder) -> None:
         )
         axes.invert_yaxis()
         axes.set_xscale("symlog", linthresh=1)
+        axes.margins(x=0.03)
         axes.xaxis.set_major_formatter("{x:g}")
         for at, dashes in ((0, ":"), (1, "--")):
             axes.axvline(at, color="0.3", ls=dashes, lw=1)
