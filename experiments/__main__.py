@@ -21,7 +21,7 @@ TIMES = {
     "storage": "20 s",
     "benchmark": "4 min",
     "book": "2 min",
-    "claims": "3 min",
+    "claims": "4 min",
     "compare": "10 min",
     "end_to_end": "5 min",
     "growth": "1 min",

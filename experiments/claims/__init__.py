@@ -1,6 +1,6 @@
 """The claims of the text, measured: an effect, its 95% interval, and a verdict each.
 
-Without flags: all 21, in about three minutes on two cores; with numbers, only those.
+Without flags: all 21, in about four minutes on two cores; with numbers, only those.
 `claim.py` has the rule of the verdicts.
 """
 
@@ -56,7 +56,7 @@ class Config(cli.Flags):
     numbers: cli.Positional[tuple[int, ...]] = ()
     """Which claims, from 1; all if none is given."""
     quick: bool = False
-    """Fewer and smaller runs: all in about two minutes, with wider intervals."""
+    """Fewer and smaller runs: all in 90 seconds once compiled, with wider intervals."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -73,8 +73,8 @@ def run(config: Config) -> None:
     findings = []
     numbers = config.numbers or range(1, len(CLAIMS) + 1)
     if len(numbers) == len(CLAIMS):
-        minutes = "two" if config.quick else "three"
-        say(f"{len(CLAIMS)} claims, about {minutes} minutes on two cores\n")
+        time = "90 seconds once compiled" if config.quick else "four minutes"
+        say(f"{len(CLAIMS)} claims, about {time} on two cores\n")
     for number in numbers:
         finding = CLAIMS[number - 1](setting)
         findings.append(finding)

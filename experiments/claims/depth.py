@@ -126,7 +126,7 @@ def train(
         return jax.vmap(each_rate, (0, 0, None))(params, bounds, rates)
 
     each = jnp.broadcast_to(jnp.asarray(bounds), (len(starts), 3))
-    keys = setting.keys(number, setting.size(8, 4))
+    keys = setting.keys(number, setting.size(8, 3))
     accuracy, moves = run(keys, each, jnp.asarray(RATES), images())
     return np.asarray(accuracy), np.asarray(moves)
 
