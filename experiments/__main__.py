@@ -59,8 +59,8 @@ def experiments() -> dict[str, str]:
 
 def main() -> None:
     """Print a command and a sentence for each experiment."""
-    table = Table("1st ed.", "D2L", box=None, header_style="bold")
-    table.add_column("python -m experiments.", no_wrap=True)
+    table = Table("1st", "D2L", box=None, header_style="bold")
+    table.add_column("NAME", no_wrap=True)
     table.add_column("takes", justify="right", no_wrap=True)
     table.add_column("what it shows")
     for name, line in experiments().items():
@@ -70,10 +70,9 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(
-        "\n1st ed.: section of the first and Chinese edition, whose order this is; "
-        "D2L: of the English one; "
-        "takes: on two cores, compiled programs cached.\nEach has --help; without "
-        "flags it does the book's run."
+        "\npython -m experiments.NAME does the book's run; each has --help.\n"
+        "1st: section of the first and Chinese edition, whose order this is; D2L: of "
+        "the English one; takes: on two cores, compiled programs cached."
     )
 
 

@@ -5,11 +5,14 @@ terminated.
 """
 
 import errno
+import inspect
 import logging
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
@@ -293,8 +296,19 @@ def parse(config_type: type[Parsed], args: list[str] | None = None) -> Parsed:
     return tyro.cli(
         config_type,
         prog=f"python -m {spec.name if spec else module.__name__}",
-        description=module.__doc__,
+        description=_wrap(module.__doc__ or ""),
         args=args,
+    )
+
+
+def _wrap(doc: str) -> str:
+    """Break lines between words; tyro joins those that are not indented."""
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(
+        part
+        if part.startswith(" ")
+        else textwrap.fill(part, width, subsequent_indent="  ")
+        for part in inspect.cleandoc(doc).split("\n\n")
     )
 
 

@@ -54,9 +54,13 @@ COMMANDS = {
 }
 VARY = re.compile("second|memory|kills|flips")  # from one moment to the next
 NUMBERS = ("-1", "0", str(2**31), str(2**64), "nan", "inf", "-inf", "1e999", "x", "")
-SOUND = {"--seed": ("0", str(2**31)), "--true-weight": NUMBERS} | dict.fromkeys(
-    ("--weight-decay", "--label-noise", "--lambd"), ("0",)
-)
+SOUND = {
+    "--seed": ("0", str(2**31)),
+    "--true-weight": NUMBERS,
+    "--lambd": ("0", str(2**31), str(2**64)),
+    "--weight-decay": ("0",),
+    "--label-noise": ("0",),
+}
 STEPS = (
     "resume resume resume resume run_a_command run_a_command damage copy save report"
 )
