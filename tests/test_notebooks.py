@@ -19,8 +19,8 @@ def notebook(request):
 
 def test_every_topic_of_the_book_has_a_notebook():
     assert [path.stem for path in NOTEBOOKS] == [
-        *("backprop", "blocks", "dropout", "house_prices", "initialization"),
-        *("layers", "parameters", "storage", "weight_decay"),
+        *("backprop", "dropout", "house_prices", "initialization"),
+        *("parameters", "weight_decay"),
     ]
 
 
