@@ -19,7 +19,7 @@ def notebook(request):
 
 def test_every_topic_of_the_book_has_a_notebook():
     assert [path.stem for path in NOTEBOOKS] == [
-        *("backprop", "blocks", "dropout", "house_prices", "initialization"),
+        *("backprop", "blocks", "dropout", "initialization"),
         *("layers", "parameters", "storage", "weight_decay"),
     ]
 
