@@ -13,8 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urljoin
 
 from ch4jax.data import cache_folder
 from experiments.common import cli
@@ -27,6 +30,7 @@ GUIDES = ("your_own_model", "porting", "interop", "storage", "scaling", "using")
 NEEDED = ("sphinx", "myst_nb", "torch")
 RAN_WITH = ("jax", "flax", "optax", "numpy", "torch", "matplotlib")
 LANGUAGES = {"en": ".", "zh_CN": "zh"}
+OUTSIDE = ("http:", "https:", "//")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def run(config: Config) -> int:
 
     Raises:
       UsageError: if a package is missing, or the folder holds something else.
-      Failed: if a build fails.
+      Failed: if a build fails, or a page of it has a dead link.
     """
     if missing := [name for name in NEEDED if not importlib.util.find_spec(name)]:
         raise UsageError(
@@ -59,6 +63,8 @@ def run(config: Config) -> int:
         stage(source)
         for language, place in LANGUAGES.items():
             build(source, out / place, language, kept)
+    if wrong := dead_links(out):
+        raise Failed("\n".join(wrong))
     say(f"{out / 'index.html'}: open it in a browser")
     return 0
 
@@ -79,7 +85,8 @@ def stage(source: Path) -> None:
     for name in GUIDES:
         (source / "guides").mkdir(exist_ok=True)
         shutil.copy(ROOT / "docs" / f"{name}.md", source / "guides")
-    shutil.copytree(ROOT / "docs" / "figures", source / "guides" / "figures")
+    for folder in ("figures", "results"):
+        shutil.copytree(ROOT / "docs" / folder, source / "guides" / folder)
 
 
 def build(source: Path, out: Path, language: str, kept: Path) -> None:
@@ -93,6 +100,46 @@ def build(source: Path, out: Path, language: str, kept: Path) -> None:
     }
     if code := subprocess.run(command, env=environment).returncode:
         raise Failed(f"sphinx, language {language}: exit code {code}")
+
+
+class Page(HTMLParser):
+    """What a page links to, what it loads, and where links may lead."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.anchors: set[str | None] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(
+        self, tag: str, attrs: Sequence[tuple[str, str | None]]
+    ) -> None:
+        """Note the attributes of a tag."""
+        of = dict(attrs)
+        self.anchors |= {of.get("id"), of.get("name")}
+        target = of.get("href") or of.get("src") or ""
+        (self.links if tag == "a" else self.loads).append(target)
+
+
+def dead_links(site: Path) -> list[str]:
+    """Return links within a site that lead nowhere, and what it loads from outside."""
+    files = [f for f in site.resolve().rglob("*.html") if "_static" not in f.parts]
+    pages = {f"file://{file}": Page(file) for file in files}
+    wrong = []
+    for address, page in pages.items():
+        for target in page.links + page.loads:
+            if target.startswith((*OUTSIDE, "mailto:", "data:")):
+                if target in page.loads and target.startswith(OUTSIDE):
+                    wrong.append(f"{address} loads {target}")
+                continue
+            whole, _, anchor = unquote(urljoin(address, target)).partition("#")
+            whole = whole.partition("?")[0]
+            known = whole not in pages or anchor in pages[whole].anchors
+            exists = Path(whole.removeprefix("file://")).exists()
+            if not exists or (anchor and not known):
+                wrong.append(f"{address} links to {target}")
+    return wrong
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import importlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -12,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from support import chromium, show
 
 from experiments import report
 from experiments.__main__ import experiments
@@ -252,36 +252,17 @@ def test_the_real_experiments_make_a_quick_report_with_a_headline_each(tmp_path)
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory, html):
     """Chromium without a window, and the page in a file."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("there is no chromium with its chromedriver")
     file = tmp_path_factory.mktemp("browser") / "index.html"
     file.write_text(html)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    service = webdriver.ChromeService(executable_path=driver)
-    with webdriver.Chrome(options=options, service=service) as chrome:
+    with chromium() as chrome:
         chrome.address = file.as_uri()
         yield chrome
-
-
-def show(browser, width, scheme):
-    """Load the page as wide as this, for eyes used to light or dark."""
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    browser.get(browser.address)
 
 
 def test_in_a_browser_it_fits_every_width_and_both_colour_schemes(browser):
     backgrounds = {}
     for scheme, width in itertools.product(("light", "dark"), (360, 800, 1400)):
-        show(browser, width, scheme)
+        show(browser, browser.address, width, scheme)
         wide, images, backgrounds[scheme] = browser.execute_script(
             """
             const page = document.documentElement;
@@ -300,7 +281,7 @@ def test_in_a_browser_it_fits_every_width_and_both_colour_schemes(browser):
 def test_in_a_browser_the_keyboard_leads_to_all_of_it(browser):
     from selenium.webdriver import Keys
 
-    show(browser, 360, "light")
+    show(browser, browser.address, 360, "light")
     browser.switch_to.active_element.send_keys(Keys.TAB)
     skip = browser.switch_to.active_element
     assert skip.get_attribute("class") == "skip"

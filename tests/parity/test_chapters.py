@@ -1,6 +1,7 @@
 """The chapters of the book: their cells run, and no paragraph lacks its translation."""
 
 import ast
+import csv
 import re
 from pathlib import Path
 
@@ -27,6 +28,10 @@ NOT_PROSE = (
     r"^\$\$.*?^\$\$$",
 )
 BOUND = re.compile(r"[\d.,e-]+ <!-- .*? -->")
+with (BOOK / "glossary.csv").open(encoding="utf-8") as file:
+    GLOSSARY = {row["english"]: row["chinese"] for row in csv.DictReader(file)}
+# Code, comments, formulas, roles and the English titles of references.
+NOT_WORDS = re.compile(r"`[^`]*`|<!--.*?-->|\$[^$]*\$|\{\w+\}|\*[^*]{30,}\*")
 
 
 def source(chapter):
@@ -47,6 +52,18 @@ def messages(chapter):
         text = re.sub(pattern, "\n", text, flags=re.M | re.S)
     blocks = re.split(r"\n\s*\n|\n(?=- )", text)
     return found | {" ".join(block.lstrip("#- ").split()) for block in blocks} - {""}
+
+
+def terms_of(english):
+    """Return the words of the glossary that begin a word of a message."""
+    prose = NOT_WORDS.sub("", english)
+    return {term for term in GLOSSARY if re.search(rf"\b{term}", prose, re.I)}
+
+
+def wrong_terms(translated):
+    """Return each term whose Chinese term its translation lacks."""
+    pairs = [(t, zh) for en, zh in translated.items() for t in terms_of(en)]
+    return [term for term, chinese in pairs if GLOSSARY[term] not in chinese]
 
 
 @pytest.mark.long
@@ -78,3 +95,15 @@ def test_every_paragraph_has_its_partner_in_chinese_and_no_partner_is_stale(chap
     for english, chinese in translated.items():
         assert chinese, english
         assert BOUND.findall(chinese) == BOUND.findall(english)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_chinese_has_the_terms_of_the_chinese_edition(chapter):
+    assert wrong_terms(catalogue(chapter)) == []
+
+
+def test_another_word_for_a_term_is_noticed_and_no_term_is_without_use():
+    planted = {"Dropout hides *units*, `mask` is code.": "丢弃法隐藏单元。"}
+    assert wrong_terms(planted) == ["dropout"]
+    used = {term for c in CHAPTERS for en in catalogue(c) for term in terms_of(en)}
+    assert used == GLOSSARY.keys()
