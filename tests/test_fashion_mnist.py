@@ -62,7 +62,7 @@ def test_the_shipped_tenth_is_balanced_and_sound():
 
 
 def test_pixels_become_floats_from_0_to_1():
-    images = fashion_mnist.load("mini").on_device().train_images[:100]
+    images = fashion_mnist.load("mini").train[0][:100]
     floats = fashion_mnist.to_float(images)
     assert floats.dtype == np.float32
     assert floats.min() == 0.0

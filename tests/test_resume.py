@@ -178,19 +178,15 @@ def test_other_versions_and_devices_are_warned_of(tmp_path):
     ],
 )
 def test_settings_of_jax_that_change_numbers_are_recorded_and_compared(
-    name, value, refused, tmp_path
+    name, value, refused, tmp_path, settings
 ):
     folder = RunFolder.create("dropout", replace(SMALL, out=tmp_path / "run"))
     again = replace(SMALL, resume=folder.path)
-    before = jax.config.values[name]
-    message = f"{name} was {before} and is {value}"
+    message = f"{name} was {jax.config.values[name]} and is {value}"
     expected = pytest.raises if refused else pytest.warns
     jax.config.update(name, value)
-    try:
-        with expected(UsageError if refused else UserWarning, match=message):
-            RunFolder.create("dropout", again)
-    finally:
-        jax.config.update(name, before)
+    with expected(UsageError if refused else UserWarning, match=message):
+        RunFolder.create("dropout", again)
 
 
 def test_the_command_that_resumes_keeps_the_flags(monkeypatch):

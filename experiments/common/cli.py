@@ -15,8 +15,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import isfunction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
 import jax
 import tyro
@@ -54,10 +64,44 @@ def _flag(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[
     )
 
 
+def check_at_least_1(flag: str, value: float) -> None:
+    """Raise UsageError unless `value` is at least 1 and an int32."""
+    if value < 1:
+        raise UsageError(f"{flag} must be at least 1, got {value}")
+    if value >= 2**31:  # XLA would abort
+        raise UsageError(f"{flag} must be below 2**31, got {value}")
+
+
+def check_positive(flag: str, value: float) -> None:
+    """Raise UsageError unless `value` is finite and above zero."""
+    if not 0 < value < math.inf:
+        raise UsageError(f"{flag} must be positive and finite, got {value}")
+
+
+def check_from_0(flag: str, value: float) -> None:
+    """Raise UsageError unless `value` is finite and not below zero."""
+    if not 0 <= value < math.inf:
+        raise UsageError(f"{flag} must be at least 0 and finite, got {value}")
+
+
+def check_probability(flag: str, value: float) -> None:
+    """Raise UsageError unless `value` is in 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{flag} must be in [0, 1], got {value}")
+
+
+# Types of flags; `Flags` calls the functions in them.
+Count = Annotated[int, check_at_least_1]
+Positive = Annotated[float, check_positive]
+From0 = Annotated[float, check_from_0]
+Probability = Annotated[float, check_probability]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
+OptionalCount = Annotated[OptionalInt, check_at_least_1]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
+OptionalPositive = Annotated[OptionalFloat, check_positive]
+OptionalFrom0 = Annotated[OptionalFloat, check_from_0]
 OptionalStr = Annotated[str | None, _later(metavar="STR")]
 Precision = Annotated[
     Literal["highest", "default"] | None, _later(metavar="{highest,default}")
@@ -105,20 +149,25 @@ class Flags:
     """Of matrix products: highest, float32, if not given; default is the device's."""
 
     def __post_init__(self) -> None:
+        """Call the checks in the types of the flags, with what each flag was given."""
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be in 0 to 2**32 - 1, got {self.seed}")
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            values = getattr(self, name)
+            if isinstance(values, tuple):
+                kind = get_args(kind)[0]
+            for check in filter(isfunction, getattr(kind, "__metadata__", ())):
+                for value in values if isinstance(values, tuple) else (values,):
+                    if value is not None:
+                        check(f"--{name.replace('_', '-')}", value)
 
 
 @dataclass(frozen=True)
 class DeviceFlags(Flags):
     """The flags of experiments that several devices can share."""
 
-    devices: OptionalInt = None
+    devices: OptionalCount = None
     """Devices to train on; if not given, one, or all that several processes have."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least_1("--devices", self.devices)
 
     def mesh(self) -> Mesh:
         """Return the devices that were asked for.
@@ -138,13 +187,13 @@ class DeviceFlags(Flags):
 class TrainingFlags(DeviceFlags):
     """The flags of experiments whose training can be interrupted and resumed."""
 
-    save_every: OptionalInt = None
+    save_every: OptionalCount = None
     """Epochs from one checkpoint to the next; if not given, the last is saved."""
     resume: OptionalPath = None
     """Run folder of an interrupted run to resume, with the flags that it had."""
     coordinator: OptionalStr = None
     """HOST:PORT of process 0, in each of several processes that train together."""
-    num_processes: OptionalInt = None
+    num_processes: OptionalCount = None
     """How many processes train together."""
     process_id: OptionalInt = None
     """Which of them this is, from 0."""
@@ -158,8 +207,6 @@ class TrainingFlags(DeviceFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_1("--save-every", self.save_every)
-        check_at_least_1("--num-processes", self.num_processes)
         if self.resume and self.out:
             raise UsageError(
                 f"--out must not be given with --resume {self.resume}, whose folder is "
@@ -187,20 +234,6 @@ class TrainingFlags(DeviceFlags):
                 f"--process-id must be from 0 to {self.num_processes} - 1, "
                 f"got {self.process_id}"
             )
-
-
-def check_positive(flag: str, value: float | None) -> None:
-    """Raise UsageError unless `value` is None, or finite and above zero."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{flag} must be positive and finite, got {value}")
-
-
-def check_at_least_1(flag: str, value: int | None) -> None:
-    """Raise UsageError unless `value` is None, or at least 1 and an int32."""
-    if value is not None and value < 1:
-        raise UsageError(f"{flag} must be at least 1, got {value}")
-    if value is not None and value >= 2**31:  # XLA would abort
-        raise UsageError(f"{flag} must be below 2**31, got {value}")
 
 
 Config = TypeVar("Config", bound=Flags)

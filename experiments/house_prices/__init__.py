@@ -32,17 +32,17 @@ class Config(cli.DeviceFlags):
     shipped, but on Kaggle's machines their input folder."""
     folds: int = 5
     """Of the cross-validation; the book's are not shuffled, the others are, by SEED."""
-    repeats: int = 1
+    repeats: cli.Count = 1
     """How many times search and best shuffle the rows and cut them into folds."""
-    seeds: cli.OptionalInt = None
+    seeds: cli.OptionalCount = None
     """Members for each fold; if not given, 10 for book and 8 for search and best."""
-    epochs: cli.OptionalInt = None
+    epochs: cli.OptionalCount = None
     """Passes over the rows; if not given, 100 for book, 40 for search and best."""
-    learning_rate: cli.OptionalFloat = None
+    learning_rate: cli.OptionalPositive = None
     """Of Adam, in the book's recipe; 5 if not given."""
-    weight_decay: cli.OptionalFloat = None
+    weight_decay: cli.OptionalFrom0 = None
     """In the book's recipe; 0 if not given."""
-    batch_size: cli.OptionalInt = None
+    batch_size: cli.OptionalCount = None
     """Rows in a batch, in the book's recipe; 64 if not given."""
 
     def __post_init__(self) -> None:
@@ -52,13 +52,6 @@ class Config(cli.DeviceFlags):
             object.__setattr__(self, "recipe", "book")
         if self.folds < 2:
             raise UsageError(f"--folds must be at least 2, got {self.folds}")
-        cli.check_at_least_1("--repeats", self.repeats)
-        cli.check_at_least_1("--seeds", self.seeds)
-        cli.check_at_least_1("--epochs", self.epochs)
-        cli.check_at_least_1("--batch-size", self.batch_size)
-        cli.check_positive("--learning-rate", self.learning_rate)
-        if self.weight_decay != 0:
-            cli.check_positive("--weight-decay", self.weight_decay)
         if self.recipe == "book":
             if self.repeats > 1:
                 raise UsageError(
