@@ -3,12 +3,9 @@
 import itertools
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,28 +196,3 @@ def test_the_command_that_resumes_keeps_the_flags(monkeypatch):
     monkeypatch.setenv(signals.LAUNCHED_AS, f"{launched} --out old --seed 3")
     again = resume.command("dropout", Path("run"))
     assert again == f"{launched} --seed 3 --resume run"
-
-
-@pytest.mark.long
-def test_ten_kills_at_random_moments_change_nothing(tmp_path):
-    flags = (
-        "--data mini --impl flax --no-lesson --epochs 40 --std 0.1 --hidden 32 16 "
-        "--save-every 1"
-    )
-    command = [sys.executable, "-m", "experiments.dropout", *flags.split()]
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run([*command, "--out", str(straight)], check=True)
-    moments = random.Random(0)
-    where = ["--out", str(killed)]
-    for _ in range(10):
-        process = subprocess.Popen([*command, *where])
-        saved = set(killed.glob("checkpoints/*/*"))
-        while process.poll() is None and set(killed.glob("checkpoints/*/*")) == saved:
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, 1.0))
-        assert process.poll() is None, "it ended before it was killed"
-        process.kill()
-        process.wait()
-        where = ["--resume", str(killed)]
-    subprocess.run([*command, *where], check=True)
-    assert outcome(killed) == outcome(straight)
