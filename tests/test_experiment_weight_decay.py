@@ -12,6 +12,7 @@ import pytest
 from experiments import weight_decay
 from experiments.common import linear_problem
 from experiments.common.errors import Failed, UsageError
+from experiments.common.run_folder import RunFolder
 
 SMALL = weight_decay.Config(
     inputs=8, train_rows=6, test_rows=10, epochs=3, batch_size=4, lambdas=3, seeds=2
@@ -93,8 +94,9 @@ def test_data_weights_and_noise_are_drawn_apart():
 
 
 def test_lambda_zero_is_run_once(tmp_path):
-    summary = run(replace(SMALL, out=tmp_path, lambd=0.0))
-    assert [entry["lambd"] for entry in summary["results"]] == [0.0] * 3
+    folder = RunFolder("weight_decay", tmp_path)
+    results = weight_decay.run_book(replace(SMALL, lambd=0.0), folder)["results"]
+    assert [entry["lambd"] for entry in results] == [0.0] * 3
 
 
 def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):

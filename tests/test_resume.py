@@ -26,6 +26,7 @@ SMALL = dropout.Config(
     std=0.1,
     impl="flax",
     learning_rate=0.1,
+    figures=False,
 )
 
 
@@ -89,36 +90,31 @@ def fifo(file):
     os.mkfifo(file)
 
 
-@pytest.mark.parametrize(
-    ("change", "epochs", "error", "line"),
-    [
-        (lambda run: None, 2, UsageError, "is finished; --epochs must be above 2"),
-        (damage, 3, Damaged, "is not JSON"),
-        (
-            lambda run: shutil.rmtree(run / "checkpoints"),
-            3,
-            UsageError,
-            "has saved no checkpoint",
-        ),
-        (
-            lambda run: (run / "config.json").write_text("[]"),
-            3,
-            UsageError,
-            "no sound config.json",
-        ),
-        (lambda run: fifo(run / "env.json"), 3, UsageError, "no sound env.json"),
-    ],
-)
-def test_a_run_that_cannot_be_resumed_keeps_every_file(
-    change, epochs, error, line, few_images, tmp_path
-):
+def no_object(file):
+    file.write_text("[]")
+
+
+UNFIT = {
+    "is finished; --epochs must be above 2": lambda run: None,
+    "is not JSON": damage,
+    "saved no checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
+    "no sound config.json": lambda run: no_object(run / "config.json"),
+    "no sound env.json": lambda run: fifo(run / "env.json"),
+}
+
+
+def test_a_run_that_cannot_be_resumed_keeps_every_file(few_images, tmp_path):
     config = replace(SMALL, hidden=(4, 4), epochs=2, save_every=1, out=tmp_path / "run")
     dropout.run(config)
-    change(config.out)
-    before = files(config.out)
-    with pytest.raises(error, match=line):
-        dropout.run(replace(config, epochs=epochs, out=None, resume=config.out))
-    assert files(config.out) == before
+    for line, change in UNFIT.items():
+        unfit = shutil.copytree(config.out, tmp_path / line)
+        change(unfit)
+        before = files(unfit)
+        epochs = 2 if "finished" in line else 3
+        again = replace(config, epochs=epochs, out=None, resume=unfit)
+        with pytest.raises((UsageError, Damaged), match=line):
+            dropout.run(again)
+        assert files(unfit) == before
 
 
 def test_a_finished_run_resumes_to_more_epochs(few_images, tmp_path):

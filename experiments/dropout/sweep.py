@@ -16,7 +16,7 @@ from experiments.common.console import count
 from experiments.common.loop import Trained
 from experiments.common.run_folder import RunFolder
 
-RATES = np.arange(10, dtype=np.float32) / 10
+RATES = np.arange(10, dtype=np.float32) * np.float32(0.1)
 
 
 def at_each_rate(seed_keys: Key[Array, " seeds"]) -> Key[Array, " members"]:

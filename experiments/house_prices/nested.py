@@ -6,7 +6,7 @@ these leave out, trains its members on all its rows, and averages their log pric
 """
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,18 +26,6 @@ GRIDS = {
 }
 INNER_FOLDS = 3
 NAMES = ("learning rate", "decay", "dropout")
-
-
-class Ensembles(NamedTuple):
-    """One ensemble for each set of rows.
-
-    Attributes:
-      chosen: hyperparameters of each, in the order of a grid.
-      trained: their members.
-    """
-
-    chosen: Float[np.ndarray, "ensembles fields"]
-    trained: Trained
 
 
 def run(
@@ -89,7 +77,7 @@ def train_ensembles(
     grid: Float[np.ndarray, "settings fields"],
     data: HousePrices,
     validation: CrossValidation,
-) -> Ensembles:
+) -> tuple[Float[np.ndarray, "ensembles fields"], Trained]:
     """Choose hyperparameters and train, for each set of rows and from nothing else.
 
     Args:
@@ -97,6 +85,9 @@ def train_ensembles(
       grid: the hyperparameters to choose from; a single row leaves no choice.
       data: the tables.
       validation: how many members, and how to train them.
+
+    Returns:
+      The hyperparameters of each ensemble, in the order of a grid, and its members.
     """
     chosen = np.repeat(grid[:1], len(owned), axis=0)
     if len(grid) > 1:
@@ -112,9 +103,7 @@ def train_ensembles(
         left_out = owned[:, None] & ~inner
         errors = squares.mean(axis=(2, 3), where=left_out[None])
         chosen = grid[errors.argmin(axis=0)]
-    return Ensembles(
-        chosen, members.train("training", chosen[None], data, owned, validation)
-    )
+    return chosen, members.train("training", chosen[None], data, owned, validation)
 
 
 def inner_folds(
