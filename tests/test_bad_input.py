@@ -18,6 +18,7 @@ from ch4jax import (
     training,
     weight_decay,
 )
+from ch4jax.blocks import FixedHiddenMLP
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.dropout import DropoutMLP
 from ch4jax.layers import MyLinear
@@ -143,6 +144,18 @@ REFUSED = {
     "inputs of none": (
         lambda: weight_decay.init_params(0, key=key()),
         "num_inputs must be at least 1, got 0",
+    ),
+    "a width of none": (
+        lambda: deep_mlp.init_params(5, 0, 2, 3, initialization.he_normal, key=key()),
+        "width must be at least 1, got 0",
+    ),
+    "rows of another width": (
+        lambda: MyLinear(5, 3).init(key(), same(2, 4)),
+        r"rows of width 5, got shape \(2, 4\)",
+    ),
+    "rows of another width too": (
+        lambda: FixedHiddenMLP().init(key(), same(2, 21)),
+        "expects rows of width 20, got 21",
     ),
     "units of none": (
         lambda: backprop.init_params(5, 0, 3, key=key()),

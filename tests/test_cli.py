@@ -225,56 +225,46 @@ def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
     assert err.count("\n") == 1
 
 
+FULL = OSError(errno.ENOSPC, "No space left on device", "f")
+NO_MEMORY = jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat")
+
+
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "line"),
     [
-        (UsageError("no"), 2),
-        (Failed("no"), 1),
-        (DataError("no"), 65),
-        (NetworkError("no"), 69),
-        (Interrupted("no", 2), 130),
+        (UsageError("no"), 2, "no"),
+        (Failed("no"), 1, "no"),
+        (DataError("no"), 65, "no"),
+        (NetworkError("no"), 69, "no"),
+        (Interrupted("no", 2), 130, "no"),
+        (FULL, 1, ".*No space left.*"),
+        (OSError("f is in place, but then: no"), 1, "f is in place, but then: no"),
+        (MemoryError(), 1, "out of memory"),
+        (NO_MEMORY, 1, "X: Out of memory: 9 bytes"),
     ],
 )
 def test_each_kind_of_error_has_its_exit_code_and_one_line(
-    error, code, exit_code, capsys
+    error, code, line, exit_code, capsys
 ):
     def fail():
         raise error
 
     assert exit_code(fail) == code
-    assert capsys.readouterr() == ("", "error: no\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"error: {line}\n", err)
 
 
-def test_a_bug_keeps_its_traceback(exit_code):
-    with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 // 0)
+NOT_THERE = FileNotFoundError(2, "no")
+JAX_BUG = jax.errors.JaxRuntimeError("INTERNAL: no")
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "f"), ".*No space left.*"),
-        (OSError("f is in place, but then: no"), "f is in place, but then: no"),
-        (MemoryError(), "out of memory"),
-        (jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat"), "X: Out.*bytes"),
-    ],
-)
-def test_what_the_machine_lacks_is_one_line(error, line, exit_code, capsys):
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), NOT_THERE, JAX_BUG])
+def test_what_may_be_a_bug_keeps_its_traceback(bug, exit_code):
     def fail():
-        raise error
+        raise bug
 
-    assert exit_code(fail) == 1
-    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "no"), jax.errors.JaxRuntimeError("INTERNAL: no")]
-)
-def test_what_may_be_a_bug_keeps_its_traceback(error, exit_code):
-    def fail():
-        raise error
-
-    with pytest.raises(type(error)):
+    with pytest.raises(type(bug)):
         exit_code(fail)
 
 

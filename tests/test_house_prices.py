@@ -3,6 +3,7 @@
 import lzma
 import os
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -237,14 +238,35 @@ def bomb(path):
     return archive(path, train=bytes(house_tables.MAX_BYTES + 1))
 
 
+def damaged(path):
+    content = bytearray(archive(path, train=TRAIN, test=TEST).read_bytes())
+    content[5000:5100] = bytes(100)
+    path.write_bytes(content)
+    return path
+
+
+def written(content):
+    def write(path):
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+NO_ZIP = "expected a folder or zip with"
 PLACES = {
     "a FIFO": (fifo, r"train\.csv cannot be read: .*not a regular file"),
+    "a device": (lambda path: Path("/dev/zero"), NO_ZIP),
     "a bomb": (bomb, r"train\.csv has 67,108,865 bytes, at most"),
     "nowhere": (lambda path: path, r"train\.csv is not there; expected a folder"),
     "no test table": (lambda p: folder(p, train=SMALL), r"test\.csv is not there"),
     "swapped": (lambda p: folder(p, train=SMALL_TEST, test=SMALL), "train.* lacks"),
     "a zip without tables": (lambda p: archive(p, other=SMALL), "is not there"),
     "a zip of a folder": (lambda p: archive(p, **{"a/train": SMALL}), "is not there"),
+    "a damaged zip": (damaged, r"train\.csv cannot be read: "),
+    "an empty file": (written(b""), NO_ZIP),
+    "the head of a zip": (written(b"PK\x03\x04"), NO_ZIP),
+    "a table": (written(SMALL), NO_ZIP),
 }
 
 
@@ -255,27 +277,6 @@ def test_a_place_without_the_tables_is_named(case, tmp_path):
     with pytest.raises(DataError, match=f"^{path}.*{message}") as error:
         house_prices.read(str(path))
     assert "\n" not in str(error.value)
-
-
-def test_a_device_without_an_end_is_not_read():
-    with pytest.raises(DataError, match="expected a folder or zip with"):
-        house_prices.read("/dev/zero")
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", SMALL])
-def test_a_file_that_is_no_zip_is_named(content, tmp_path):
-    (tmp_path / "house.zip").write_bytes(content)
-    with pytest.raises(DataError, match=r"house\.zip.* expected a folder or zip with"):
-        house_prices.read(str(tmp_path / "house.zip"))
-
-
-def test_a_damaged_zip_is_named(tmp_path):
-    path = archive(tmp_path / "house.zip", train=TRAIN, test=TEST)
-    content = bytearray(path.read_bytes())
-    content[5000:5100] = bytes(100)
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"train\.csv cannot be read: "):
-        house_prices.read(str(path))
 
 
 # -- the book's model ----------------------------------------------------------------

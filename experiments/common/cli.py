@@ -72,36 +72,26 @@ def check_at_least_1(flag: str, value: float) -> None:
         raise UsageError(f"{flag} must be below 2**31, got {value}")
 
 
-def check_positive(flag: str, value: float) -> None:
-    """Raise UsageError unless `value` is finite and above zero."""
-    if not 0 < value < math.inf:
-        raise UsageError(f"{flag} must be positive and finite, got {value}")
+def _check(expected: str, holds: Callable[[float], bool]) -> Callable[..., None]:
+    def check(flag: str, value: float) -> None:
+        if not holds(value):
+            raise UsageError(f"{flag} must be {expected}, got {value}")
 
-
-def check_from_0(flag: str, value: float) -> None:
-    """Raise UsageError unless `value` is finite and not below zero."""
-    if not 0 <= value < math.inf:
-        raise UsageError(f"{flag} must be at least 0 and finite, got {value}")
-
-
-def check_probability(flag: str, value: float) -> None:
-    """Raise UsageError unless `value` is in 0 to 1."""
-    if not 0 <= value <= 1:
-        raise UsageError(f"{flag} must be in [0, 1], got {value}")
+    return check
 
 
 # Types of flags; `Flags` calls the functions in them.
 Count = Annotated[int, check_at_least_1]
-Positive = Annotated[float, check_positive]
-From0 = Annotated[float, check_from_0]
-Probability = Annotated[float, check_probability]
+Positive = Annotated[float, _check("positive and finite", lambda x: 0 < x < math.inf)]
+From0 = Annotated[float, _check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
+Probability = Annotated[float, _check("in [0, 1]", lambda x: 0 <= x <= 1)]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
 OptionalCount = Annotated[OptionalInt, check_at_least_1]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
-OptionalPositive = Annotated[OptionalFloat, check_positive]
-OptionalFrom0 = Annotated[OptionalFloat, check_from_0]
+OptionalPositive = Annotated[OptionalFloat, *get_args(Positive)[1:]]
+OptionalFrom0 = Annotated[OptionalFloat, *get_args(From0)[1:]]
 OptionalStr = Annotated[str | None, _later(metavar="STR")]
 Precision = Annotated[
     Literal["highest", "default"] | None, _later(metavar="{highest,default}")

@@ -224,17 +224,13 @@ def draw_folds(
     ) as axes:
         inner = np.stack([inner_folds(own, seed)[0] for own in outer])
         kinds = np.where(outer, np.where(inner, 1, 2), 0)[:, order]
-        for kind, (colour, label) in enumerate(
-            zip(colours, ("scores", "trains", "chooses"), strict=True)
-        ):
-            for i, line in enumerate(kinds):
-                (at,) = np.nonzero(line == kind)
-                mark = {"color": colour, "label": label if i == 0 else None}
-                axes.vlines(at, i - 0.4, i + 0.4, lw=0.6, **mark)
+        colour_map = plots.ListedColormap(colours)
+        axes.imshow(kinds, cmap=colour_map, aspect="auto", interpolation="nearest")
+        for colour, label in zip(colours, ("scores", "trains", "chooses"), strict=True):
+            axes.plot([], [], "s", color=colour, label=label)
         names = [f"fold {i}" for i in range(1, len(outer) + 1)]
         axes.set_yticks(range(len(outer)), names)
-        axes.set(xlabel="row, sorted by its outer fold", xlim=(0, order.size))
-        axes.invert_yaxis()
+        axes.set(xlabel="row, sorted by its outer fold")
         axes.grid(visible=False)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
