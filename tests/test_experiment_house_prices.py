@@ -97,7 +97,7 @@ def test_plus_minus_is_a_standard_error_and_low_validation_is_explained(
 ):
     train = np.full((3, 2, 1), 0.2)
     valid = train + np.array([-0.1, 0.0, -0.1])[:, None, None] + [[0.0], [0.01]]
-    validation = members.CrossValidation(0, 3, 1, 2, 1, sharding.make_mesh())
+    validation = members.CrossValidation(0, 3, 1, 2, 1, 64, sharding.make_mesh())
     folder = RunFolder("house_prices", tmp_path)
     seconds = {"train": 1.0, "compile": 1.0}
     book.show_folds({"train": train, "valid": valid}, seconds, validation, folder)
@@ -150,7 +150,7 @@ def test_nothing_that_an_ensemble_has_fitted_depends_on_rows_it_leaves_out(
     monkeypatch.setattr(models, "train", quietly)
     halves = folds.k_fold(90, 2, seed=0)
     owned = np.concatenate([halves, np.ones((1, 90), bool)])
-    validation = members.CrossValidation(0, 2, 1, 1, 2, sharding.make_mesh())
+    validation = members.CrossValidation(0, 2, 1, 1, 2, 128, sharding.make_mesh())
     changed = few.train.copy()
     left_out = ~owned[0]
     noise = np.random.default_rng(0).uniform(1e4, 1e6, left_out.sum())

@@ -12,6 +12,7 @@ from typing import Literal
 from ch4jax import house_prices
 from ch4jax.data import hub
 from ch4jax.errors import DataError
+from ch4jax.house_prices import Setting
 from experiments.common import cli
 from experiments.common.console import console, say
 from experiments.common.errors import UsageError
@@ -67,7 +68,7 @@ class Config(cli.DeviceFlags):
                 raise UsageError(f"{flag} is for --recipe book, got {self.recipe}")
 
 
-def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparameters]:
+def resolve(config: Config, rows: int) -> CrossValidation:
     """Return the flags, or else what suits the recipe.
 
     Raises:
@@ -85,22 +86,15 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
             f"{rows} rows with prices in {config.folds} folds leave {smallest} to "
             f"train on; {nested.INNER_FOLDS} inner folds need as many"
         )
-    seeds, epochs = (10, 100) if config.recipe == "book" else (8, 40)
-    seeds, epochs = config.seeds or seeds, config.epochs or epochs
+    usual = (10, 100, 64) if config.recipe == "book" else (8, 40, 128)
+    given = (config.seeds, config.epochs, config.batch_size)
+    seeds, epochs, batch_size = (a or b for a, b in zip(given, usual, strict=True))
     if seeds % (config.devices or 1):
         raise UsageError(
             f"--seeds must be a multiple of the {config.devices} --devices, got {seeds}"
         )
-    return (
-        CrossValidation(
-            config.seed, config.folds, config.repeats, seeds, epochs, config.mesh()
-        ),
-        book.Hyperparameters(
-            learning_rate=config.learning_rate or 5.0,
-            weight_decay=config.weight_decay or 0.0,
-            batch_size=config.batch_size or 64,
-        ),
-    )
+    sizes = (config.folds, config.repeats, seeds, epochs, batch_size)
+    return CrossValidation(config.seed, *sizes, config.mesh())
 
 
 def run(config: Config) -> None:
@@ -109,16 +103,17 @@ def run(config: Config) -> None:
         if config.data == "hub":
             hub.download_all()
         data = house_prices.read(config.data)
-    validation, hyperparameters = resolve(config, len(data.train))
+    validation = resolve(config, len(data.train))
+    setting = Setting(config.learning_rate or 5.0, config.weight_decay or 0.0)
     resolved = {"seeds": validation.seeds, "epochs": validation.epochs}
     if config.recipe == "book":
-        resolved |= hyperparameters._asdict()
+        resolved |= {"batch_size": validation.batch_size, **setting._asdict()}
     folder = RunFolder.create("house_prices", config, resolved)
     say(f"data: {data.source}")
     say(f"train {data.train.shape}, test {data.test.shape}")
     say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
     if config.recipe == "book":
-        summary = book.run(data, validation, hyperparameters, folder)
+        summary = book.run(data, validation, setting, folder)
     else:
         summary = nested.run(data, validation, config.recipe, folder)
     score = summary["out_of_fold_log_rmse"]
