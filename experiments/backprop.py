@@ -11,7 +11,6 @@ keeps 545,796, because tanh leaves both h and 1 - h for its derivative; under
 Compiled, all three need 272,384: with one hidden layer `jax.checkpoint` saves nothing.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,20 +34,12 @@ Quantities = dict[str, dict[str, Any]]
 class Config(cli.Flags):
     """Flags."""
 
-    hidden: int = 256
+    hidden: cli.Count = 256
     """Units of the hidden layer."""
-    batch_size: int = 256
+    batch_size: cli.Count = 256
     """Images, the first of the shipped tenth."""
-    lambd: float = 0.01
+    lambd: cli.From0 = 0.01
     """Coefficient of the L2 penalty."""
-
-    def __post_init__(self) -> None:
-        """Check the flags."""
-        super().__post_init__()
-        cli.check_at_least_1("--hidden", self.hidden)
-        cli.check_at_least_1("--batch-size", self.batch_size)
-        if not 0.0 <= self.lambd < math.inf:
-            raise UsageError(f"--lambd must be at least 0 and finite, got {self.lambd}")
 
 
 class Problem(NamedTuple):

@@ -32,7 +32,7 @@ OURS, THEIRS = "experiments.dropout", "plain PyTorch script"
 class Config(cli.Flags):
     """Flags of the measurement."""
 
-    rounds: int = 5
+    rounds: cli.Count = 5
     """Rounds that are counted, after the one without compiled programs."""
     data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
@@ -40,7 +40,6 @@ class Config(cli.Flags):
     def __post_init__(self) -> None:
         """Check what does not depend on the data."""
         super().__post_init__()
-        cli.check_at_least_1("--rounds", self.rounds)
         if self.platform not in (None, "cpu"):
             raise UsageError(
                 "--platform must be cpu, where the PyTorch script computes, "

@@ -36,16 +36,10 @@ ROUNDS = 9
 class Config(cli.Flags):
     """Flags of the demonstrations."""
 
-    flips: int = 200
+    flips: cli.Count = 200
     """Bits flipped, one at a time, over all files of a checkpoint."""
-    kills: int = 3
+    kills: cli.Count = 3
     """Times that the writer is killed."""
-
-    def __post_init__(self) -> None:
-        """Check the flags."""
-        super().__post_init__()
-        cli.check_at_least_1("--flips", self.flips)
-        cli.check_at_least_1("--kills", self.kills)
 
 
 def run(config: Config) -> None:

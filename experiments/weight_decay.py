@@ -5,7 +5,6 @@ and with Flax and Optax; then 64 lambdas times 32 seeds, all trained in one prog
 and the same grid for the penalty inside Adam and for AdamW.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,26 +30,16 @@ Measures = Mapping[str, Float[np.ndarray, "..."]]  # names as in LABELS
 class Config(linear_problem.Hyperparameters, cli.DeviceFlags):
     """Flags; the defaults are the book's. `--devices` share the lambdas of a grid."""
 
-    lambd: float = 3.0
+    lambd: cli.From0 = 3.0
     """Coefficient of the penalty that is compared with none."""
-    lambdas: int = 64
+    lambdas: cli.Count = 64
     """Coefficients in the grid, from 0.001 to 100."""
-    seeds: int = 32
+    seeds: cli.Count = 32
     """Runs for each of them: data, weights and batches from SEED, SEED + 1, ..."""
 
     def __post_init__(self) -> None:
         """Check the flags."""
         super().__post_init__()
-        if not 0.0 <= self.lambd < math.inf:
-            raise UsageError(f"--lambd must be finite and at least 0, got {self.lambd}")
-        cli.check_positive("--learning-rate", self.learning_rate)
-        cli.check_at_least_1("--epochs", self.epochs)
-        cli.check_at_least_1("--batch-size", self.batch_size)
-        cli.check_at_least_1("--inputs", self.inputs)
-        cli.check_at_least_1("--train-rows", self.train_rows)
-        cli.check_at_least_1("--test-rows", self.test_rows)
-        cli.check_at_least_1("--lambdas", self.lambdas)
-        cli.check_at_least_1("--seeds", self.seeds)
         if self.batch_size > self.train_rows:
             raise UsageError(
                 f"--batch-size must be at most the {self.train_rows:,} training rows, "

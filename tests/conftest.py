@@ -32,6 +32,16 @@ FOLDERS = (CACHE, CACHE / "fashion-mnist", fashion_mnist.SYSTEM_FOLDER)
 
 
 @pytest.fixture
+def settings():
+    """Let the test change settings of JAX."""
+    before = dict(jax.config.values)
+    yield
+    for name, value in before.items():
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
+
+
+@pytest.fixture
 def x64():
     """Let the test compute in float64."""
     with jax.enable_x64(True):

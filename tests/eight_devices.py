@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import nullcontext
 from functools import cache, partial
 
 import jax
@@ -11,7 +12,7 @@ import optax
 import pytest
 from support import largest_difference, relative_difference
 
-from ch4jax import house_prices, training
+from ch4jax import house_prices, storage, training
 from ch4jax.dropout import mlp
 from ch4jax.training import folds, population, sharding
 
@@ -162,3 +163,50 @@ def test_members_of_folds_shared_by_eight_devices_have_the_numbers_of_one():
     assert (
         largest_difference(leaves(ours, train_all(keys=jax.random.clone(keys)))) <= 1e-5
     )
+
+
+def spread(devices):
+    """Return the states and keys of eight members, on some devices."""
+    mesh = sharding.make_mesh(devices)
+    return sharding.place(start(8), sharding.along(mesh, 0))
+
+
+def assert_same(ours, theirs):
+    for a, b in leaves(ours, theirs):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = map(jax.random.key_data, (a, b))
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_placed_like(tree, like):
+    assert all(a.sharding == b.sharding for a, b in leaves(tree, like))
+
+
+def test_a_run_on_eight_devices_resumes_bit_for_bit(tmp_path):
+    checkpoints = storage.Checkpoints(tmp_path)
+    run, keys = spread(8)
+    for number in range(1, 4):
+        keys = jax.random.clone(keys)
+        run, _ = population.train_epoch(run, problem(), keys=keys, **FIXED)
+        checkpoints.save(number, (run, keys))
+    for done in (1, 2):
+        resumed, keys = checkpoints.restore(spread(8), step=done)[1]
+        for _ in range(done, 3):
+            keys = jax.random.clone(keys)
+            resumed, _ = population.train_epoch(resumed, problem(), keys=keys, **FIXED)
+        assert_same(resumed, run)
+        assert_placed_like(resumed, run)
+
+
+@pytest.mark.parametrize("before", [8, 4, 1])
+def test_any_number_of_devices_restores_exactly_what_another_saved(before, tmp_path):
+    saved = spread(before)
+    checkpoints = storage.Checkpoints(tmp_path)
+    checkpoints.save(1, saved)
+    for after in (1, 4, 8):
+        message = rf"devices: {before} when step .*, {after} now; .* not bit"
+        warned = pytest.warns(UserWarning, match=message)
+        with nullcontext() if before == after else warned:
+            _, restored = checkpoints.restore(spread(after))
+        assert_same(restored, saved)
+        assert_placed_like(restored, spread(after))

@@ -82,8 +82,7 @@ def test_weight_decay_learns_its_rows_by_heart_only_with_float32_products():
 @pytest.fixture(scope="module")
 def images():
     data = fashion_mnist.load("mini")
-    train = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    return train, (jnp.asarray(data.test_images), jnp.asarray(data.test_labels))
+    return data.train, data.test
 
 
 def test_gradients_of_the_dropout_mlp_move_by_percents(images):

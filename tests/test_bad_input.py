@@ -16,7 +16,9 @@ from ch4jax import (
     initialization,
     parameters,
     training,
+    weight_decay,
 )
+from ch4jax.blocks import FixedHiddenMLP
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.dropout import DropoutMLP
 from ch4jax.layers import MyLinear
@@ -138,6 +140,30 @@ REFUSED = {
     "a number for an array": (
         lambda: parameters.replace({"a": X}, "a", 3.0),
         r"a has shape \(20, 3\) and dtype float32, got type float",
+    ),
+    "inputs of none": (
+        lambda: weight_decay.init_params(0, key=key()),
+        "num_inputs must be at least 1, got 0",
+    ),
+    "a width of none": (
+        lambda: deep_mlp.init_params(5, 0, 2, 3, initialization.he_normal, key=key()),
+        "width must be at least 1, got 0",
+    ),
+    "rows of another width": (
+        lambda: MyLinear(5, 3).init(key(), same(2, 4)),
+        r"rows of width 5, got shape \(2, 4\)",
+    ),
+    "rows of another width too": (
+        lambda: FixedHiddenMLP().init(key(), same(2, 21)),
+        "expects rows of width 20, got 21",
+    ),
+    "units of none": (
+        lambda: backprop.init_params(5, 0, 3, key=key()),
+        "num_hidden must be at least 1, got 0",
+    ),
+    "a bias without inputs": (
+        lambda: initialization.torch_bias(0),
+        "fan_in must be at least 1, got 0",
     ),
     "factors of none": (
         lambda: initialization.product_log_norms(0, 3, 1.0, key=key()),

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from killed_writer import STEPS, state
 
 from ch4jax import storage, training
@@ -366,63 +364,3 @@ def test_a_run_interrupted_after_any_epoch_ends_bit_for_bit_the_same(members, tm
             resumed, metrics = epoch(members, resumed, kept["key"])
             rows.append(np.asarray(metrics["loss"]))
         jax.tree.map(np.testing.assert_array_equal, (resumed, rows), (run, history))
-
-
-def eight_devices(folder):
-    """Resume on eight devices, and restore on other numbers of devices."""
-    assert len(jax.devices()) == 8
-
-    def spread(tree, devices):
-        mesh = Mesh(np.array(jax.devices()[:devices]), ("members",))
-        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("members")))
-
-    run, keys = spread(start(8), 8)
-    checkpoints = storage.Checkpoints(folder / "run", keep=6)
-    for number in range(1, 7):
-        run, _ = epoch(8, run, keys)
-        checkpoints.save(number, (run, keys))
-    like = spread(start(8), 8)
-    for interrupted in range(1, 6):
-        done, (resumed, again) = checkpoints.restore(like, step=interrupted)
-        for _ in range(done, 6):
-            resumed, _ = epoch(8, resumed, again)
-        for ours, theirs in zip(
-            jax.tree.leaves(resumed), jax.tree.leaves(run), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
-            assert ours.sharding == theirs.sharding
-
-    for before in (8, 4, 1):
-        saved = spread(start(8), before)
-        checkpoints = storage.Checkpoints(folder / str(before))
-        checkpoints.save(1, saved)
-        for after in (1, 4, 8):
-            like = spread(start(8), after)
-            message = rf"devices: {before} when step .*, {after} now; .* not bit"
-            warned = pytest.warns(UserWarning, match=message)
-            with nullcontext() if before == after else warned:
-                _, restored = checkpoints.restore(like)
-            for ours, theirs, form in zip(
-                *map(jax.tree.leaves, (restored, saved, like)), strict=True
-            ):
-                assert ours.sharding == form.sharding
-                if jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
-                    ours, theirs = map(jax.random.key_data, (ours, theirs))
-                np.testing.assert_array_equal(ours, theirs)
-
-
-def test_eight_devices_resume_bit_for_bit_and_any_number_restores_exactly(tmp_path):
-    code = (
-        "import sys, warnings; warnings.simplefilter('error')\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import pathlib, test_checkpoints\n"
-        f"test_checkpoints.eight_devices(pathlib.Path({str(tmp_path)!r}))"
-    )
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -52,6 +53,19 @@ def exit_code(monkeypatch):
 EXPERIMENTS = sorted(__main__.experiments())
 
 
+def config_type(name):
+    return importlib.import_module(f"experiments.{name}").Config
+
+
+def flags(name):
+    """Return the flags of a command, and their types as text."""
+    return [
+        (f"--{field.name.replace('_', '-')}", str(field.type))
+        for field in dataclasses.fields(config_type(name))
+        if "Positional" not in str(field.type)
+    ]
+
+
 def test_the_list_names_every_experiment_with_a_sentence():
     listed = command("experiments")
     assert listed.returncode == 0
@@ -61,16 +75,70 @@ def test_the_list_names_every_experiment_with_a_sentence():
         assert line.endswith(".")
 
 
+HELP = """
+import contextlib, io, json, runpy, sys
+shown = {}
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module(f"experiments.{name}", None, "__main__", True)
+        except SystemExit as stop:
+            shown[name] = stop.code, out.getvalue()
+print(json.dumps(shown))
+"""
+
+
+def test_help_lists_every_flag_and_starts_no_backend():
+    environment = os.environ | {"JAX_PLATFORMS": "no_such_platform"}  # would fail
+    words = [sys.executable, "-c", HELP, *EXPERIMENTS]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = json.loads(done.stdout)
+    for name in EXPERIMENTS:
+        code, text = shown[name]
+        assert code == 0
+        assert all(flag in text for flag, _ in flags(name))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_help_lists_every_flag_and_starts_no_backend(name):
-    no_backend = {"JAX_PLATFORMS": "no_such_platform"}  # starting one would fail
-    shown = command(f"experiments.{name}", "--help", **no_backend)
-    assert shown.returncode == 0
-    assert shown.stderr == ""
-    config_type = importlib.import_module(f"experiments.{name}").Config
-    for field in dataclasses.fields(config_type):
-        if "Positional" not in str(field.type):
-            assert f"--{field.name.replace('_', '-')}" in shown.stdout
+def test_every_number_that_a_flag_takes_is_checked(name):
+    wrong = {"int": "-1", "float": "nan"}
+    for flag, kind in flags(name):
+        for number in re.findall(r"\b(?:int|float)\b", kind):
+            if flag != "--true-weight":
+                with pytest.raises(UsageError, match=flag):
+                    cli.parse(config_type(name), [flag, wrong[number]])
+
+
+@dataclass(frozen=True)
+class Numbers(cli.Flags):
+    count: cli.Count = 1
+    counts: tuple[cli.Count, ...] = (1, 1)
+    positive: cli.Positive = 1.0
+    from_0: cli.From0 = 0.0
+    share: cli.Probability = 0.0
+    later: cli.OptionalPositive = None
+
+
+OUT_OF_RANGE = {
+    "seed": (-1, 2**32),
+    "count": (0, 2**31),
+    "counts": ((1, 0),),
+    "positive": (0.0, math.inf, math.nan),
+    "from_0": (-1.0, math.inf, math.nan),
+    "share": (-0.1, 1.1, math.nan),
+    "later": (-1.0,),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_one_line(name):
+    flag = f"--{name.replace('_', '-')}"
+    for number in OUT_OF_RANGE[name]:
+        got = number[-1] if isinstance(number, tuple) else number
+        with pytest.raises(UsageError, match=f"^{flag} must be .*, got {got}$"):
+            Numbers(**{name: number})
 
 
 @pytest.mark.parametrize("args", [["--size", "two"], ["--colour", "red"], ["--seed"]])
@@ -79,12 +147,6 @@ def test_a_wrong_flag_is_named_and_exits_with_2(args, capsys):
         cli.parse(Config, args)
     assert stop.value.code == 2
     assert args[0] in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_out_of_range_is_one_line(seed):
-    with pytest.raises(UsageError, match=rf"^--seed must be in 0 to 2.*, got {seed}$"):
-        cli.parse(Config, ["--seed", str(seed)])
 
 
 @pytest.mark.parametrize(
@@ -111,17 +173,20 @@ def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("name", "value"),
     [
-        ("JAX_DISABLE_JIT", "1"),
-        ("JAX_NUMPY_DTYPE_PROMOTION", "strict"),
-        ("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+        ("jax_disable_jit", True),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_default_prng_impl", "rbg"),
     ],
 )
-def test_settings_with_which_nothing_works_are_refused(variable, value):
-    refused = command("experiments.layers", **{variable: value})
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert re.fullmatch(f"error: {variable} must be .*\n", refused.stderr)
+def test_settings_with_which_nothing_works_are_refused(
+    name, value, settings, exit_code, capsys
+):
+    jax.config.update(name, value)
+    assert exit_code(lambda: cli._run(Config(), None)) == 2
+    refused = f"error: {name.upper()} must be .*\n"
+    assert re.fullmatch(refused, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +199,11 @@ def test_settings_with_which_nothing_works_are_refused(variable, value):
     ],
 )
 def test_products_are_float32_unless_a_flag_or_jax_s_variable_asks_otherwise(
-    asked, variable, precision
+    asked, variable, precision, settings
 ):
-    name = "jax_default_matmul_precision"
-    before = jax.config.values[name]
-    try:
-        jax.config.update(name, variable)
-        setup.set_precision(asked)
-        assert setup.numerics()[name] == precision
-    finally:
-        jax.config.update(name, before)
+    jax.config.update("jax_default_matmul_precision", variable)
+    setup.set_precision(asked)
+    assert setup.numerics()["jax_default_matmul_precision"] == precision
 
 
 def test_an_unknown_platform_is_refused_with_code_2():
@@ -165,57 +225,58 @@ def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
     assert err.count("\n") == 1
 
 
+FULL = OSError(errno.ENOSPC, "No space left on device", "f")
+NO_MEMORY = jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat")
+
+
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "line"),
     [
-        (UsageError("no"), 2),
-        (Failed("no"), 1),
-        (DataError("no"), 65),
-        (NetworkError("no"), 69),
-        (Interrupted("no", 2), 130),
+        (UsageError("no"), 2, "no"),
+        (Failed("no"), 1, "no"),
+        (DataError("no"), 65, "no"),
+        (NetworkError("no"), 69, "no"),
+        (Interrupted("no", 2), 130, "no"),
+        (FULL, 1, ".*No space left.*"),
+        (OSError("f is in place, but then: no"), 1, "f is in place, but then: no"),
+        (MemoryError(), 1, "out of memory"),
+        (NO_MEMORY, 1, "X: Out of memory: 9 bytes"),
     ],
 )
 def test_each_kind_of_error_has_its_exit_code_and_one_line(
-    error, code, exit_code, capsys
+    error, code, line, exit_code, capsys
 ):
     def fail():
         raise error
 
     assert exit_code(fail) == code
-    assert capsys.readouterr() == ("", "error: no\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"error: {line}\n", err)
 
 
-def test_a_bug_keeps_its_traceback(exit_code):
-    with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 // 0)
+NOT_THERE = FileNotFoundError(2, "no")
+JAX_BUG = jax.errors.JaxRuntimeError("INTERNAL: no")
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "f"), ".*No space left.*"),
-        (OSError("f is in place, but then: no"), "f is in place, but then: no"),
-        (MemoryError(), "out of memory"),
-        (jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat"), "X: Out.*bytes"),
-    ],
-)
-def test_what_the_machine_lacks_is_one_line(error, line, exit_code, capsys):
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), NOT_THERE, JAX_BUG])
+def test_what_may_be_a_bug_keeps_its_traceback(bug, exit_code):
     def fail():
-        raise error
+        raise bug
 
-    assert exit_code(fail) == 1
-    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "no"), jax.errors.JaxRuntimeError("INTERNAL: no")]
-)
-def test_what_may_be_a_bug_keeps_its_traceback(error, exit_code):
-    def fail():
-        raise error
-
-    with pytest.raises(type(error)):
+    with pytest.raises(type(bug)):
         exit_code(fail)
+
+
+TALKS = """
+from pathlib import Path
+from experiments.common import cli, console
+def work():
+    console.say(100_000 * "é ")  # more than a pipe holds
+    Path("result").touch()
+    return 0
+cli.sys.exit(cli.exit_code(work))
+"""
 
 
 @pytest.mark.parametrize(
@@ -232,13 +293,14 @@ def test_what_may_be_a_bug_keeps_its_traceback(error, exit_code):
 def test_a_result_is_written_whatever_becomes_of_the_streams(
     redirection, code, line, tmp_path
 ):
-    run = f"{sys.executable} -m experiments.blocks --out {tmp_path / 'run'}"
-    shell = ["bash", "-o", "pipefail", "-c", f"{run} {redirection}"]
+    (tmp_path / "script.py").write_text(TALKS)
+    run = f"cd {tmp_path}; {sys.executable} script.py {redirection}"
+    shell = ["bash", "-o", "pipefail", "-c", run]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(shell, stderr=subprocess.PIPE, env=ascii_only, text=True)
     assert done.returncode == code
     assert done.stderr == (f"error: {line}\n" if line else "")
-    assert (tmp_path / "run" / "summary.json").exists()
+    assert (tmp_path / "result").exists()
 
 
 def test_without_a_home_or_an_encoding_a_command_works(tmp_path):
@@ -258,17 +320,13 @@ def test_without_a_home_or_an_encoding_a_command_works(tmp_path):
 
 
 @pytest.fixture
-def own_cache(monkeypatch, tmp_path):
+def own_cache(monkeypatch, tmp_path, settings):
     """Leave JAX without a cache folder, and let the user's be `tmp_path`."""
-    before = dict(jax.config.values)
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     yield tmp_path / "ch4jax"
-    for name, value in before.items():
-        if jax.config.values[name] != value:
-            jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 

@@ -118,11 +118,3 @@ def test_an_input_that_does_not_fit_is_named_with_the_kernel():
     params, x = network(0, he_normal), batch()[0]
     with pytest.raises(ValueError, match=r"x of shape \(32, 4, 4\).*\(20, 64\)"):
         deep_mlp.apply(params, x[:, :, 1:], ARCHITECTURES["plain"])
-
-
-@pytest.mark.parametrize(
-    "sizes", [(0, 4, 2, 3), (5, 0, 2, 3), (5, 4, 0, 3), (5, 4, 2, 0)]
-)
-def test_a_size_of_zero_is_refused(sizes):
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
-        deep_mlp.init_params(*sizes, he_normal, key=jax.random.key(0))

@@ -11,7 +11,7 @@ import ch4jax
 MODULES = [info.name for info in pkgutil.walk_packages(ch4jax.__path__, "ch4jax.")]
 MODULES += ["experiments.common.console"]
 WITH_EXAMPLES = {"dropout", "weight_decay", "initialization", "blocks", "layers"}
-WITH_EXAMPLES |= {"parameters", "house_prices._linear", "training._epoch"}
+WITH_EXAMPLES |= {"parameters", "house_prices", "training._epoch"}
 WITH_EXAMPLES |= {"training.folds"}
 
 

@@ -30,17 +30,7 @@ def test_the_run_checks_gradients_and_counts_bytes(tmp_path):
     assert again > memory["jax.grad"]["matrix_products"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"hidden": 0}, "--hidden must be at least 1, got 0"),
-        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
-        ({"batch_size": 6001}, "at most the 6,000 training images, got 6001"),
-        ({"lambd": -1.0}, "--lambd must be at least 0 and finite, got -1.0"),
-        ({"lambd": float("nan")}, "--lambd must be at least 0 and finite, got nan"),
-    ],
-)
-def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
-    with pytest.raises(UsageError, match=message + "$"):
-        backprop.run(backprop.Config(out=tmp_path / "run", **flags))
+def test_a_batch_larger_than_the_set_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"the 6,000 training images, got 6001$"):
+        backprop.run(backprop.Config(out=tmp_path / "run", batch_size=6001))
     assert not (tmp_path / "run").exists()

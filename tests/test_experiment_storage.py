@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import storage
-from experiments.common.errors import Failed, UsageError
+from experiments.common.errors import Failed
 
 
 def test_all_comes_back_no_flip_is_loaded_and_no_kill_loses_a_step(tmp_path, capsys):
@@ -30,9 +30,3 @@ def test_a_load_that_lies_fails_the_run(tmp_path, monkeypatch):
     with pytest.raises(Failed, match="not saved or restored exactly"):
         storage.run(storage.Config(out=tmp_path, flips=1, kills=1))
     assert not (tmp_path / "summary.json").exists()
-
-
-@pytest.mark.parametrize("flags", [{"flips": 0}, {"kills": 0}])
-def test_nothing_to_do_is_wrong_usage(flags):
-    with pytest.raises(UsageError, match=r"--\w+ must be at least 1, got 0"):
-        storage.Config(**flags)

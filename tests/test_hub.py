@@ -3,7 +3,6 @@
 import hashlib
 import io
 import re
-import socket
 import tarfile
 import zipfile
 
@@ -115,51 +114,41 @@ def test_a_line_says_what_is_downloaded_how_large_and_where_to(offer, cache, cap
     )
 
 
-def test_a_server_that_trickles_is_not_waited_for_for_ever(
-    offer, server, cache, monkeypatch
-):
-    offer("table.csv", CONTENT)
-    server.pause = 0.02  # after each byte: no chunk of 64 KiB comes in time
-    monkeypatch.setattr(_download, "DEADLINE", 0.1)
-    with pytest.raises(NetworkError, match=r"takes longer than 0 s.* by hand"):
-        hub.download("thing")
-    assert left_in(cache) == []
-
-
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"'nothing' is not in DATA_HUB, which has"):
         hub.download("nothing")
 
 
-@pytest.mark.parametrize(
-    ("answer", "error", "message"),
-    [
-        ({"files": {}}, NetworkError, r"404.*SHA-1 \w{40} at .*table\.csv by hand"),
-        ({"withheld": 10}, NetworkError, r"by hand"),
-        ({"files": {"table.csv": b"?"}}, DataError, r"sha1:\w+ but got .*by hand"),
-    ],
-    ids=["missing", "short", "wrong"],
-)
+FAILURES = {  # how the server answers, the error, its message
+    "missing": (
+        {"files": {}},
+        NetworkError,
+        r"404.*SHA-1 \w{40} at .*table\.csv by",
+    ),
+    "short": ({"withheld": 10}, NetworkError, r"by hand"),
+    "wrong": ({"files": {"table.csv": b"?"}}, DataError, r"sha1:\w+ but got .*by hand"),
+    "silent": ({"delay": 2.0}, NetworkError, "timed out.* by hand"),
+    # After each byte: no chunk of 64 KiB comes in time.
+    "trickling": ({"pause": 0.02}, NetworkError, r"takes longer than 0 s.* by hand"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
 def test_a_failed_download_leaves_nothing_and_the_next_is_whole(
-    answer, error, message, offer, server, cache
+    case, offer, server, cache, monkeypatch
 ):
+    answer, error, message = FAILURES[case]
     offer("table.csv", CONTENT)
     vars(server).update(answer)
-    with pytest.raises(error, match=message) as raised:
-        hub.download("thing")
+    with monkeypatch.context() as patched:
+        if case == "trickling":
+            patched.setattr(_download, "DEADLINE", 0.1)
+        with pytest.raises(error, match=message) as raised:
+            hub.download("thing", seconds=1.0)
     assert "\n" not in str(raised.value)
     assert left_in(cache.parent.parent) == []
-    vars(server).update(files={"table.csv": CONTENT}, withheld=0)
+    vars(server).update(files={"table.csv": CONTENT}, withheld=0, delay=0, pause=0)
     assert hub.download("thing").read_bytes() == CONTENT
-
-
-def test_download_does_not_wait_for_a_silent_server(monkeypatch, cache):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/table.csv"
-        monkeypatch.setitem(hub.DATA_HUB, "thing", hub.HubFile(url, "0" * 40))
-        with pytest.raises(NetworkError, match="timed out"):
-            hub.download("thing", seconds=0.2)
-    assert left_in(cache) == []
 
 
 def test_a_damaged_file_in_the_cache_is_replaced_or_kept_offline(offer, server, cache):

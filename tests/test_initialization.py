@@ -77,11 +77,6 @@ def test_a_deviation_that_is_none_is_refused(std):
         init.normal(std)
 
 
-def test_a_bias_of_a_layer_without_inputs_is_refused():
-    with pytest.raises(ValueError, match="fan_in must be at least 1, got 0"):
-        init.torch_bias(0)
-
-
 def test_the_gradient_of_the_sigmoid_is_that_of_jax_grad_and_at_most_a_quarter(x64):
     x = jnp.linspace(-30, 30, 601)
     ours = init.sigmoid_gradient(x)

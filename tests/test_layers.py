@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ch4jax.layers import MyLinear
 
@@ -15,8 +14,3 @@ def test_weights_and_biases_start_from_the_standard_normal():
         assert abs(a.mean()) <= 5 / np.sqrt(a.size)
         assert abs(a.var() - 1) <= 5 * np.sqrt(2 / a.size)
     assert (params["weight"][0] != params["bias"]).all()
-
-
-def test_a_row_of_the_wrong_width_is_refused_by_both_widths():
-    with pytest.raises(ValueError, match=r"rows of width 5, got shape \(2, 4\)"):
-        MyLinear(5, 3).init(jax.random.key(0), jnp.ones((2, 4)))

@@ -5,6 +5,7 @@ before it to an entry of `docs/results/backprop.json`; `a; b` binds the last two
 of a path is a key, an index, or a value that selects rows; a list is read as its mean.
 """
 
+import ast
 import importlib
 import itertools
 import json
@@ -159,7 +160,8 @@ def test_every_guarantee_of_storage_names_a_test_that_there_is():
     assert set(named) <= set(re.findall(r"def (test_\w+)", tests))
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_the_python_on_the_front_page_runs(name):
-    (block,) = re.findall(r"```python\n(.*?)```", text_of(name), re.DOTALL)
-    exec(block, {})
+def test_the_python_on_both_front_pages_is_one_program_and_runs():
+    block = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    ((english,), (chinese,)) = (block.findall(text_of(name)) for name in READMES)
+    assert ast.dump(ast.parse(english)) == ast.dump(ast.parse(chinese))
+    exec(english, {})

@@ -129,8 +129,3 @@ def test_cross_entropy_and_accuracy_are_the_closed_forms():
     metrics = training.classification_metrics(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(metrics["loss"], -np.log([0.7, 0.3]), rtol=1e-6)
     np.testing.assert_array_equal(metrics["accuracy"], [1.0, 0.0])
-
-
-def test_a_batch_of_no_rows_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        training.batch_rows(5, 0, key=None)

@@ -200,11 +200,6 @@ def test_a_momentum_outside_0_to_1_is_refused(momentum):
         l2_sgd(0.1, 0.0, momentum)
 
 
-def test_no_inputs_are_refused():
-    with pytest.raises(ValueError, match="num_inputs must be at least 1, got 0"):
-        init_params(0, key=jax.random.key(0))
-
-
 def test_shapes_that_do_not_fit_are_named():
     (x, y), params, key = problem(inputs=3)
     with pytest.raises(ValueError, match=r"\(20, 2\) does not fit .* \(3, 1\)"):

@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -88,11 +87,15 @@ class FashionMNIST(NamedTuple):
     name: str
     folder: Path
 
-    def on_device(self) -> "FashionMNIST":
-        """Return the same set with its arrays, still bytes, on JAX's device."""
-        return self._replace(
-            **jax.device_put(dict(zip(self._fields[:4], self, strict=False)))
-        )
+    @property
+    def train(self) -> tuple[UInt8[Array, "train 28 28"], UInt8[Array, " train"]]:
+        """Training images and labels, still bytes, on JAX's device."""
+        return jnp.asarray(self.train_images), jnp.asarray(self.train_labels)
+
+    @property
+    def test(self) -> tuple[UInt8[Array, "test 28 28"], UInt8[Array, " test"]]:
+        """Test images and labels, still bytes, on JAX's device."""
+        return jnp.asarray(self.test_images), jnp.asarray(self.test_labels)
 
 
 def load(source: str = "auto", *, seconds: float = 4.0) -> FashionMNIST:

@@ -18,8 +18,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import isfunction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
 import jax
 import tyro
@@ -57,10 +67,34 @@ def _flag(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[
     )
 
 
+def check_at_least_1(flag: str, value: float) -> None:
+    """Raise UsageError unless `value` is at least 1 and an int32."""
+    if value < 1:
+        raise UsageError(f"{flag} must be at least 1, got {value}")
+    if value >= 2**31:  # XLA would abort
+        raise UsageError(f"{flag} must be below 2**31, got {value}")
+
+
+def _check(expected: str, holds: Callable[[float], bool]) -> Callable[..., None]:
+    def check(flag: str, value: float) -> None:
+        if not holds(value):
+            raise UsageError(f"{flag} must be {expected}, got {value}")
+
+    return check
+
+
+# Types of flags; `Flags` calls the functions in them.
+Count = Annotated[int, check_at_least_1]
+Positive = Annotated[float, _check("positive and finite", lambda x: 0 < x < math.inf)]
+From0 = Annotated[float, _check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
+Probability = Annotated[float, _check("in [0, 1]", lambda x: 0 <= x <= 1)]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
+OptionalCount = Annotated[OptionalInt, check_at_least_1]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
+OptionalPositive = Annotated[OptionalFloat, *get_args(Positive)[1:]]
+OptionalFrom0 = Annotated[OptionalFloat, *get_args(From0)[1:]]
 OptionalStr = Annotated[str | None, _later(metavar="STR")]
 Precision = Annotated[
     Literal["highest", "default"] | None, _later(metavar="{highest,default}")
@@ -108,20 +142,25 @@ class Flags:
     """Of matrix products: highest, float32, if not given; default is the device's."""
 
     def __post_init__(self) -> None:
+        """Call the checks in the types of the flags, with what each flag was given."""
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be in 0 to 2**32 - 1, got {self.seed}")
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            values = getattr(self, name)
+            if isinstance(values, tuple):
+                kind = get_args(kind)[0]
+            for check in filter(isfunction, getattr(kind, "__metadata__", ())):
+                for value in values if isinstance(values, tuple) else (values,):
+                    if value is not None:
+                        check(f"--{name.replace('_', '-')}", value)
 
 
 @dataclass(frozen=True)
 class DeviceFlags(Flags):
     """The flags of experiments that several devices can share."""
 
-    devices: OptionalInt = None
+    devices: OptionalCount = None
     """Devices to train on; if not given, one, or all that several processes have."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least_1("--devices", self.devices)
 
     def mesh(self) -> Mesh:
         """Return the devices that were asked for.
@@ -141,13 +180,13 @@ class DeviceFlags(Flags):
 class TrainingFlags(DeviceFlags):
     """The flags of experiments whose training can be interrupted and resumed."""
 
-    save_every: OptionalInt = None
+    save_every: OptionalCount = None
     """Epochs from one checkpoint to the next; if not given, the last is saved."""
     resume: OptionalPath = None
     """Run folder of an interrupted run to resume, with the flags that it had."""
     coordinator: OptionalStr = None
     """HOST:PORT of process 0, in each of several processes that train together."""
-    num_processes: OptionalInt = None
+    num_processes: OptionalCount = None
     """How many processes train together."""
     process_id: OptionalInt = None
     """Which of them this is, from 0."""
@@ -161,8 +200,6 @@ class TrainingFlags(DeviceFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_1("--save-every", self.save_every)
-        check_at_least_1("--num-processes", self.num_processes)
         if self.resume and self.out:
             raise UsageError(
                 f"--out must not be given with --resume {self.resume}, whose folder is "
@@ -190,20 +227,6 @@ class TrainingFlags(DeviceFlags):
                 f"--process-id must be from 0 to {self.num_processes} - 1, "
                 f"got {self.process_id}"
             )
-
-
-def check_positive(flag: str, value: float | None) -> None:
-    """Raise UsageError unless `value` is None, or finite and above zero."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{flag} must be positive and finite, got {value}")
-
-
-def check_at_least_1(flag: str, value: int | None) -> None:
-    """Raise UsageError unless `value` is None, or at least 1 and an int32."""
-    if value is not None and value < 1:
-        raise UsageError(f"{flag} must be at least 1, got {value}")
-    if value is not None and value >= 2**31:  # XLA would abort
-        raise UsageError(f"{flag} must be below 2**31, got {value}")
 
 
 Config = TypeVar("Config", bound=Flags)

@@ -16,6 +16,7 @@ from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
 from ch4jax.training import Data, population
 from ch4jax.weight_decay import Params, Scalar
+from experiments.common import cli
 
 TRUE_BIAS, NOISE = 0.05, 0.01
 Measures = dict[str, Array]
@@ -25,17 +26,17 @@ Measures = dict[str, Array]
 class Hyperparameters:
     """Sizes of a problem, and how to train on it; the defaults are the book's."""
 
-    learning_rate: float = 0.003
+    learning_rate: cli.Positive = 0.003
     """Of SGD, of Adam and of AdamW."""
-    epochs: int = 100
+    epochs: cli.Count = 100
     """Passes over the training rows."""
-    batch_size: int = 5
+    batch_size: cli.Count = 5
     """Rows in a batch."""
-    inputs: int = 200
+    inputs: cli.Count = 200
     """Weights to learn."""
-    train_rows: int = 20
+    train_rows: cli.Count = 20
     """Rows to learn them from."""
-    test_rows: int = 100
+    test_rows: cli.Count = 100
     """Rows to judge them by."""
     true_weight: float = 0.01
     """What each of the weights should become."""

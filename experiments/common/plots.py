@@ -16,6 +16,7 @@ from cycler import cycler
 from jaxtyping import ArrayLike, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import ListedColormap as ListedColormap  # for experiments
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from ch4jax.storage import atomic

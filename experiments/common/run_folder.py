@@ -146,33 +146,19 @@ class RunFolder:
 
     @contextmanager
     def figure(
-        self,
-        file: str,
-        rows: int = 1,
-        columns: int = 1,
-        *,
-        size: tuple[float, float],
-        caption: str,
-        alt: str,
-        title: str = "",
-        **grid: Any,
+        self, file: str, *panels: int, caption: str, alt: str, **given: Any
     ) -> Iterator[Any]:
-        """Lend axes to draw on, as `plots.figure` does, and record the figure.
+        """Lend axes to draw on, and record the figure.
 
         Args:
           file: name of the PNG in the folder.
-          rows: of panels.
-          columns: of panels.
-          size: width and height in inches; 8.5 is the width of a page.
+          *panels: rows and columns of panels, as `plots.figure` takes them.
           caption: what to look for; stands under the figure on the page.
           alt: what is drawn, for readers who do not see it. It names no outcome, which
             differs from run to run.
-          title: stands above the panels.
-          **grid: what else `plt.subplots` takes.
+          **given: size, title, and what else `plots.figure` takes.
         """
-        with plots.figure(
-            self.path / file, rows, columns, size=size, title=title, **grid
-        ) as axes:
+        with plots.figure(self.path / file, *panels, **given) as axes:
             yield axes
         self._figures.append({"file": file, "caption": caption, "alt": alt})
 

@@ -7,8 +7,7 @@ them, in Flax from N(0, 0.01²), both as in the book. On so many images dropout 
 little; the lesson that follows shows what it is for: few images with wrong labels.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,39 +15,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, FashionMNIST, to_float
-from ch4jax.dropout import dropout_layer, init_mlp, mlp
-from ch4jax.training import Metrics, classification_metrics, population
+from ch4jax.dropout import dropout_layer
+from ch4jax.training import MetricsFn, population
 from ch4jax.weight_decay import l2_sgd
-from experiments.common import cli, loop, plots, roofline
+from experiments.common import cli, loop, memorisation, plots, roofline
 from experiments.common.console import count, say
 from experiments.common.errors import UsageError
 from experiments.common.loop import Trained
 from experiments.common.networks import NETWORKS, Network, metrics_fn
 from experiments.common.run_folder import RunFolder
-from experiments.dropout import lesson
+from experiments.dropout import lesson, sweep
 
 
 @dataclass(frozen=True)
 class Config(cli.TrainingFlags):
     """Flags; the defaults are the book's."""
 
-    rates: tuple[float, ...] = (0.2, 0.5)
+    rates: tuple[cli.Probability, ...] = (0.2, 0.5)
     """Probability of dropping a unit, one for each hidden layer."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[cli.Count, ...] = (256, 256)
     """Width of each hidden layer."""
-    std: float = 0.01
+    std: cli.Positive = 0.01
     """Standard deviation of normal weights before training."""
-    weight_decay: float = 0.0
+    weight_decay: cli.From0 = 0.0
     """Times each weight, but no bias, is added to its gradient."""
-    learning_rate: float = 0.5
+    learning_rate: cli.Positive = 0.5
     """Of plain SGD."""
-    epochs: int = 10
+    epochs: cli.Count = 10
     """Passes over the data."""
-    batch_size: int = 256
+    batch_size: cli.Count = 256
     """Rows in a batch."""
     impl: Literal["both", "scratch", "flax"] = "both"
     """The functions from scratch, then the Flax module; or one of them."""
@@ -59,11 +58,11 @@ class Config(cli.TrainingFlags):
     """Train at the rates 0, 0.1, ... 0.9 too, all at once, and draw what they do."""
     lesson: bool = True
     """Train on few images with wrong labels too, and show what dropout does there."""
-    label_noise: float = 0.3
+    label_noise: cli.Probability = 0.3
     """Share of the lesson's labels that are drawn again, from all classes."""
     train_size: int = 3000
     """Images that each run of the lesson learns from, of the 6,000 shipped."""
-    seeds: int = 1
+    seeds: cli.Count = 1
     """Networks trained at once, from the seeds SEED, SEED + 1, ..."""
     data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
@@ -73,26 +72,11 @@ class Config(cli.TrainingFlags):
     def __post_init__(self) -> None:
         """Check what does not depend on the data."""
         super().__post_init__()
-        if not all(0.0 <= rate <= 1.0 for rate in self.rates):
-            raise UsageError(f"--rates must be in [0, 1], got {self.rates}")
         if len(self.rates) != len(self.hidden):
             raise UsageError(
                 f"--rates must be one for each of {len(self.hidden)} hidden layers, "
                 f"got {len(self.rates)}: {self.rates}"
             )
-        for width in self.hidden:
-            cli.check_at_least_1("--hidden", width)
-        cli.check_positive("--std", self.std)
-        cli.check_positive("--learning-rate", self.learning_rate)
-        if not 0.0 <= self.weight_decay < math.inf:
-            raise UsageError(
-                f"--weight-decay must be at least 0 and finite, got {self.weight_decay}"
-            )
-        cli.check_at_least_1("--epochs", self.epochs)
-        cli.check_at_least_1("--batch-size", self.batch_size)
-        cli.check_at_least_1("--seeds", self.seeds)
-        if not 0.0 <= self.label_noise <= 1.0:
-            raise UsageError(f"--label-noise must be in [0, 1], got {self.label_noise}")
         if not 1 <= self.train_size <= 6000:
             raise UsageError(
                 f"--train-size must be 1 to 6,000, the shipped images, "
@@ -118,8 +102,17 @@ def run(config: Config) -> None:
     for impl in impls:
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
             label = f"{impl}, {describe(rates)}"
-            networks[label] = NETWORKS[impl](config.hidden, rates, std_of(impl, config))
-            trained[label] = train(label, networks[label], data, config, folder)
+            network = NETWORKS[impl](config.hidden, rates, std_of(impl, config))
+            networks[label] = network
+            trained[label] = train(
+                label,
+                jax.vmap(network.init),
+                metrics_fn(network),
+                data,
+                config,
+                folder,
+                seed_keys=population.seed_keys(config.seed, config.seeds),
+            )
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
             results.append(variant | summarise(trained[label]))
     show_results(results, folder)
@@ -127,7 +120,20 @@ def run(config: Config) -> None:
     if config.figures:
         draw_curves(config, data, trained, folder)
         draw_mistakes(data, networks, trained, folder)
-    extra = show_sweep(config, data, folder) if config.sweep else {}
+    extra = {}
+    if config.sweep:
+        swept = train(
+            "rates 0 to 0.9",
+            sweep.init(config.hidden, std_of("scratch", config), config.seeds),
+            memorisation.metrics,
+            data,
+            config,
+            folder,
+            seed_keys=sweep.at_each_rate(
+                population.seed_keys(config.seed, config.seeds)
+            ),
+        )
+        extra["sweep"] = sweep.show(swept, config.seeds, folder)
     headline = f"Test accuracy: {accuracies(results)}."
     if config.lesson and config.several:
         say("the lesson is left out: it is for one process")
@@ -167,23 +173,35 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def train(
     label: str,
-    network: Network,
+    init: Callable[[Key[Array, " members"]], PyTree],
+    metrics_fn: MetricsFn,
     data: FashionMNIST,
     config: Config,
     folder: RunFolder,
+    *,
+    seed_keys: Key[Array, " members"],
 ) -> Trained:
-    """Train `config.seeds` copies of `network` in one program, each with its key."""
-    seed_keys = population.seed_keys(config.seed, config.seeds)
+    """Train a member for each key in one program.
+
+    Args:
+      label: of the members, where they are shown.
+      init: returns the parameters of all members for their keys.
+      metrics_fn: see `ch4jax.training`.
+      data: to train on, and to test on.
+      config: how to train.
+      folder: of the run.
+      seed_keys: of the members; split in two, to initialise and to train.
+    """
     init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
-    # One program: op by op, each op would be compiled.
-    params = jax.jit(jax.vmap(network.init))(init_keys)
     optimizer = make_optimizer(config)
+    # One program: op by op, each op would be compiled.
+    params = jax.jit(init)(init_keys)
     return loop.train(
         label,
         population.init_states(params, optimizer),
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
-        metrics_fn=metrics_fn(network),
+        data.train,
+        data.test,
+        metrics_fn=metrics_fn,
         optimizer=optimizer,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -347,77 +365,6 @@ def draw_mistakes(
             axes.imshow(images[i], cmap="gray_r")
             axes.set_title(CLASSES[labels[i]], fontsize=8)
             axes.set_xlabel(CLASSES[guesses[i]], fontsize=8, color=plots.COLOURS[1])
-
-
-def show_sweep(config: Config, data: FashionMNIST, folder: RunFolder) -> dict[str, Any]:
-    """Train at ten rates, the same in each hidden layer, in one program."""
-    rates = jnp.arange(10) / 10
-    seed_keys = population.seed_keys(config.seed, config.seeds)
-    seed_keys = seed_keys[jnp.tile(jnp.arange(config.seeds), 10)]  # again at each rate
-    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
-    sizes = (28 * 28, *config.hidden, len(CLASSES))
-    std = std_of("scratch", config)
-
-    def init(rate: Array, key: PRNGKeyArray) -> PyTree:
-        return {"layers": init_mlp(sizes, std=std, key=key), "rate": rate}
-
-    def metrics(
-        params: PyTree, images: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        rates = [jax.lax.stop_gradient(params["rate"])] * len(config.hidden)
-        logits = mlp(params["layers"], to_float(images), rates, key=key)
-        return classification_metrics(logits, labels)
-
-    # A member's rate is one of its parameters, and frozen: one program has them all.
-    optimizer = optax.multi_transform(
-        {"trained": make_optimizer(config), "frozen": optax.set_to_zero()},
-        {"layers": "trained", "rate": "frozen"},
-    )
-    params = jax.jit(jax.vmap(init))(jnp.repeat(rates, config.seeds), init_keys)
-    trained = loop.train(
-        "rates 0 to 0.9",
-        population.init_states(params, optimizer),
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
-        metrics_fn=metrics,
-        optimizer=optimizer,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        flags=config,
-        folder=folder,
-        keys=keys,
-    )
-    test = {name: trained.history[f"test_{name}"][-1] for name in trained.final}
-    curves = {
-        "test accuracy": test["accuracy"],
-        "test loss (nats)": test["loss"],
-        "accuracy, training minus test": trained.final["accuracy"] - test["accuracy"],
-    }
-    curves = {name: v.reshape(10, config.seeds) for name, v in curves.items()}
-    means = np.stack([values.mean(axis=1) for values in curves.values()])
-    folder.table(
-        ["rate", *curves],
-        [
-            [f"{rate:.1f}", *(f"{value:.3f}" for value in row)]
-            for rate, row in zip(np.asarray(rates), means.T, strict=True)
-        ],
-        title=f"both hidden layers at one rate, mean of {count(config.seeds, 'seed')}",
-    )
-    with folder.figure(
-        "sweep.png",
-        1,
-        3,
-        size=(8.5, 2.8),
-        title=f"One rate in both hidden layers, {count(config.epochs, 'epoch')}",
-        caption="What the rate does: a little narrows the gap, much keeps the network "
-        "from learning.",
-        alt="Three line charts against the dropout rate, from 0 to 0.9: test accuracy, "
-        "test loss, and the gap between training and test accuracy.",
-    ) as panels:
-        for axes, (name, values) in zip(panels, curves.items(), strict=True):
-            plots.band(axes, np.asarray(rates), values, colour=plots.COLOURS[0])
-            axes.set(xlabel="dropout rate", ylabel=name)
-    return {"sweep": {"rates": rates, **dict(zip(curves, means, strict=True))}}
 
 
 def main() -> None:

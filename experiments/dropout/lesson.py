@@ -7,7 +7,6 @@ everyone sees the same runs.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ch4jax.data import fashion_mnist
@@ -46,8 +45,8 @@ def show(
     curves = memorisation.train(
         recipe,
         memorisation.members(RATES, keys, label_noise=label_noise),
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+        data.train,
+        data.test,
         label="lesson",
     )
     last = {

@@ -12,6 +12,7 @@ from typing import Literal
 from ch4jax import house_prices
 from ch4jax.data import hub
 from ch4jax.errors import DataError
+from ch4jax.house_prices import Setting
 from experiments.common import cli
 from experiments.common.console import console, say
 from experiments.common.errors import UsageError
@@ -32,17 +33,17 @@ class Config(cli.DeviceFlags):
     shipped, but on Kaggle's machines their input folder."""
     folds: int = 5
     """Of the cross-validation; the book's are not shuffled, the others are, by SEED."""
-    repeats: int = 1
+    repeats: cli.Count = 1
     """How many times search and best shuffle the rows and cut them into folds."""
-    seeds: cli.OptionalInt = None
+    seeds: cli.OptionalCount = None
     """Members for each fold; if not given, 10 for book and 8 for search and best."""
-    epochs: cli.OptionalInt = None
+    epochs: cli.OptionalCount = None
     """Passes over the rows; if not given, 100 for book, 40 for search and best."""
-    learning_rate: cli.OptionalFloat = None
+    learning_rate: cli.OptionalPositive = None
     """Of Adam, in the book's recipe; 5 if not given."""
-    weight_decay: cli.OptionalFloat = None
+    weight_decay: cli.OptionalFrom0 = None
     """In the book's recipe; 0 if not given."""
-    batch_size: cli.OptionalInt = None
+    batch_size: cli.OptionalCount = None
     """Rows in a batch, in the book's recipe; 64 if not given."""
 
     def __post_init__(self) -> None:
@@ -52,13 +53,6 @@ class Config(cli.DeviceFlags):
             object.__setattr__(self, "recipe", "book")
         if self.folds < 2:
             raise UsageError(f"--folds must be at least 2, got {self.folds}")
-        cli.check_at_least_1("--repeats", self.repeats)
-        cli.check_at_least_1("--seeds", self.seeds)
-        cli.check_at_least_1("--epochs", self.epochs)
-        cli.check_at_least_1("--batch-size", self.batch_size)
-        cli.check_positive("--learning-rate", self.learning_rate)
-        if self.weight_decay != 0:
-            cli.check_positive("--weight-decay", self.weight_decay)
         if self.recipe == "book":
             if self.repeats > 1:
                 raise UsageError(
@@ -74,7 +68,7 @@ class Config(cli.DeviceFlags):
                 raise UsageError(f"{flag} is for --recipe book, got {self.recipe}")
 
 
-def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparameters]:
+def resolve(config: Config, rows: int) -> CrossValidation:
     """Return the flags, or else what suits the recipe.
 
     Raises:
@@ -92,22 +86,15 @@ def resolve(config: Config, rows: int) -> tuple[CrossValidation, book.Hyperparam
             f"{rows} rows with prices in {config.folds} folds leave {smallest} to "
             f"train on; {nested.INNER_FOLDS} inner folds need as many"
         )
-    seeds, epochs = (10, 100) if config.recipe == "book" else (8, 40)
-    seeds, epochs = config.seeds or seeds, config.epochs or epochs
+    usual = (10, 100, 64) if config.recipe == "book" else (8, 40, 128)
+    given = (config.seeds, config.epochs, config.batch_size)
+    seeds, epochs, batch_size = (a or b for a, b in zip(given, usual, strict=True))
     if seeds % (config.devices or 1):
         raise UsageError(
             f"--seeds must be a multiple of the {config.devices} --devices, got {seeds}"
         )
-    return (
-        CrossValidation(
-            config.seed, config.folds, config.repeats, seeds, epochs, config.mesh()
-        ),
-        book.Hyperparameters(
-            learning_rate=config.learning_rate or 5.0,
-            weight_decay=config.weight_decay or 0.0,
-            batch_size=config.batch_size or 64,
-        ),
-    )
+    sizes = (config.folds, config.repeats, seeds, epochs, batch_size)
+    return CrossValidation(config.seed, *sizes, config.mesh())
 
 
 def run(config: Config) -> None:
@@ -116,16 +103,17 @@ def run(config: Config) -> None:
         if config.data == "hub":
             hub.download_all()
         data = house_prices.read(config.data)
-    validation, hyperparameters = resolve(config, len(data.train))
+    validation = resolve(config, len(data.train))
+    setting = Setting(config.learning_rate or 5.0, config.weight_decay or 0.0)
     resolved = {"seeds": validation.seeds, "epochs": validation.epochs}
     if config.recipe == "book":
-        resolved |= hyperparameters._asdict()
+        resolved |= {"batch_size": validation.batch_size, **setting._asdict()}
     folder = RunFolder.create("house_prices", config, resolved)
     say(f"data: {data.source}")
     say(f"train {data.train.shape}, test {data.test.shape}")
     say(f"{data.train.iloc[:4, [0, 1, 2, 3, -3, -2, -1]]}\n")
     if config.recipe == "book":
-        summary = book.run(data, validation, hyperparameters, folder)
+        summary = book.run(data, validation, setting, folder)
     else:
         summary = nested.run(data, validation, config.recipe, folder)
     score = summary["out_of_fold_log_rmse"]

@@ -1,7 +1,7 @@
 """The book's recipe for house prices: a linear model on raw prices."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from ch4jax import house_prices
-from ch4jax.house_prices import HousePrices
+from ch4jax.house_prices import HousePrices, Setting
 from ch4jax.training import folds, population
 from experiments.common import plots, timing
 from experiments.common.console import count, say
@@ -22,24 +22,10 @@ from experiments.house_prices.outcome import plus_minus
 Curves = Mapping[str, Float[np.ndarray, "folds seeds epochs"]]
 
 
-class Hyperparameters(NamedTuple):
-    """Those that only this recipe leaves to you.
-
-    Attributes:
-      learning_rate: of Adam.
-      weight_decay: see `house_prices.Setting`.
-      batch_size: rows in a batch.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
-
-
 def run(
     data: HousePrices,
     validation: CrossValidation,
-    hyperparameters: Hyperparameters,
+    setting: Setting,
     folder: RunFolder,
 ) -> dict[str, Any]:
     """Cross-validate the book's model, then train it on everything and submit."""
@@ -51,8 +37,7 @@ def run(
     )
     x = jnp.asarray(encoded.train, float)
     prices = jnp.asarray(data.train["SalePrice"].to_numpy(), float)
-    rate, decay, batch_size = hyperparameters
-    setting = house_prices.Setting(jnp.array([rate], float), jnp.array([decay], float))
+    setting = Setting(*(jnp.array([number], float) for number in setting))
 
     def fit(
         in_training: Bool[np.ndarray, "folds rows"], keys: Key[Array, "folds seeds"]
@@ -64,8 +49,8 @@ def run(
             house_prices.train_linear,
             *arrays,
             epochs=validation.epochs,
-            batch_size=batch_size,
-            steps=folds.steps_per_epoch(in_training, batch_size),
+            batch_size=validation.batch_size,
+            steps=folds.steps_per_epoch(in_training, validation.batch_size),
             keys=keys,
         )
         (params, history), seconds = timing.timed(lambda: train(*arrays, keys=keys))

@@ -19,7 +19,6 @@ from experiments.common import timing
 from experiments.common.console import progress
 
 ARCHITECTURE = Architecture()
-BATCH_SIZE = 128
 SHOW_EVERY = 5  # epochs
 
 
@@ -32,6 +31,7 @@ class CrossValidation(NamedTuple):
       repeats: how many times the rows are cut into folds; the book's, once.
       seeds: members of each fold.
       epochs: passes over the rows of a fold.
+      batch_size: rows in a batch.
       mesh: devices that share the members of each fold.
     """
 
@@ -40,6 +40,7 @@ class CrossValidation(NamedTuple):
     repeats: int
     seeds: int
     epochs: int
+    batch_size: int
     mesh: Mesh
 
 
@@ -116,8 +117,8 @@ def train(
             jnp.asarray(np.pad(log_of_prices(data), (0, rest)), float),
             jnp.asarray(np.pad(in_training, ((0, 0), (0, rest)))),
             epochs=validation.epochs,
-            batch_size=BATCH_SIZE,
-            steps=folds.steps_per_epoch(in_training, BATCH_SIZE),
+            batch_size=validation.batch_size,
+            steps=folds.steps_per_epoch(in_training, validation.batch_size),
             keys=place(keys, validation.mesh),
             on_epoch=on_epoch,
         )

@@ -6,7 +6,7 @@ these leave out, trains its members on all its rows, and averages their log pric
 """
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,18 +26,6 @@ GRIDS = {
 }
 INNER_FOLDS = 3
 NAMES = ("learning rate", "decay", "dropout")
-
-
-class Ensembles(NamedTuple):
-    """One ensemble for each set of rows.
-
-    Attributes:
-      chosen: hyperparameters of each, in the order of a grid.
-      trained: their members.
-    """
-
-    chosen: Float[np.ndarray, "ensembles fields"]
-    trained: Trained
 
 
 def run(
@@ -89,7 +77,7 @@ def train_ensembles(
     grid: Float[np.ndarray, "settings fields"],
     data: HousePrices,
     validation: CrossValidation,
-) -> Ensembles:
+) -> tuple[Float[np.ndarray, "ensembles fields"], Trained]:
     """Choose hyperparameters and train, for each set of rows and from nothing else.
 
     Args:
@@ -97,6 +85,9 @@ def train_ensembles(
       grid: the hyperparameters to choose from; a single row leaves no choice.
       data: the tables.
       validation: how many members, and how to train them.
+
+    Returns:
+      The hyperparameters of each ensemble, in the order of a grid, and its members.
     """
     chosen = np.repeat(grid[:1], len(owned), axis=0)
     if len(grid) > 1:
@@ -112,9 +103,7 @@ def train_ensembles(
         left_out = owned[:, None] & ~inner
         errors = squares.mean(axis=(2, 3), where=left_out[None])
         chosen = grid[errors.argmin(axis=0)]
-    return Ensembles(
-        chosen, members.train("training", chosen[None], data, owned, validation)
-    )
+    return chosen, members.train("training", chosen[None], data, owned, validation)
 
 
 def inner_folds(
@@ -235,17 +224,13 @@ def draw_folds(
     ) as axes:
         inner = np.stack([inner_folds(own, seed)[0] for own in outer])
         kinds = np.where(outer, np.where(inner, 1, 2), 0)[:, order]
-        for kind, (colour, label) in enumerate(
-            zip(colours, ("scores", "trains", "chooses"), strict=True)
-        ):
-            for i, line in enumerate(kinds):
-                (at,) = np.nonzero(line == kind)
-                mark = {"color": colour, "label": label if i == 0 else None}
-                axes.vlines(at, i - 0.4, i + 0.4, lw=0.6, **mark)
+        colour_map = plots.ListedColormap(colours)
+        axes.imshow(kinds, cmap=colour_map, aspect="auto", interpolation="nearest")
+        for colour, label in zip(colours, ("scores", "trains", "chooses"), strict=True):
+            axes.plot([], [], "s", color=colour, label=label)
         names = [f"fold {i}" for i in range(1, len(outer) + 1)]
         axes.set_yticks(range(len(outer)), names)
-        axes.set(xlabel="row, sorted by its outer fold", xlim=(0, order.size))
-        axes.invert_yaxis()
+        axes.set(xlabel="row, sorted by its outer fold")
         axes.grid(visible=False)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 

@@ -39,20 +39,14 @@ from experiments.initialization.remedies import show_remedies, show_symmetry
 class Config(cli.TrainingFlags):
     """Flags; what the remedies are claimed to do is claimed for the defaults."""
 
-    epochs: int = 20
+    epochs: cli.Count = 20
     """Passes over the data for each network."""
-    depth: int = 30
+    depth: cli.Count = 30
     """Hidden layers."""
-    width: int = 64
+    width: cli.Count = 64
     """Units of each hidden layer."""
-    seeds: int = 3
+    seeds: cli.Count = 3
     """Networks of each kind trained at once, from the seeds SEED, SEED + 1, ..."""
-
-    def __post_init__(self) -> None:
-        """Check the flags."""
-        super().__post_init__()
-        for name in ("epochs", "depth", "width", "seeds"):
-            cli.check_at_least_1(f"--{name}", getattr(self, name))
 
 
 def run(config: Config) -> None:

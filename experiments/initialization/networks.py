@@ -183,8 +183,8 @@ def train(variant: Variant, setting: Setting) -> Trained:
     return loop.train(
         variant.label,
         population.init_states(params, optimizer),
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+        data.train,
+        data.test,
         metrics_fn=metrics_fn,
         optimizer=optimizer,
         epochs=setting.epochs,
