@@ -34,13 +34,11 @@ class Ours(NamedTuple):
       predict: (parameters, inputs, key) -> outputs; a key of None drops nothing.
       row_losses: (parameters, outputs, labels) -> a loss for each row; training
         minimises their mean.
-      masks: (parameters, inputs, key) -> the dropout masks that `predict` draws.
     """
 
     init: Callable[[PRNGKeyArray], PyTree]
     predict: Callable[[PyTree, Array, PRNGKeyArray | None], Array]
     row_losses: Callable[[PyTree, Array, Array], Array]
-    masks: Callable[[PyTree, Array, PRNGKeyArray], list[Array]] | None = None
 
 
 class Theirs(NamedTuple):
@@ -127,7 +125,7 @@ class System(NamedTuple):
         first is that of a whole run.
       epochs: of a whole run.
       batch_size: rows in a batch.
-      rates: of dropout, one for each mask.
+      drops: whether `predict` draws dropout masks.
       fold: numbers of the rows to train on; all if None.
       run: trains by a program of the package, as `fit` does.
       batches: those that `run` deals.
@@ -141,7 +139,7 @@ class System(NamedTuple):
     optimizers: dict[str, Optimizers]
     epochs: int
     batch_size: int
-    rates: tuple[float, ...] = ()
+    drops: bool = False
     fold: np.ndarray | None = None
     run: Callable[["System", PyTree, training.Data, PRNGKeyArray], PyTree] = fit
     batches: Callable[["System", PRNGKeyArray], Batches] = batches

@@ -8,7 +8,7 @@ import torch
 from parity.carry import carry, difference
 from support import relative_difference
 
-from ch4jax import training
+from ch4jax import parity, training
 from ch4jax.dropout import dropout_layer, init_mlp, mlp
 from ch4jax.interop import from_torch
 from experiments.pytorch import twins
@@ -19,7 +19,7 @@ ROWS, BATCH_SIZE, EPOCHS = 74, 16, 4  # five steps an epoch, ten rows in the las
 LEARNING_RATE = 0.5
 
 
-def masks(num_rows, key):
+def drawn_masks(num_rows, key):
     """Return the masks that `mlp` draws from `key`."""
     for i, (width, rate) in enumerate(zip(SIZES[1:-1], RATES, strict=True)):
         ones = jnp.ones((num_rows, width))
@@ -49,11 +49,15 @@ def test_twenty_sgd_steps_with_a_short_last_batch_equal_pytorch(x64):
         )
         total = 0.0
         for i, (batch, here) in enumerate(zip(order, np.asarray(real), strict=True)):
-            drawn = masks(len(batch), jax.random.fold_in(step_key, state.step + i))
+            drawn = drawn_masks(
+                len(batch), jax.random.fold_in(step_key, state.step + i)
+            )
             rows = (*(array[batch] for array in data), *drawn)
             inputs, labels, *given = (torch.tensor(np.asarray(a)[here]) for a in rows)
-            twins.give_masks(twin, given)
-            loss = torch.nn.functional.cross_entropy(twin(inputs), labels)
+            masks = [parity.Mask(m, r) for m, r in zip(given, RATES, strict=True)]
+            with parity.replayed_in_torch(masks):
+                outputs = twin(inputs)
+            loss = torch.nn.functional.cross_entropy(outputs, labels)
             sgd.zero_grad()
             loss.backward()
             sgd.step()
