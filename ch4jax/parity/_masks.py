@@ -38,14 +38,13 @@ class Mask(NamedTuple):
     rate: float
 
 
-def mask_checks(steps: Sequence[Sequence[Mask]], level: int = 3) -> list[Check]:
+def mask_checks(steps: Sequence[Sequence[Mask]]) -> list[Check]:
     """Check that masks drop as often as they should, and that no two are correlated.
 
     Differences are in standard deviations of what independent coins give.
 
     Args:
       steps: the masks of each step of a run, as many and of the same sizes in all.
-      level: of the checks.
     """
     columns = [
         (column[0].rate, np.stack([np.ravel(mask.kept) for mask in column]))
@@ -66,7 +65,7 @@ def mask_checks(steps: Sequence[Sequence[Mask]], level: int = 3) -> list[Check]:
         ],
     }
     return [
-        Check(level, f"{what} (deviations)", "", float(np.max(apart)), SIGMAS)
+        Check(3, what, "", float(np.max(apart)), SIGMAS)
         for what, apart in found.items()
         if apart
     ]

@@ -91,7 +91,10 @@ def honest_masks(system: System, key: PRNGKeyArray) -> list[Check]:
         masks_of(system, params, batch, jax.random.fold_in(run_key, step))
         for step, (batch, run_key) in enumerate(itertools.islice(steps(system, key), 2))
     ]
-    return parity.mask_checks(drawn, level=1)
+    return [
+        check._replace(level=1, what=f"{check.what} (deviations)")
+        for check in parity.mask_checks(drawn)
+    ]
 
 
 def one_step(system: System, dtype: str, key: PRNGKeyArray) -> list[Check]:
@@ -224,11 +227,12 @@ def masks_of(
     system: System, params: PyTree, batch: training.Batch, key: PRNGKeyArray
 ) -> list[parity.Mask]:
     """Return the dropout masks that the package draws for a batch."""
-    if not system.drops:
+    if not system.rates:
         return []
     with parity.recorded() as masks:
         system.ours.predict(params, batch.inputs, key)
-    return masks
+    pairs = zip(masks, system.rates, strict=True)
+    return [mask._replace(rate=rate) for mask, rate in pairs]
 
 
 def torch_forward(

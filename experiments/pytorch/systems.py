@@ -125,7 +125,7 @@ class System(NamedTuple):
         first is that of a whole run.
       epochs: of a whole run.
       batch_size: rows in a batch.
-      drops: whether `predict` draws dropout masks.
+      rates: of dropout, one for each mask.
       fold: numbers of the rows to train on; all if None.
       run: trains by a program of the package, as `fit` does.
       batches: those that `run` deals.
@@ -139,7 +139,7 @@ class System(NamedTuple):
     optimizers: dict[str, Optimizers]
     epochs: int
     batch_size: int
-    drops: bool = False
+    rates: tuple[float, ...] = ()
     fold: np.ndarray | None = None
     run: Callable[["System", PyTree, training.Data, PRNGKeyArray], PyTree] = fit
     batches: Callable[["System", PRNGKeyArray], Batches] = batches
