@@ -287,9 +287,9 @@ def _same_numbers(
     gradients = differences(grads, s.side.gradients(module, s.options))
     found["gradients of the parameters"] = largest(gradients)
     pairs = [
-        difference(a, b.grad)
+        difference(a, b.new_zeros(b.shape) if b.grad is None else b.grad)
         for a, b in zip(input_grads, tensors, strict=True)
-        if b.grad is not None
+        if b.requires_grad
     ]
     if pairs:
         found["gradient of the input"] = float(np.max(pairs))

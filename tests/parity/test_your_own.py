@@ -58,7 +58,11 @@ class Stopped(torch.nn.Sequential):
     """Layers of which the first gets no gradient."""
 
     def forward(self, x):
-        return self[1:](self[0](x).detach())
+        first, *others = self
+        x = first(x).detach()
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 def test_a_gradient_that_stops_is_placed_and_its_cause_named():
@@ -150,7 +154,7 @@ def test_a_mask_that_does_not_change_is_found():
     ("settings", "words"),
     [
         ({"eps": 1e-8}, None),
-        ({"eps": 1e-3}, "epsilon 0.001 for 1e-08"),
+        ({"eps": 1e-3}, "epsilon 0.001 for PyTorch's 1e-08"),
         ({"eps": 0.0, "eps_root": 1e-8}, "epsilon inside of the root"),
     ],
 )
