@@ -19,11 +19,11 @@ import jax
 import numpy as np
 
 from ch4jax.data import fashion_mnist
+from ch4jax.parity import Check, Outcomes
 from experiments.common import cli, plots
 from experiments.common.console import progress, say
 from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
-from experiments.pytorch.verdicts import Outcomes, Verdict
 
 TOPICS = ("dropout", "weight_decay", "house_prices", "initialization", "blocks")
 
@@ -107,7 +107,8 @@ def run(config: Config) -> None:
     }
     topics = [topic for topic in TOPICS if topic in config.systems]
     systems = [system for topic in topics for system in families[topic]()]
-    verdicts, courses, judged = [], {}, {}
+    verdicts: list[tuple[str, Check]] = []
+    courses, judged = {}, {}
     with progress("systems", len(systems)) as done:
         for system in systems:
             key = jax.random.key(config.seed)
@@ -116,19 +117,20 @@ def run(config: Config) -> None:
             if system.outcome and not config.quick:
                 runs = outcomes.independent_runs(system, system.outcome, key)
                 judged[system.name] = runs
-                found.append(outcomes.equivalence(system, runs))
-            verdicts += found
-            failed = sum(not verdict.passed for verdict in found)
+                found.append(runs.check)
+            named = [(system.name, check) for check in found]
+            verdicts += named
+            failed = sum(not check.passed for check in found)
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
-            folder.metrics(system=system.name, verdicts=[v._asdict() for v in found])
+            folder.metrics(system=system.name, verdicts=[*map(row, named)])
     show(verdicts, folder)
     draw_drift(courses, folder)
     if judged:
         draw_outcomes(judged, folder)
-    failed = [verdict for verdict in verdicts if not verdict.passed]
+    failed = [(name, check) for name, check in verdicts if not check.passed]
     folder.finish(
         {
-            "verdicts": [v._asdict() | {"verdict": word(v)} for v in verdicts],
+            "verdicts": [row(v) | {"verdict": word(v[1])} for v in verdicts],
             "courses": courses,
             "outcomes": {name: runs._asdict() for name, runs in judged.items()},
             "seconds": folder.seconds(),
@@ -137,33 +139,45 @@ def run(config: Config) -> None:
         f"{len(systems)} systems with PyTorch are equal, {len(failed)} failed.",
     )
     if failed:
-        first = failed[0]
+        name, first = failed[0]
         raise Failed(
             f"{len(failed)} of {len(verdicts)} comparisons failed, the first: "
-            f"{first.system}, level {first.level}, {first.what}: "
-            f"{first.difference:.1e}, expected at most {first.tolerance:.1e}"
+            f"{name}, level {first.level}, {first.what}: "
+            f"{first.difference:.1e}, expected at most {first.allowed:.1e}"
         )
 
 
-def word(verdict: Verdict) -> str:
+def row(verdict: tuple[str, Check]) -> dict[str, object]:
+    """Return a check of a system as `summary.json` has it."""
+    system, check = verdict
+    return {
+        "system": system,
+        "level": check.level,
+        "what": check.what,
+        "difference": check.difference,
+        "tolerance": check.allowed,
+    }
+
+
+def word(check: Check) -> str:
     """Return the verdict in a word."""
-    return "equal" if verdict.passed else "failed"
+    return "equal" if check.passed else "failed"
 
 
-def show(verdicts: Sequence[Verdict], folder: RunFolder) -> None:
+def show(verdicts: Sequence[tuple[str, Check]], folder: RunFolder) -> None:
     """Print one line for each comparison."""
     folder.table(
         ["system", "level", "what", "verdict", "difference", "at most"],
         [
             [
-                verdict.system,
-                str(verdict.level),
-                verdict.what,
-                word(verdict),
-                f"{verdict.difference:.1e}",
-                f"{verdict.tolerance:.1e}",
+                system,
+                str(check.level),
+                check.what,
+                word(check),
+                f"{check.difference:.1e}",
+                f"{check.allowed:.1e}",
             ]
-            for verdict in verdicts
+            for system, check in verdicts
         ],
         title="answers",
         num_texts=4,

@@ -1,10 +1,9 @@
 """The levels of a comparison: the same numbers, the same steps, the same runs."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -16,11 +15,26 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 from ch4jax import interop
 from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
-from ch4jax.parity import _layers
-from ch4jax.parity._flax import Flax, Side, side_of
-from ch4jax.parity._masks import Mask, recorded, replayed_in_jax, replayed_in_torch
-from ch4jax.parity._optimizers import Pair, optimizers
-from ch4jax.parity._report import Check, Report, difference, differences, largest
+from ch4jax.parity import _causes, _layers
+from ch4jax.parity._causes import Change, Operation
+from ch4jax.parity._flax import Calls, Flax, Side, carries, side_of
+from ch4jax.parity._layers import Place
+from ch4jax.parity._masks import (
+    Mask,
+    mask_checks,
+    recorded,
+    replayed_in_jax,
+    replayed_in_torch,
+)
+from ch4jax.parity._optimizers import Pair, optimizers, variants
+from ch4jax.parity._report import (
+    Check,
+    Report,
+    difference,
+    differences,
+    largest,
+    path_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +42,6 @@ if TYPE_CHECKING:
 Losses = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
 ALLOWED = {"float64": 1e-12, "float32": 1e-4}
 RUN = {"float64": 1e-10, "float32": 1e-3}  # or ten times the noise floor
-SIGMAS = 5.0
 
 
 class _Setting(NamedTuple):
@@ -101,13 +114,20 @@ def compare(
         if not _passed(checks):
             break
         with _prepared(dtype, *setting, options, seed) as prepared:
-            found, apart = _same_numbers(prepared, dtype)
+            found, apart, state = _same_numbers(prepared, dtype)
             checks += found
             if dtype == "float64":
                 gradients = apart
-                places, first, notes = _parting(prepared)
+                failed = {check.what for check in found if not check.passed}
+                places, first, notes = _parting(prepared, apart)
+                if failed and not first and "outputs in evaluation" in failed:
+                    _, first, notes = _parting(prepared, apart, train=False)
+                notes += [] if first else _causes.of_state(state)
                 if _passed(checks):
-                    checks += [_steps(prepared, *named) for named in pairs.items()]
+                    for name, pair in pairs.items():
+                        check, why = _steps(prepared, name, pair)
+                        checks.append(check)
+                        notes += why
             if _passed(checks) and steps:
                 pair = next(iter(pairs.values()))
                 found, drift[dtype], floor[dtype] = _run(
@@ -145,7 +165,7 @@ def _prepared(
 ) -> Iterator[_Setting]:
     """Give both sides the same parameters, in one dtype."""
     torch = import_torch()
-    with jax.enable_x64(dtype == "float64"):
+    with jax.enable_x64(dtype == "float64"), carries(dtype):
         rows, labels = tuple(_as(x, dtype) for x in inputs), _as(labels, dtype)
         side = side_of(ours, params, _arrays(rows))
         module = copy.deepcopy(theirs).to(getattr(torch, dtype))
@@ -213,6 +233,21 @@ def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., A
     return value
 
 
+def _forward(
+    s: _Setting,
+    module: "torch.nn.Module",
+    inputs: Sequence[np.ndarray],
+    labels: np.ndarray,
+    masks: Sequence[Mask],
+) -> tuple[list[Any], Any, Any]:
+    """Run PyTorch, in its mode; return inputs, outputs and loss."""
+    torch = import_torch()
+    tensors = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
+    with replayed_in_torch(masks) if module.training else nullcontext():
+        outputs = module(*tensors)
+    return tensors, outputs, s.losses[1](outputs, torch.tensor(labels))
+
+
 def _theirs(
     s: _Setting,
     module: "torch.nn.Module",
@@ -220,20 +255,17 @@ def _theirs(
     labels: np.ndarray,
     masks: Sequence[Mask],
 ) -> tuple[list[Any], Any, Any]:
-    """Run PyTorch forward and back; return inputs, outputs and loss."""
-    torch = import_torch()
-    tensors = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
-    module.train()
-    module.zero_grad()
-    with replayed_in_torch(masks):
-        outputs = module(*tensors)
-    loss = s.losses[1](outputs, torch.tensor(labels))
+    """Run PyTorch forward and back, in training; return inputs, outputs and loss."""
+    module.train().zero_grad()
+    tensors, outputs, loss = _forward(s, module, inputs, labels, masks)
     loss.backward()
     return tensors, outputs, loss
 
 
-def _same_numbers(s: _Setting, dtype: str) -> tuple[list[Check], dict[str, float]]:
-    """Level 1."""
+def _same_numbers(
+    s: _Setting, dtype: str
+) -> tuple[list[Check], dict[str, float], dict[str, float]]:
+    """Level 1: the checks, and how far apart gradients and changed state are."""
     torch = import_torch()
     allowed = ALLOWED[dtype]
     module = copy.deepcopy(s.module).eval()
@@ -255,16 +287,16 @@ def _same_numbers(s: _Setting, dtype: str) -> tuple[list[Check], dict[str, float
     gradients = differences(grads, s.side.gradients(module, s.options))
     found["gradients of the parameters"] = largest(gradients)
     pairs = [
-        difference(a, b.grad)
+        difference(a, b.new_zeros(b.shape) if b.grad is None else b.grad)
         for a, b in zip(input_grads, tensors, strict=True)
-        if b.grad is not None
+        if b.requires_grad
     ]
     if pairs:
         found["gradient of the input"] = float(np.max(pairs))
-    if apart := _floats(state, s.side.carried(module, s.options)[1]):
-        found["state after a step"] = largest(apart)
+    if changed := _floats(state, s.side.carried(module, s.options)[1]):
+        found["state after a step"] = largest(changed)
     checks = [Check(1, what, dtype, apart, allowed) for what, apart in found.items()]
-    return checks, gradients
+    return checks, gradients, changed
 
 
 def _outputs(ours: PyTree, theirs: PyTree) -> float:
@@ -280,49 +312,98 @@ def _floats(ours: PyTree, theirs: PyTree) -> dict[str, float]:
 
     def floats(tree: PyTree) -> dict[str, Any]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
-        kept = {jax.tree_util.keystr(p): x for p, x in leaves}
+        kept = {path_of(keys): x for keys, x in leaves}
         return {p: x for p, x in kept.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
     return differences(floats(ours), floats(theirs))
 
 
-def _parting(s: _Setting) -> tuple[list[_layers.Place], str, list[str]]:
-    """Compare the inputs and outputs of the layers in training mode."""
-    module = copy.deepcopy(s.module)
-    masks, _ = _masks(s, s.state, s.inputs, 0)
-    kept = [jnp.asarray(mask.kept) for mask in masks]
-    with s.side.watched() as ours, replayed_in_jax(kept):
-        s.side.apply(s.params, s.state, _arrays(s.inputs), train=True, key=s.key)
-    with _layers.watched(module) as theirs:
-        _theirs(s, module, s.inputs, s.labels, masks)
+def _parting(
+    s: _Setting, gradients: Mapping[str, float], *, train: bool = True
+) -> tuple[list[Place], str, list[str]]:
+    """Find where the two modules part, and what may be the cause."""
+    with recorded() as masks, s.side.watched() as ours:
+        outputs, _ = s.side.apply(
+            s.params, s.state, _arrays(s.inputs), train=train, key=s.key
+        )
     if not ours:
         return [], "", []
+    loss = s.losses[0](outputs, jnp.asarray(s.labels))
+    ours.append((_layers.LOSS, "out of", loss, None))
+
+    def theirs(changes: Mapping[int, Change]) -> tuple[Calls, list[Operation]]:
+        module = copy.deepcopy(s.module).train(train)
+        with _layers.watched(module, changes) as (calls, operations):
+            _, _, loss = _forward(s, module, s.inputs, s.labels, masks)
+        value = _layers.first_array(loss)
+        return [*calls, (_layers.LOSS, "out of", value, None)], operations
+
+    calls, operations = theirs({})
     names = interop.layer_pairs(s.module, s.side.variables, names=s.options["names"])
-    modules = dict(module.named_modules())
-    pairs = {}
-    for name, path in names.items():
-        while name not in modules:  # it is one of several layers in a recurrent module
-            name = name.rpartition(".")[0]
-        pairs[tuple(name.split("."))] = tuple(path.split("/"))
-    pairs = _layers.containers(pairs)
-    places = _layers.places(ours, theirs, pairs, s.options["flattened"] or {})
-    first = _layers.first_part(places, theirs, ALLOWED["float64"])
-    trained = bool(jax.tree.leaves(s.state))
-    return places, first, _layers.settings(ours, theirs, pairs, trained=trained)
+    pairs = _layers.pairs_of(names, s.module)
+    flattened = s.options["flattened"] or {}
+    places = _layers.places(ours, calls, pairs, flattened)
+    allowed = ALLOWED["float64"]
+    equal = {p.path for p in places if p.when == "out of" and p.difference <= allowed}
+    notes = _layers.settings(ours, calls, pairs, equal) + _layers.tied(s.module, names)
+    if masks and not train:
+        notes.append(f"Flax drops in evaluation too, {len(masks)} times")
+    wrong = [n for n, p in enumerate(places) if not p.difference <= allowed]
+    if not wrong:
+        first = _layers.first_gradient(places, pairs, gradients)
+        if first and any(o.name == "detach" for o in operations):
+            notes.append("PyTorch runs detach, which no gradient passes")
+        return places, first, notes
+
+    def agrees(changes: Mapping[int, Change]) -> bool:
+        now = _layers.places(ours, theirs(changes)[0], pairs, flattened)[: n + 1]
+        return len(now) == n + 1 and all(
+            a.path == b.path and a.difference <= allowed
+            for a, b in zip(now, places, strict=False)
+        )
+
+    n = wrong[0]
+    start = places[n - 1].at + 1 if n else 0
+    before = {i: o for i, o in enumerate(operations) if o.after <= places[n].at}
+    near = {i: o for i, o in before.items() if start <= o.after}
+    causes = _causes.tried(near, agrees)
+    if not causes:
+        causes = _causes.tried({i: before[i] for i in before.keys() - near}, agrees)
+    causes += _layers.values_notes(places[n], calls)
+    notes = notes + causes + _layers.order_notes(ours, calls, pairs)
+    runs = _causes.shown([*near.values()])
+    first = _layers.first_part(places, n, calls, runs)
+    return places, first if train else f"in evaluation, {first}", notes
 
 
-def _steps(s: _Setting, name: str, pair: Pair) -> Check:
+def _steps(s: _Setting, name: str, pair: Pair) -> tuple[Check, list[str]]:
     """Level 2: three steps, so that moments, schedules and corrections show."""
     batches = [(s.inputs, s.labels)] * 3
     theirs, masks = _train_theirs(s, pair, batches)
-    ours = _train_ours(s, s.params, pair, batches, masks)
+    train = partial(_train_ours, s, batches=batches, masks=masks)
+    ours = train(s.params, pair)
     apart, allowed = differences(ours[-1], theirs[-1]), ALLOWED["float64"]
     floor = dict.fromkeys(apart, 0.0)
     if not largest(apart) <= allowed:
         # Adam divides a gradient that is zero but for rounding by its own size.
-        again = _train_ours(s, _moved(s.params, "float64"), pair, batches, masks)
+        again = train(_moved(s.params, "float64"), pair)
         floor = differences(again[-1], ours[-1])
-    return _judged(2, f"{name}, 3 steps", "float64", apart, floor, allowed)
+    check = _judged(2, f"{name}, 3 steps", "float64", apart, floor, allowed)
+    notes = []
+    if not check.passed:
+        ready = variants(pair.theirs(copy.deepcopy(s.module).parameters()))
+        for words, optimizer in ready.items():
+            other = train(s.params, Pair(optimizer, pair.theirs))
+            if largest(differences(other[-1], ours[-1])) <= allowed:
+                if not words:
+                    break
+                notes.append(f"{name}: {words}")
+        if _layers.two_biases(s.module, s.params):
+            notes.append(
+                "PyTorch's recurrent layers have two biases that learn twice as fast "
+                "together as Flax's one"
+            )
+    return check, notes
 
 
 def _judged(
@@ -370,25 +451,9 @@ def _run(
     drift = {step: largest(apart) for step, apart in enumerate(course, start=1)}
     what = f"a run of {steps} steps"
     checks = [_judged(3, what, dtype, course[-1], floor, RUN[dtype])]
-    if dtype == "float64" and masks[0]:
-        checks.append(Check(3, "masks: zeros, in sigmas", "", _zeros(masks), SIGMAS))
-        same = [
-            a.kept.size > 20 and np.array_equal(a.kept, b.kept)
-            for a, b in zip(masks[0], masks[-1], strict=True)
-        ]
-        checks.append(Check(3, "masks that stay from step to step", "", sum(same), 0))
+    if dtype == "float64":
+        checks += mask_checks(masks)
     return checks, drift, largest(floor)
-
-
-def _zeros(masks: Sequence[Sequence[Mask]]) -> float:
-    """Return how far the share of zeros is from the rate, at worst, in sigmas."""
-    found = []
-    for column in zip(*masks, strict=True):
-        rate = column[0].rate
-        kept = np.concatenate([np.ravel(mask.kept) for mask in column])
-        sigma = math.sqrt(rate * (1 - rate) / kept.size)
-        found.append(abs(1 - kept.mean() - rate) / sigma if sigma else 0.0)
-    return float(np.max(found))
 
 
 def _train_theirs(

@@ -204,6 +204,22 @@ def side_of(ours: Flax, params: PyTree | None, inputs: Sequence[Array]) -> Side:
     return Plain(ours, params)
 
 
+@contextmanager
+def carries(dtype: DTypeLike) -> Iterator[None]:
+    """Let Flax's recurrent cells start from zeros of a dtype, whatever their own."""
+    cells = linen.RNNCellBase.__subclasses__() + nnx.RNNCellBase.__subclasses__()
+    with ExitStack() as patches:
+        for cell in cells:
+            if start := vars(cell).get("initialize_carry"):
+                wide = _then_cast(start, dtype)
+                patches.enter_context(mock.patch.object(cell, "initialize_carry", wide))
+        yield
+
+
+def _then_cast(start: Callable[..., PyTree], dtype: DTypeLike) -> Callable[..., PyTree]:
+    return lambda *args, **kwargs: cast(start(*args, **kwargs), dtype)
+
+
 def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """Return a tree with its floating-point arrays in another dtype."""
 

@@ -12,6 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ch4jax.interop import import_torch
+from ch4jax.parity._causes import Change, Operation
 from ch4jax.parity._flax import Calls, Path
 from ch4jax.parity._report import difference
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 Flattened = Mapping[str, Sequence[int]]
-# What a setting is called, in PyTorch and in Flax, and Flax's value of PyTorch's.
+LOSS = ("the loss",)  # its place, beside those of layers
+_CLOSE = 1e-9
+# What a setting is called, in PyTorch and in Flax.
 _SETTINGS = (
     ("epsilon", "eps", "epsilon"),
     ("number of heads", "num_heads", "num_heads"),
@@ -31,43 +35,77 @@ _SETTINGS = (
 
 
 class Place(NamedTuple):
-    """A layer's input or output in the order of PyTorch's forward pass."""
+    """A layer's input or output in the order of PyTorch's forward pass.
+
+    Attributes:
+      path: of PyTorch's module.
+      when: "into" or "out of".
+      difference: infinite if the sizes differ.
+      at: its number among what was noted in PyTorch.
+      ours: what Flax has there.
+      theirs: what PyTorch has there.
+    """
 
     path: Path
     when: str
     difference: float
+    at: int
+    ours: np.ndarray
+    theirs: np.ndarray
 
     def __str__(self) -> str:
-        return _place(self.path, self.when)
+        return f"{self.when} {_name(self.path)}"
 
 
 @contextmanager
-def watched(module: "torch.nn.Module") -> Iterator[Calls]:
-    """Collect what goes into and comes out of each module of PyTorch, in order."""
+def watched(
+    module: "torch.nn.Module", changes: Mapping[int, Change]
+) -> Iterator[tuple[Calls, list[Operation]]]:
+    """Collect what goes into and comes out of each module of PyTorch, and what it runs.
+
+    Args:
+      module: of PyTorch.
+      changes: what runs in place of the operations of these numbers.
+    """
+    torch = import_torch()
     calls: Calls = []
+    operations: list[Operation] = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, _, args=(), kwargs=None):
+            number, kwargs = len(operations), kwargs or {}
+            operations.append(Operation(len(calls), function, args, kwargs))
+            return changes.get(number, function)(*args, **kwargs)
 
     def hooks(name: str, part: "torch.nn.Module") -> list[Any]:
         path = tuple(name.split(".")) if name else ()
 
-        def before(_: "torch.nn.Module", args: tuple, kwargs: dict) -> None:
-            calls.append((path, "into", (args, kwargs), part))
+        def note(when: str, value: PyTree) -> None:
+            with torch._C.DisableTorchFunction():  # a copy: it may change in place
+                calls.append((path, when, first_array(value), part))
 
-        def after(_: "torch.nn.Module", args: tuple, outputs: PyTree) -> None:
-            calls.append((path, "out of", outputs, part))
-
-        pre = part.register_forward_pre_hook(before, with_kwargs=True)
-        return [pre, part.register_forward_hook(after)]
+        pre = part.register_forward_pre_hook(
+            lambda _, args, kwargs: note("into", (args, kwargs)), with_kwargs=True
+        )
+        return [pre, part.register_forward_hook(lambda _, __, out: note("out of", out))]
 
     handles = [h for name, part in module.named_modules() for h in hooks(name, part)]
     try:
-        yield calls
+        with Watch():
+            yield calls, operations
     finally:
         for handle in handles:
             handle.remove()
 
 
-def containers(pairs: Mapping[Path, Path]) -> dict[Path, Path]:
-    """Return the pairs, and those of modules that hold the same layers."""
+def pairs_of(names: Mapping[str, str], module: "torch.nn.Module") -> dict[Path, Path]:
+    """Return the pairs of layers, and those of modules that hold the same layers."""
+    modules = dict(module.named_modules())
+    pairs: dict[Path, Path] = {}
+    for name, path in names.items():
+        while name not in modules:  # it is one of several layers in a recurrent module
+            name = name.rpartition(".")[0]
+        pairs[tuple(name.split("."))] = tuple(path.split("/"))
     found = dict(pairs)
     for theirs in {path[:i] for path in pairs for i in range(len(path))}:
         inside = {v for k, v in pairs.items() if k[: len(theirs)] == theirs}
@@ -75,62 +113,141 @@ def containers(pairs: Mapping[Path, Path]) -> dict[Path, Path]:
         below = {v for v in pairs.values() if v[: len(ours)] == ours}
         if len(inside) > 1 and inside == below:
             found.setdefault(theirs, tuple(ours))
-    return {(): ()} | found
+    return {(): (), LOSS: LOSS} | found
 
 
 def places(
     ours: Calls, theirs: Calls, pairs: Mapping[Path, Path], flattened: Flattened
 ) -> list[Place]:
-    """Return how far apart each pair of inputs and outputs is, where shapes fit."""
+    """Return how far apart each pair of inputs and outputs is.
+
+    Values of one size and other shapes are left out, unless the layout is known.
+    """
     values = defaultdict(list)
     for path, when, value, _ in ours:
-        values[path, when].append(_first(value))
+        values[path, when].append(first_array(value))
     turn: dict[tuple[Path, str], int] = defaultdict(int)
     found = []
-    for path, when, value, _ in theirs:
+    for at, (path, when, b, module) in enumerate(theirs):
         if path not in pairs:
             continue
         key = pairs[path], when
         turn[key] += 1
         if turn[key] > len(values[key]):
             continue
-        a, b = values[key][turn[key] - 1], _first(value)
-        apart = _apart(a, b, flattened.get(".".join(path)))
-        if apart != math.inf:  # of one shape
-            found.append(Place(path, when, apart))
+        a = values[key][turn[key] - 1]
+        if a is None or b is None:
+            continue
+        apart, b = min(
+            ((difference(a, x), x) for x in _layouts(b, flattened.get(".".join(path)))),
+            key=lambda pair: pair[0],
+        )
+        one_array = getattr(module, "weight", None) is not None  # no recurrent layer
+        if apart < math.inf or math.isnan(apart) or (one_array and a.size != b.size):
+            found.append(Place(path, when, apart, at, a, b))
     return found
 
 
-def first_part(found: Sequence[Place], theirs: Calls, allowed: float) -> str:
-    """Return where the modules part, in words; empty if they do not."""
-    agreed = "the input"
-    for place in found:
-        if place.difference <= allowed:
-            agreed = str(place)
-            continue
-        inside = [path for path, *_ in theirs if path[: len(place.path)] == place.path]
-        if place.when == "out of" and set(inside) == {place.path}:
-            name = ".".join(place.path) or "the whole module"
-            return f"{name}, whose output is {place.difference:.1e} apart"
-        between = _between(theirs, agreed, str(place))
-        runs = f"; there PyTorch runs {', '.join(between)}" if between else ""
-        return (
-            f"between {agreed} and {place}, which is {place.difference:.1e} apart{runs}"
-        )
+def first_part(found: Sequence[Place], n: int, theirs: Calls, runs: str) -> str:
+    """Return in words that the place of number `n` is the first that differs."""
+    place = found[n]
+    agreed = str(found[n - 1]) if n and found[n - 1].at else "the input"
+    inside = {path for path, *_ in theirs if path[: len(place.path)] == place.path}
+    apart = f"{place.difference:.1e} apart"
+    if place.when == "out of" and place.path != LOSS and inside == {place.path}:
+        return f"{_name(place.path)}, whose output is {apart}"
+    there = f"; there PyTorch runs {runs}" if runs else ""
+    return f"between {agreed} and {place}, which is {apart}{there}"
+
+
+def first_gradient(
+    found: Sequence[Place], pairs: Mapping[Path, Path], gradients: Mapping[str, float]
+) -> str:
+    """Return the last layer whose gradient differs: it is the first in going back."""
+    for place in reversed(found):
+        start = "/".join(pairs[place.path])
+        apart = [x for name, x in gradients.items() if name.startswith(f"{start}/")]
+        if start and place.when == "into" and not max(apart, default=0.0) <= _CLOSE:
+            return (
+                f"the gradient of {_name(place.path)}, {max(apart):.1e} apart after "
+                "an equal forward pass"
+            )
     return ""
 
 
+def tied(module: "torch.nn.Module", names: Mapping[str, str]) -> list[str]:
+    """Return which parameters are one in PyTorch and several in Flax."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups[id(parameter)].append(name)
+    notes = []
+    for same in groups.values():
+        layers = [name.rpartition(".")[0] for name in same]
+        ours = {names[layer] for layer in layers if layer in names}
+        if len(ours) > 1:
+            notes.append(
+                f"{' and '.join(same)} are one parameter in PyTorch, and in Flax "
+                f"{' and '.join(sorted(ours))} are not tied"
+            )
+    return notes
+
+
+def two_biases(module: "torch.nn.Module", params: PyTree) -> bool:
+    """Whether PyTorch has more numbers, and recurrent layers with two biases."""
+    recurrent = any(hasattr(part, "bias_ih_l0") for part in module.modules())
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return recurrent and count > sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def values_notes(place: Place, theirs: Calls) -> list[str]:
+    """Return what Flax's value seems to be, where it is not PyTorch's."""
+    a, b = place.ours, place.theirs
+    if a.size != b.size:
+        return [f"{place} is {a.shape} in Flax and {b.shape} in PyTorch"]
+    notes = []
+    for path, when, value, _ in theirs:
+        if value is None or path == LOSS or (path, when) == (place.path, place.when):
+            continue
+        same = (difference(a, x) <= _CLOSE for x in _layouts(value, None))
+        if value.size > 1 and any(same):
+            notes.append(f"{place}, Flax has what PyTorch has {when} {_name(path)}")
+            break
+    scale = float(np.vdot(b, a) / max(float(np.vdot(b, b)), 1e-300))
+    if b.size and difference(a, scale * b) <= _CLOSE and scale:
+        notes.append(f"{place}, Flax's value is {scale:.6g} times PyTorch's")
+    elif a.size > 1 and difference(np.sort(a, None), np.sort(b, None)) <= _CLOSE:
+        notes.append(f"{place}, Flax has PyTorch's numbers in another order")
+    return notes
+
+
+def order_notes(ours: Calls, theirs: Calls, pairs: Mapping[Path, Path]) -> list[str]:
+    """Return the first two layers that the two sides run in another order."""
+    leaves = {pairs[path]: path for path, *_ in theirs if path in pairs}
+    inner = {path for path in leaves if path and path != LOSS}
+    inner -= {path[:i] for path in inner for i in range(len(path))}
+    used = [path for path, when, *_ in ours if when == "into" and path in inner]
+    wanted = [
+        pairs[p] for p, when, *_ in theirs if when == "into" and pairs.get(p) in inner
+    ]
+    for a, b in zip(used, wanted, strict=False):
+        if a != b:
+            return [
+                f"Flax runs {_name(leaves[a])} where PyTorch runs {_name(leaves[b])}"
+            ]
+    return []
+
+
 def settings(
-    ours: Calls, theirs: Calls, pairs: Mapping[Path, Path], *, trained: bool
+    ours: Calls, theirs: Calls, pairs: Mapping[Path, Path], equal: set[Path]
 ) -> list[str]:
-    """Return in which settings paired layers differ."""
+    """Return in which settings paired layers differ; the output of some is equal."""
     mine = {path: module for path, _, _, module in ours}
     notes = []
     for path, module in {path: module for path, _, _, module in theirs}.items():
         other = mine.get(pairs.get(path, ("?",)))
         if other is None:
             continue
-        name, kind = ".".join(path), type(module).__name__
+        name = _name(path)
         for words, attribute, flax in _SETTINGS:
             a, b = getattr(module, attribute, None), getattr(other, flax, None)
             if a is None or not hasattr(other, flax):
@@ -138,21 +255,23 @@ def settings(
             a, b = _plain(a), _plain(1 if b is None else b)
             if a != b:
                 notes.append(f"{words} {b} of {name} for PyTorch's {a}")
-        if "BatchNorm" in kind and isinstance(
-            momentum := getattr(other, "momentum", None), float
-        ):
-            if abs(1 - momentum - module.momentum) > 1e-6:
+        if "BatchNorm" in type(module).__name__:
+            momentum = getattr(other, "momentum", None)
+            if (
+                isinstance(momentum, float)
+                and abs(1 - momentum - module.momentum) > 1e-6
+            ):
                 notes.append(
                     f"momentum {momentum:g} of {name} for {1 - module.momentum:g}, "
                     f"which PyTorch writes {module.momentum:g}"
                 )
-            if trained:
-                notes.append(
-                    f"running variance of {name}: PyTorch's is unbiased, Flax's is not"
-                )
         padding, own = getattr(module, "padding", None), getattr(other, "padding", None)
-        stride = _plain(getattr(module, "stride", 1))
-        if own == "SAME" and padding is not None and stride != 1:
+        if (
+            path not in equal
+            and own == "SAME"
+            and padding is not None
+            and _plain(module.stride) != 1
+        ):
             notes.append(
                 f'padding "SAME" of {name} for PyTorch\'s {padding}: with strides Flax '
                 "pads more at the end"
@@ -165,49 +284,30 @@ def settings(
     return notes
 
 
-def _first(value: PyTree) -> np.ndarray | None:
-    """Return the first array in a value whose entries are known."""
+def first_array(value: PyTree) -> np.ndarray | None:
+    """Return a copy of the first array in a value whose entries are known."""
     for leaf in jax.tree.leaves(value):
         if isinstance(leaf, Tracer):
             return None
         if hasattr(leaf, "detach"):
-            return leaf.detach().cpu().numpy()
+            return np.array(leaf.detach().cpu().numpy())
         if isinstance(leaf, jax.Array | np.ndarray):
             return np.asarray(leaf)
     return None
 
 
-def _apart(
-    ours: np.ndarray | None, theirs: np.ndarray | None, size: Sequence[int] | None
-) -> float:
-    """Return the difference; PyTorch may have channels first."""
-    if ours is None or theirs is None:
-        return math.inf
-    layouts = [theirs]
-    if theirs.ndim > 2:
-        layouts.append(np.moveaxis(theirs, 1, -1))
-    if size and theirs.shape[-1] == math.prod(size):
-        images = np.moveaxis(theirs.reshape(-1, *size), 1, -1)
-        layouts.append(images.reshape(theirs.shape))
-    return min(difference(ours, layout) for layout in layouts)
+def _layouts(x: np.ndarray, size: Sequence[int] | None) -> list[np.ndarray]:
+    """Return a value of PyTorch's in the layouts that Flax may have it in."""
+    found = [x]
+    if x.ndim > 2:
+        found.append(np.moveaxis(x, 1, -1))
+    if size and x.shape[-1] == math.prod(size):
+        found.append(np.moveaxis(x.reshape(-1, *size), 1, -1).reshape(x.shape))
+    return found
 
 
-def _place(path: Path, when: str) -> str:
-    return f"{when} {'.'.join(path) or 'the whole module'}"
-
-
-def _between(theirs: Calls, start: str, end: str) -> list[str]:
-    """Return the modules of PyTorch without parameters that run between two places."""
-    shown: list[str] = []
-    on = start == "the input"
-    for path, when, _, module in theirs:
-        place = _place(path, when)
-        if place == end:
-            break
-        if on and when == "out of" and not list(module.parameters()):
-            shown.append(f"{'.'.join(path)} ({module})")
-        on = on or place == start
-    return shown if on else []
+def _name(path: Path) -> str:
+    return ".".join(path) or "the whole module"
 
 
 def _plain(value: PyTree) -> PyTree:

@@ -1,5 +1,7 @@
 """The same dropout masks on both sides: recorded in JAX, applied in PyTorch."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,10 +14,12 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
+from ch4jax.parity._report import Check
 
 if TYPE_CHECKING:
     import torch
 
+SIGMAS = 5.0  # how far chance may take a count
 _REFUSED = (
     *("dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
     "feature_alpha_dropout",
@@ -32,6 +36,48 @@ class Mask(NamedTuple):
 
     kept: Array | np.ndarray
     rate: float
+
+
+def mask_checks(steps: Sequence[Sequence[Mask]]) -> list[Check]:
+    """Check that masks drop as often as they should, and that no two are correlated.
+
+    Differences are in standard deviations of what independent coins give.
+
+    Args:
+      steps: the masks of each step of a run, as many and of the same sizes in all.
+    """
+    columns = [
+        (column[0].rate, np.stack([np.ravel(mask.kept) for mask in column]))
+        for column in zip(*steps, strict=True)
+        if 0 < column[0].rate < 1
+    ]
+    kept = [masks for _, masks in columns]
+    found = {
+        "fraction kept by the masks": [
+            abs(masks.mean() - (1 - rate)) / math.sqrt(rate * (1 - rate) / masks.size)
+            for rate, masks in columns
+        ],
+        "masks of two layers, correlation": [
+            _correlation(a, b) for a, b in itertools.pairwise(kept)
+        ],
+        "masks of two steps, correlation": [
+            _correlation(masks[1:], masks[:-1]) for masks in kept
+        ],
+    }
+    return [
+        Check(3, what, "", float(np.max(apart)), SIGMAS)
+        for what, apart in found.items()
+        if apart
+    ]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the correlation of two masks a step, in standard deviations of chance."""
+    width = min(a.shape[1], b.shape[1])
+    a, b = a[:, :width].ravel(), b[:, :width].ravel()
+    if not a.size or not 0 < a.mean() < 1 or not 0 < b.mean() < 1:
+        return 0.0
+    return abs(float(np.corrcoef(a, b)[0, 1])) * math.sqrt(a.size)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Optimizers of Optax and of PyTorch that take the same steps."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
+from ch4jax.parity._causes import EPSILONS
 
 RATE, DECAY, STEPS = 0.01, 0.1, 100
 
@@ -103,3 +105,80 @@ def optimizers() -> Mapping[str, Pair]:
         ),
         "Adagrad": Pair(adagrad(RATE), plain(optim.Adagrad)),
     }
+
+
+def variants(step: Callable[[], Any]) -> dict[str, optax.GradientTransformation]:
+    """Return what Optax may have for PyTorch's optimizer, by words; the right first.
+
+    Args:
+      step: the method of that name; of anything else no variants are known.
+    """
+    optimizer = getattr(step, "__self__", None)
+    if optimizer is None or not hasattr(optimizer, "param_groups"):
+        return {}
+    group = optimizer.param_groups[0]
+    rate, decay = group["lr"], group["weight_decay"]
+    kind, factors = type(optimizer).__name__, (0.1, 0.5, 2.0, 10.0)
+
+    def l2(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.chain(optax.add_decayed_weights(decay), inner)
+
+    if kind in ("Adam", "AdamW"):
+        betas, eps = group["betas"], group["eps"]
+        adam = partial(optax.adam, rate, *betas)
+        apart = partial(optax.adamw, b1=betas[0], b2=betas[1], weight_decay=decay)
+
+        def right(rate: float, eps: float) -> optax.GradientTransformation:
+            if kind == "AdamW":
+                return apart(rate, eps=eps)
+            return l2(optax.adam(rate, *betas, eps=eps))
+
+        return {
+            "": right(rate, eps),
+            "epsilon inside of the root": l2(adam(eps=0.0, eps_root=eps)),
+            "Nesterov's momentum": l2(adam(eps=eps, nesterov=True)),
+            "decay in the gradient (L2)": l2(adam(eps=eps)),
+            "decay apart from the gradient (AdamW)": apart(rate, eps=eps),
+            "no decay": adam(eps=eps),
+            "Optax's defaults for AdamW, decay 0.0001": optax.adamw(rate),
+            **{
+                f"epsilon {e:g} for PyTorch's {eps:g}": right(rate, e) for e in EPSILONS
+            },
+            **{f"{f:g} times PyTorch's rate": right(f * rate, eps) for f in factors},
+        }
+    if kind == "SGD":
+        momentum, nesterov = group["momentum"], group["nesterov"]
+        sgd = partial(optax.sgd, rate)
+        sgd_at = partial(optax.sgd, momentum=momentum, nesterov=nesterov)
+        late = optax.chain(
+            optax.trace(momentum), optax.add_decayed_weights(decay), sgd()
+        )
+        return {
+            "": l2(sgd_at(rate)),
+            "no momentum": l2(sgd()),
+            "no decay": sgd_at(rate),
+            "Nesterov's momentum": l2(sgd(momentum, nesterov=True)),
+            "plain momentum": l2(sgd(momentum)),
+            "decay after the momentum": late,
+            **{
+                f"{f:g} times PyTorch's rate": l2(
+                    optax.sgd(f * rate, momentum, nesterov)
+                )
+                for f in factors
+            },
+        }
+    if kind == "RMSprop":
+        rmsprop = partial(optax.rmsprop, rate, eps=group["eps"])
+        return {
+            "": rmsprop(group["alpha"], eps_in_sqrt=False),
+            "epsilon inside of the root": rmsprop(group["alpha"]),
+            "decay 0.9": rmsprop(0.9, eps_in_sqrt=False),
+            "Optax's decay of 0.9, and epsilon inside of the root": optax.rmsprop(rate),
+        }
+    if kind == "Adagrad":
+        ours = optax.adagrad(rate)
+        return {
+            "": adagrad(rate),
+            "a start of 0.1, and epsilon inside of the root": ours,
+        }
+    return {}

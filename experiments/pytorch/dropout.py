@@ -1,12 +1,11 @@
 """The dropout MLP (D2L 5.6) on both sides."""
 
 import jax
-from flax import linen
 from jax import numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from torch import nn
 
-from ch4jax import dropout, parameters
+from ch4jax import dropout
 from ch4jax.data.fashion_mnist import FashionMNIST
 from experiments.pytorch import twins
 from experiments.pytorch.images import classifier, cross_entropy
@@ -27,39 +26,15 @@ def flax(hidden: tuple[int, int]) -> Ours:
         rngs = None if key is None else {"dropout": key}
         return jnp.asarray(model.apply(params, x, train=key is not None, rngs=rngs))
 
-    def masks(params: PyTree, x: Array, key: PRNGKeyArray) -> list[Array]:
-        # Kernels of zero and biases of one make every activation 1 before it meets
-        # its mask, so what is zero after it was dropped.
-        zeros, ones = linen.initializers.zeros, linen.initializers.ones
-        _, state = model.apply(
-            parameters.reinitialize(params, {"*kernel": zeros, "*bias": ones}, key=key),
-            x,
-            train=True,
-            rngs={"dropout": key},
-            capture_intermediates=lambda layer, _: isinstance(layer, linen.Dropout),
-        )
-        found = [state["intermediates"][f"Dropout_{i}"] for i in range(len(RATES))]
-        return [jnp.asarray(layer["__call__"][0] != 0) for layer in found]
-
-    return Ours(init, predict, cross_entropy, masks)
+    return Ours(init, predict, cross_entropy)
 
 
 def scratch(hidden: tuple[int, int]) -> Ours:
     """Return the functions that are written with arrays alone."""
-
-    def masks(params: PyTree, x: Array, key: PRNGKeyArray) -> list[Array]:
-        ones = [jnp.ones((len(x), width)) for width in hidden]
-        keys = [jax.random.fold_in(key, i) for i in range(len(RATES))]
-        return [
-            dropout.dropout_layer(layer, rate, key=layer_key) != 0
-            for layer, rate, layer_key in zip(ones, RATES, keys, strict=True)
-        ]
-
     return Ours(
         lambda key: dropout.init_mlp((784, *hidden, 10), std=STD, key=key),
         lambda params, x, key: dropout.mlp(params, x, RATES, key=key),
         cross_entropy,
-        masks,
     )
 
 

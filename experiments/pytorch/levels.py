@@ -6,7 +6,6 @@ runs that share nothing, is that of `experiments.pytorch.outcomes`.
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,7 +16,7 @@ from jax import numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ch4jax import parity, training
-from experiments.pytorch import twins
+from ch4jax.parity import Check
 from experiments.pytorch.systems import (
     System,
     as_arrays,
@@ -25,19 +24,17 @@ from experiments.pytorch.systems import (
     as_tree,
     module_with,
 )
-from experiments.pytorch.verdicts import Verdict
 
 EXACT = 1e-12  # in float64
 ROUNDED = 1e-4  # in float32
 CHAOTIC = 1e-9  # in float64, of a run that amplifies rounding
-SIGMAS = 5.0  # how far chance may take a count
 TOLERANCES = {"float64": EXACT, "float32": ROUNDED}  # of levels 1 and 2
 TORCH_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def given_the_same(
     system: System, key: PRNGKeyArray
-) -> tuple[list[Verdict], dict[str, list[float]]]:
+) -> tuple[list[Check], dict[str, list[float]]]:
     """Return the verdicts of levels 1 to 3, and the course of a run in each dtype."""
     verdicts = []
     for dtype in TOLERANCES:
@@ -58,7 +55,7 @@ def difference(ours: PyTree, theirs: PyTree) -> float:
     return float(np.max([parity.difference(*pair) for pair in pairs]))
 
 
-def same_numbers(system: System, dtype: str, key: PRNGKeyArray) -> list[Verdict]:
+def same_numbers(system: System, dtype: str, key: PRNGKeyArray) -> list[Check]:
     """Level 1: outputs, loss and gradients in training mode, on the first batch."""
     with jax.enable_x64(dtype == "float64"):
         params = system.start(key)
@@ -82,57 +79,31 @@ def same_numbers(system: System, dtype: str, key: PRNGKeyArray) -> list[Verdict]
         "gradients": (grads, torch_grads),
     }
     return [
-        Verdict(
-            system.name, 1, f"{what}, {dtype}", difference(*pair), TOLERANCES[dtype]
-        )
+        Check(1, f"{what}, {dtype}", "", difference(*pair), TOLERANCES[dtype])
         for what, pair in pairs.items()
     ]
 
 
-def honest_masks(system: System, key: PRNGKeyArray) -> list[Verdict]:
-    """Level 1: masks keep the right fraction, and no two of them are correlated.
-
-    Differences are in standard deviations of what independent coins give.
-    """
-    if system.ours.masks is None:
-        return []
+def honest_masks(system: System, key: PRNGKeyArray) -> list[Check]:
+    """Level 1: masks keep the right fraction, and no two of them are correlated."""
     params = system.start(key)
-    drawn = []
-    for step, (batch, run_key) in enumerate(itertools.islice(steps(system, key), 2)):
-        step_key = jax.random.fold_in(run_key, step)
-        masks = system.ours.masks(params, batch.inputs, step_key)
-        drawn.append([np.asarray(mask) for mask in masks])
-    counts = [
-        abs(mask.mean() - (1 - rate)) / math.sqrt(rate * (1 - rate) / mask.size)
-        for masks in drawn
-        for mask, rate in zip(masks, system.rates, strict=True)
+    drawn = [
+        masks_of(system, params, batch, jax.random.fold_in(run_key, step))
+        for step, (batch, run_key) in enumerate(itertools.islice(steps(system, key), 2))
     ]
-    layers = [correlation(a, b) for a, b in itertools.pairwise(drawn[0])]
-    later = [correlation(a, b) for a, b in zip(*drawn, strict=True)]
     return [
-        Verdict(system.name, 1, f"{what} (deviations)", float(np.max(found)), SIGMAS)
-        for what, found in (
-            ("fraction kept by the masks", counts),
-            ("masks of two layers, correlation", layers),
-            ("masks of two steps, correlation", later),
-        )
+        check._replace(level=1, what=f"{check.what} (deviations)")
+        for check in parity.mask_checks(drawn)
     ]
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation of two masks, in standard deviations of chance."""
-    width = min(a.shape[1], b.shape[1])
-    a, b = a[:, :width].ravel(), b[:, :width].ravel()
-    return abs(float(np.corrcoef(a, b)[0, 1])) * math.sqrt(a.size)
-
-
-def one_step(system: System, dtype: str, key: PRNGKeyArray) -> list[Verdict]:
+def one_step(system: System, dtype: str, key: PRNGKeyArray) -> list[Check]:
     """Level 2: the parameters after one step of each optimiser."""
     verdicts = []
     for name in system.optimizers:
         (apart,), _ = whole_run(system, dtype, key, optimizer=name, num_steps=1)
         what = f"{name}, {dtype}"
-        verdicts.append(Verdict(system.name, 2, what, apart, TOLERANCES[dtype]))
+        verdicts.append(Check(2, what, "", apart, TOLERANCES[dtype]))
     return verdicts
 
 
@@ -178,19 +149,19 @@ def whole_run(
         return course, as_tree(module, params)
 
 
-def every_row(system: System, key: PRNGKeyArray) -> Verdict:
+def every_row(system: System, key: PRNGKeyArray) -> Check:
     """Level 3: rows of the first epoch that are not seen exactly once."""
     epoch = system.batches(system._replace(epochs=1), key)
     dealt = np.concatenate([rows[real] for rows, real, _ in epoch])
     every = np.arange(len(system.data[0]))
     seen = np.bincount(dealt, minlength=len(every))
     wrong = float((seen != np.isin(every, system.rows)).sum())
-    return Verdict(system.name, 3, "rows not seen once in an epoch", wrong, 0.0)
+    return Check(3, "rows not seen once in an epoch", "", wrong, 0.0)
 
 
 def whole_runs(
     system: System, key: PRNGKeyArray, course: list[float], theirs: PyTree
-) -> list[Verdict]:
+) -> list[Check]:
     """Level 3: whole runs in float64, step by step and by the compiled program.
 
     Training amplifies rounding, at the book's learning rate of 0.5 by up to 1e6 in 240
@@ -225,13 +196,13 @@ def whole_runs(
             note = f" (one rounding: {rounding:.0e})"
     taken = f"{len(course)} steps, float64"
     verdicts = [
-        Verdict(system.name, 3, f"{first}, {taken}{note}", apart, bound),
-        Verdict(system.name, 3, f"{first}, compiled, float64{note}", compiled, bound),
+        Check(3, f"{first}, {taken}{note}", "", apart, bound),
+        Check(3, f"{first}, compiled, float64{note}", "", compiled, bound),
     ]
     for name in others:
         other, _ = whole_run(system, "float64", key, optimizer=name)
         apart = float(np.max(other))
-        verdicts.append(Verdict(system.name, 3, f"{name}, {taken}", apart, EXACT))
+        verdicts.append(Check(3, f"{name}, {taken}", "", apart, EXACT))
     return verdicts
 
 
@@ -252,6 +223,18 @@ def steps(
         yield training.Batch(inputs[rows], labels[rows], jnp.asarray(real)), step_key
 
 
+def masks_of(
+    system: System, params: PyTree, batch: training.Batch, key: PRNGKeyArray
+) -> list[parity.Mask]:
+    """Return the dropout masks that the package draws for a batch."""
+    if not system.rates:
+        return []
+    with parity.recorded() as masks:
+        system.ours.predict(params, batch.inputs, key)
+    pairs = zip(masks, system.rates, strict=True)
+    return [mask._replace(rate=rate) for mask, rate in pairs]
+
+
 def torch_forward(
     system: System,
     module: torch.nn.Module,
@@ -261,10 +244,9 @@ def torch_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return PyTorch's outputs and loss on the real rows, under our masks for `key`."""
     real = np.asarray(batch.real)
-    if system.ours.masks is not None:
-        masks = system.ours.masks(params, batch.inputs, key)
-        twins.give_masks(module, [torch.tensor(np.asarray(m)[real]) for m in masks])
     rows = (np.asarray(batch.inputs)[real], np.asarray(batch.labels)[real])
     x, labels = as_tensors(rows, next(module.parameters()).dtype)
-    outputs = module(x)
+    masks = masks_of(system, params, batch, key)
+    with parity.replayed_in_torch([m._replace(kept=m.kept[real]) for m in masks]):
+        outputs = module(x)
     return outputs, system.theirs.loss(module, outputs, labels)

@@ -34,13 +34,11 @@ class Ours(NamedTuple):
       predict: (parameters, inputs, key) -> outputs; a key of None drops nothing.
       row_losses: (parameters, outputs, labels) -> a loss for each row; training
         minimises their mean.
-      masks: (parameters, inputs, key) -> the dropout masks that `predict` draws.
     """
 
     init: Callable[[PRNGKeyArray], PyTree]
     predict: Callable[[PyTree, Array, PRNGKeyArray | None], Array]
     row_losses: Callable[[PyTree, Array, Array], Array]
-    masks: Callable[[PyTree, Array, PRNGKeyArray], list[Array]] | None = None
 
 
 class Theirs(NamedTuple):

@@ -36,33 +36,6 @@ def init_normal(network: nn.Module, std: float = 0.01) -> None:
             nn.init.normal_(layer.weight, std=std)
 
 
-class GivenDropout(nn.Dropout):
-    """Dropout whose mask is given; it says of each entry whether it is kept."""
-
-    def __init__(self, rate: float, mask: torch.Tensor) -> None:
-        super().__init__(rate)
-        self.mask = mask
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return what is kept, rescaled; in evaluation `input` itself."""
-        return input * self.mask / (1 - self.p) if self.training else input
-
-
-def give_masks(network: nn.Module, masks: Sequence[torch.Tensor]) -> None:
-    """Let the dropout layers of a network apply these masks, in their order.
-
-    Raises:
-      ValueError: if there is not one mask for each layer.
-    """
-    layers = [
-        (name, layer)
-        for name, layer in network.named_children()
-        if isinstance(layer, nn.Dropout)
-    ]
-    for (name, layer), mask in zip(layers, masks, strict=True):
-        setattr(network, name, GivenDropout(layer.p, mask))
-
-
 class MLP(nn.Module):
     """Twin of `ch4jax.blocks.MLP`."""
 

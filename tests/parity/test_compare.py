@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from ch4jax import blocks, dropout, interop, training, weight_decay
+from ch4jax import blocks, dropout, interop, parity, training, weight_decay
 from ch4jax.data import fashion_mnist
 from experiments import compare
 from experiments.common import cli
@@ -127,22 +127,24 @@ def test_a_missing_rescaling_is_found(perceptron, monkeypatch):
     assert "outputs, float64" in found
 
 
-def one_key_for_two_layers(params, rows, key):
-    ones = jnp.ones((len(rows), 16))
-    return [dropout.dropout_layer(ones, r, key=key) != 0 for r in (0.2, 0.5)]
+def one_key_for_two_layers(params, x, key):
+    for layer, rate in zip(params, (0.2, 0.5, 0.0), strict=True):
+        x = dropout.dropout_layer(x @ layer["kernel"], rate, key=key)
+    return x
 
 
-def one_key_for_two_steps(params, rows, _):
-    return dropout_systems.scratch((16, 16)).masks(params, rows, key())
+def one_key_for_two_steps(params, x, _):
+    return dropout.mlp(params, x, (0.2, 0.5), key=key())
 
 
 @pytest.mark.parametrize(
-    ("masks", "of"),
+    ("predict", "of"),
     [(one_key_for_two_layers, "layers"), (one_key_for_two_steps, "steps")],
 )
-def test_a_key_used_twice_is_found(masks, of, perceptron):
+def test_a_key_used_twice_is_found(predict, of, perceptron):
+    system = with_ours(perceptron, predict=predict)
     with jax.debug_key_reuse(False):
-        found = failed(levels.honest_masks(with_ours(perceptron, masks=masks), key()))
+        found = failed(levels.honest_masks(system, key()))
     assert found == [f"masks of two {of}, correlation (deviations)"]
 
 
@@ -206,22 +208,22 @@ def test_outcomes_that_differ_by_the_margin_are_not_equivalent():
     outcome = regression.outcome._replace(runs=8, epochs=2, margin=1.0)
     runs = outcomes.independent_runs(regression, outcome, key())
     assert runs.ours.shape == runs.theirs.shape == (8,)
-    near = outcomes.equivalence(regression, runs)
+    near = runs.check
     assert near.difference == np.abs(runs.interval).max()
 
     wide = outcome._replace(margin=1.01 * near.difference)
     narrow = outcome._replace(margin=0.99 * near.difference)
     for changed, passes in ((wide, True), (narrow, False)):
         runs = outcomes.independent_runs(regression, changed, key())
-        assert outcomes.equivalence(regression, runs).passed == passes
-        assert (runs.p < outcomes.ALPHA) == passes
+        assert runs.check.passed == passes
+        assert (runs.p < 0.05) == passes
 
 
 def test_a_difference_that_is_no_number_fails():
     nan, zeros = {"w": jnp.array([jnp.nan])}, {"w": jnp.zeros(1)}
     for ours, theirs in ((nan, zeros), (zeros, nan)):
         apart = levels.difference(ours, theirs)
-        assert not levels.Verdict("system", 1, "what", apart, 1e-12).passed
+        assert not parity.Check(1, "what", "", apart, 1e-12).passed
 
 
 def run_weight_decay(system, out, monkeypatch):

@@ -45,10 +45,10 @@ def test_the_pair_gives_what_the_page_says(pair, tmp_path, monkeypatch):
 
 
 def test_every_block_is_run_and_every_section_is_in_the_contents():
-    assert [language for language, _ in BLOCK.findall(PAGE)] == [
-        *("python both", "python torch", "python jax"),
-        *("python torch", "python jax") * len(PAIRS),
-    ]
+    for section in (SETUP, *PAIRS):
+        languages = [language for language, _ in BLOCK.findall(section)]
+        assert languages[-2:] == ["python torch", "python jax"]
+        assert languages[:-2] in ([], ["python both"])
     words = [re.sub(r"[^\w -]", "", title(pair)) for pair in PAIRS]
     anchors = [text.lower().replace(" ", "-") for text in words]
     assert re.findall(r"\(#(.*?)\)", CONTENTS) == anchors

@@ -1,0 +1,387 @@
+"""Causes by trial: change an operation of PyTorch, and see if the difference goes.
+
+An operation that runs between the last place that agrees and the first that does not is
+replaced by what a port may have made of it: another setting, axis or order, or none.
+"""
+
+import inspect
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ch4jax.errors import Mismatch
+from ch4jax.interop import import_torch
+from ch4jax.interop._torch import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+Change = Callable[..., Any]  # what runs in place of an operation
+MOST_TRIALS, MOST_NAMED, MOST_SHOWN = 600, 3, 12
+EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 0.0)
+_EITHER = True, False
+# What a setting may be instead, by its name, whatever the operation; `dim` is any axis.
+_SETTINGS: Mapping[str, Sequence[Any]] = {
+    "eps": EPSILONS,
+    "approximate": ("none", "tanh"),
+    **dict.fromkeys(("align_corners", "antialias", "ceil_mode"), _EITHER),
+    **dict.fromkeys(("count_include_pad", "is_causal", "training"), _EITHER),
+    **dict.fromkeys(("bias", "attn_mask", "key_padding_mask"), (None,)),
+    "mode": ("nearest", "nearest-exact", "bilinear", "bicubic"),
+    "scale": (1.0,),
+    "label_smoothing": (0.0, 0.05, 0.1, 0.2),
+    "reduction": ("mean", "sum"),
+    "correction": (0, 1),
+    "unbiased": _EITHER,
+    "diagonal": (-1, 0, 1),
+    "negative_slope": (0.01, 0.1, 0.2, 0.3),
+    **dict.fromkeys(("num_groups", "num_heads"), (1, 2, 3, 4, 8, 16, 32)),
+    **dict.fromkeys(("padding", "stride", "dilation"), (0, 1, 2, 3)),
+}
+_UNLISTED = {  # settings that PyTorch's own list of signatures leaves out
+    "scaled_dot_product_attention": {"is_causal": False, "scale": None},
+    "var": {"correction": 1},
+    "std": {"correction": 1},
+    "tril": {"diagonal": 0},
+    "triu": {"diagonal": 0},
+}
+_KINDS = (  # those of one kind take each other's place
+    (
+        *("relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "elu", "leaky_relu"),
+        *("mish", "hardswish", "hardtanh", "selu", "softsign"),
+    ),
+    ("mean", "sum", "amax"),
+    ("softmax", "log_softmax"),
+    ("add", "sub", "mul", "div"),
+    ("max_pool1d", "avg_pool1d"),
+    ("max_pool2d", "avg_pool2d"),
+)
+_SILENT = {
+    *("get", "dim", "size", "set_grad_enabled", "type", "new_tensor", "float", "to"),
+    *("is_floating_point", "contiguous", "clone", "zeros", "ones", "empty", "tensor"),
+}
+# What an operation raises that gets what it cannot take, or shapes that do not fit.
+_UNFIT = (
+    *(ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError),
+    *(ValueError, Mismatch),
+)
+
+
+class Operation(NamedTuple):
+    """A call of PyTorch.
+
+    Attributes:
+      after: how many inputs and outputs of modules had been noted before.
+      function: what was called.
+      args: with what.
+      kwargs: with what.
+    """
+
+    after: int
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What PyTorch calls it."""
+        return getattr(self.function, "__name__", "?").strip("_")
+
+    def __str__(self) -> str:
+        numbers = [f"{x:g}" for x in self.args if isinstance(x, int | float)]
+        words = [f"{k}={v!r}" for k, v in self.kwargs.items() if isinstance(v, str)]
+        shown = ", ".join(numbers + words)
+        return f"{self.name}({shown})" if shown else self.name
+
+
+def shown(operations: Sequence[Operation]) -> str:
+    """Return the operations in words, without those that compute nothing."""
+    words = [str(o) for o in operations if o.name not in _SILENT]
+    more = f" and {len(words) - MOST_SHOWN} more" if words[MOST_SHOWN:] else ""
+    return ", ".join(words[:MOST_SHOWN]) + more
+
+
+def tried(
+    operations: Mapping[int, Operation], agrees: Callable[[Mapping[int, Change]], bool]
+) -> list[str]:
+    """Return the changes with which both sides agree, in words.
+
+    Args:
+      operations: those that may differ, by their number in the forward pass.
+      agrees: runs PyTorch with the changes of the operations of these numbers.
+    """
+    trials: dict[str, dict[int, Change]] = defaultdict(dict)
+    for number, operation in operations.items():
+        if operation.name not in _SILENT:
+            for words, change in _alternatives(operation):
+                trials[words][number] = change
+    single = [
+        (words, {number: change})
+        for words, changes in trials.items()
+        for number, change in changes.items()
+        if len(changes) > 1
+    ]
+    found: dict[str, None] = {}
+    for words, changes in [*trials.items(), *single][:MOST_TRIALS]:
+        try:
+            if words not in found and agrees(changes):
+                found[words] = None
+        except _UNFIT:
+            continue
+        if len(found) == MOST_NAMED:
+            break
+    return [f"{words} (with that, PyTorch agrees)" for words in found]
+
+
+def of_state(apart: Mapping[str, float]) -> list[str]:
+    """Return which changed state differs, the largest differences first."""
+    wrong = sorted(
+        ((x, name) for name, x in apart.items() if not x <= 1e-12), reverse=True
+    )
+    notes = [f"state {name} is {x:.1e} apart" for x, name in wrong[:MOST_NAMED]]
+    if wrong and all("var" in name for _, name in wrong):
+        notes.append("running variance: PyTorch's is unbiased, Flax's is not")
+    elif wrong:
+        notes.append("momentum of BatchNorm, where PyTorch's 0.1 is Flax's 0.9")
+    return notes
+
+
+def _alternatives(o: Operation) -> Iterator[tuple[str, Change]]:
+    """Yield what may take the place of an operation, in words and as a function."""
+    f = o.function
+    first = next((x for x in o.args if is_tensor(x)), None)
+    if first is not None:
+        yield f"no {o}", lambda x, *_, **__: x
+    for name, now in _arguments(o).items():
+        for value in _values(name, now, first):
+            word = "a tensor" if is_tensor(now) else repr(now)
+            yield (
+                f"{name}={value!r} of {o.name} for PyTorch's {word}",
+                _with(f, name, value),
+            )
+    yield from _operands(o)
+    if o.name in ("chunk", "split", "unbind", "tensor_split"):
+        for order in _orders(len(f(*o.args, **o.kwargs))):
+            yield f"pieces of {o.name} in the order {order}", _picked(f, order)
+    if o.name in ("cat", "stack", "concat"):
+        for order in _orders(len(o.args[0])):
+            yield f"{o.name} in the order {order}", _joined(f, order)
+    if o.name in ("lstm", "gru", "lstm_cell", "gru_cell"):
+        gates = 4 if "lstm" in o.name else 3
+        for order in _orders(gates):
+            yield f"gates of {o.name} in the order {order}", _gated(f, gates, order)
+    yield from _of_its_kind(o)
+    if first is not None:
+        yield from _layouts(o, first)
+
+
+def _names(f: Callable[..., Any]) -> dict[str, Any]:
+    """Return the names of a function's arguments, with their defaults."""
+    overrides = import_torch().overrides.get_testing_overrides()
+    if f not in overrides:
+        return {}
+    parameters = inspect.signature(overrides[f]).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def _arguments(o: Operation) -> dict[str, Any]:
+    """Return the arguments by name."""
+    names = _names(o.function)
+    if len(o.args) > len(names):
+        return dict(o.kwargs)
+    defaults = {k: v for k, v in names.items() if v is not inspect.Parameter.empty}
+    given = dict(zip(names, o.args, strict=False))
+    return defaults | _UNLISTED.get(o.name, {}) | given | o.kwargs
+
+
+def _values(name: str, now: Any, first: "torch.Tensor | None") -> list[Any]:
+    """Return what else a setting may be."""
+    if name == "dim" and first is not None:
+        axes = range(-first.ndim, 0)
+        if isinstance(now, int):
+            return [axis for axis in axes if axis % first.ndim != now % first.ndim]
+        return [*itertools.combinations(axes, len(now))] if now else []
+    if name not in _SETTINGS:
+        return []
+    plain = now[0] if isinstance(now, tuple | list) and len({*now}) == 1 else now
+    return [
+        value
+        for value in _SETTINGS[name]
+        if (value is not now if is_tensor(now) or value is None else value != plain)
+    ]
+
+
+def _with(f: Callable[..., Any], name: str, value: Any) -> Change:
+    names = [*_names(f)]
+
+    def change(first: Any, *args: Any, **kwargs: Any) -> Any:
+        return f(first, **dict(zip(names[1:], args)) | kwargs | {name: value})  # noqa: B905
+
+    return change
+
+
+def _of_its_kind(o: Operation) -> Iterator[tuple[str, Change]]:
+    torch = import_torch()
+    for kind in _KINDS:
+        for name in kind if o.name in kind else ():
+            other = getattr(torch.nn.functional, name, None) or getattr(torch, name)
+            if name != o.name:
+                yield f"{name} for PyTorch's {o}", _instead(o.function, other)
+    if o.name in _KINDS[0]:
+        yield (
+            f"x sigmoid(1.702 x) for PyTorch's {o}",
+            lambda x, **_: x * torch.sigmoid(1.702 * x),
+        )
+
+
+def _instead(f: Callable[..., Any], other: Callable[..., Any]) -> Change:
+    """Return another function, which is given what it takes of the arguments."""
+    names, taken = [*_names(f)], [*_names(other)]
+
+    def change(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names[1:], args[1:])) | kwargs  # noqa: B905 - some are left out
+        return other(args[0], **{k: v for k, v in given.items() if k in taken})
+
+    return change
+
+
+def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
+    """Yield sums and products with other operands, and masks with another meaning."""
+    f, torch = o.function, import_torch()
+    if o.name in ("add", "sub", "mul", "div", "pow", "truediv", "rsub", "iadd"):
+        x, y, *_ = (*o.args, None)
+        if is_tensor(x) and is_tensor(y):
+            yield f"{o.name} without its first operand", lambda x, y, **_: y
+            yield f"{o.name} without its second operand", lambda x, y, **_: x
+        elif isinstance(y, int | float):
+            others = {2 * y, y / 2, -y, y * y, abs(y) ** 0.5, 1 / y if y else 1.0}
+            for other in sorted(others | ({*EPSILONS} if abs(y) < 0.01 else set())):
+                words = f"{o.name} with {other:g} for PyTorch's {y:g}"
+                yield words, lambda x, _, other=other: f(x, other)
+    if any(
+        is_tensor(x) and x.dtype == torch.bool for x in (*o.args, *o.kwargs.values())
+    ):
+
+        def inverted(*args: Any, **kwargs: Any) -> Any:
+            def one(x: Any) -> Any:
+                return ~x if is_tensor(x) and x.dtype == torch.bool else x
+
+            return f(*map(one, args), **{k: one(x) for k, x in kwargs.items()})
+
+        yield f"the mask of {o.name} with true and false exchanged", inverted
+
+
+def _orders(count: int) -> list[tuple[int, ...]]:
+    """Return the orders of a few pieces that are not their own."""
+    return [*itertools.permutations(range(count))][1:] if count < 5 else []
+
+
+def _picked(f: Callable[..., Any], order: Sequence[int]) -> Change:
+    def change(*args: Any, **kwargs: Any) -> Any:
+        pieces = f(*args, **kwargs)
+        return [pieces[i] for i in order]
+
+    return change
+
+
+def _joined(f: Callable[..., Any], order: Sequence[int]) -> Change:
+    return lambda x, *args, **kwargs: f([x[i] for i in order], *args, **kwargs)
+
+
+def _gated(f: Callable[..., Any], gates: int, order: Sequence[int]) -> Change:
+    def moved(x: Any) -> Any:
+        if isinstance(x, list):
+            return [*map(moved, x)]
+        pieces = x.chunk(gates)
+        return import_torch().cat([pieces[i] for i in order])
+
+    def change(x: Any, hidden: Any, *args: Any) -> Any:
+        held = [isinstance(a, list) or is_tensor(a) for a in args]
+        return f(
+            x, hidden, *(moved(a) if h else a for a, h in zip(args, held, strict=True))
+        )
+
+    return change
+
+
+def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
+    """Yield other orders of entries: of images, heads, kernels, padding and pairs."""
+    torch, f = import_torch(), o.function
+    if o.name in ("flatten", "reshape", "view", "unflatten"):
+        yield (
+            f"{o.name} with the channels last",
+            lambda x, *a, **k: f(x.movedim(1, -1).contiguous(), *a, **k),
+        )
+        yield (
+            f"{o.name} with its last two axes in the other order",
+            lambda x, *a, **k: _swapped(f(x, *a, **k)),
+        )
+    if len(o.args) > 1 and is_tensor(weight := o.args[1]) and weight.ndim > 1:
+        yield (
+            f"the weight of {o.name} transposed",
+            lambda x, w, *a, **k: f(x, w.mT, *a, **k),
+        )
+        space = [*range(2, weight.ndim)]
+        yield (
+            f"the kernel of {o.name} flipped",
+            lambda x, w, *a, **k: f(x, w.flip(space), *a, **k),
+        )
+    named = _arguments(o)
+    if "padding" in named and "stride" in named:
+        size = named["padding"]
+        most = size if isinstance(size, int) else max(size, default=0)
+        for ends in itertools.product(range(2 * most + 1), repeat=2):
+            if ends[0] != ends[1]:
+                fill = -float("inf") if "max" in o.name else 0.0
+                pad = ends * (x.ndim - 2)
+
+                def change(x: Any, *a: Any, pad=pad, fill=fill, **k: Any) -> Any:
+                    padded = torch.nn.functional.pad(x, pad, value=fill)
+                    return _with(f, "padding", 0)(padded, *a, **k)
+
+                yield (
+                    f"padding {ends} of {o.name} for PyTorch's {size} at both ends",
+                    change,
+                )
+    for axis in range(x.ndim):
+        yield (
+            f"{o.name} of its input reversed along axis {axis}",
+            lambda x, *a, axis=axis, **k: f(x.flip(axis), *a, **k),
+        )
+    yield from _rotations(o)
+
+
+def _swapped(x: "torch.Tensor") -> "torch.Tensor":
+    """Return the same shape, filled along the other of its last two axes."""
+    return x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]).mT
+
+
+def _rotations(o: Operation) -> Iterator[tuple[str, Change]]:
+    """Yield the pairs of rotary embeddings as halves, or interleaved."""
+    f, torch = o.function, import_torch()
+    interleaved = "pairs interleaved (rotary embeddings) for PyTorch's halves"
+    halves = "pairs in halves (rotary embeddings) for PyTorch's interleaved"
+    if o.name in ("chunk", "split"):
+        yield interleaved, lambda x, *_, **__: (x[..., ::2], x[..., 1::2])
+    if o.name in ("cat", "concat") and len(o.args[0]) == 2:
+        yield interleaved, lambda x, *_, **__: torch.stack(x, -1).flatten(-2)
+    if o.name == "stack" and len(o.args[0]) == 2:
+        yield halves, lambda x, *_, **__: torch.stack(x, -2)
+    if o.name == "repeat_interleave":
+        yield halves, lambda x, n, *_, **__: torch.cat([x] * n, -1)
+    if o.name == "view_as_complex":
+        yield halves, lambda x: f(x.flatten(-2).unflatten(-1, (2, -1)).mT.contiguous())
+    if o.name == "view_as_real":
+        yield halves, lambda x: _halved(f(x))
+    match o.args:
+        case (x, (*_, slice(start=start, stop=stop, step=step))) if is_tensor(x):
+            size, step = x.shape[-1], step or 1
+            if step == 2:
+                yield halves, lambda x, _: x.chunk(2, -1)[start or 0]
+            elif size // 2 in (start, stop):
+                yield interleaved, lambda x, _: x[..., int(bool(start)) :: 2]
+
+
+def _halved(x: "torch.Tensor") -> "torch.Tensor":
+    return x.mT.contiguous().view(x.shape)
