@@ -1,6 +1,6 @@
 """Search learning rate, decay and dropout on images: by halving, and the whole grid.
 
-256 settings of the dropout MLP with Adam learn 2,000 images of the shipped tenth for 27
+256 settings of the dropout MLP with Adam learn 1,000 images of the shipped tenth for 27
 epochs. Successive halving stops those that fall behind; the whole grid trains all to
 the end. Each chooses by the loss on 1,000 other images, and the two choices train again
 from eight seeds, to be compared on the test images.
@@ -31,8 +31,8 @@ from experiments.common.run_folder import RunFolder
 LEARNING_RATES = np.logspace(-4.5, -1.5, 16)
 DECAYS = (0.0, 0.03, 0.3, 3.0)
 RATES = ((0.0, 0.0), (0.2, 0.5), (0.5, 0.5), (0.5, 0.8))
-HIDDEN = (256, 256)
-ROWS, VALID_ROWS = 2000, 1000
+HIDDEN = (128, 128)
+ROWS, VALID_ROWS = 1000, 1000
 BATCH_SIZE = 128
 WAYS = {"halving": (1, 3, 9, 27), "whole grid": (27,)}  # epochs
 SEEDS = 8

@@ -10,7 +10,7 @@ import torch
 from ch4jax.data import fashion_mnist
 from ch4jax.training import folds
 from experiments import benchmark, growth
-from experiments.benchmark import rows, tables, torch_rows
+from experiments.benchmark import dispatch, rows, tables, torch_rows
 from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
 from experiments.common import roofline, timing
 from experiments.common.linear_problem import Hyperparameters, draw_problem
@@ -159,6 +159,16 @@ def test_images_of_the_dataloader_are_those_in_memory():
     image, label = torch_rows.Images(images, data.train_labels)[7]
     torch.testing.assert_close(image[0], torch.tensor(images[7]).float() / 255)
     assert label == data.train_labels[7]
+
+
+def test_a_tiny_model_takes_as_many_steps_in_each_of_four_ways(monkeypatch):
+    monkeypatch.setattr(dispatch, "CALLS", 3)
+    for work in dispatch.rows():
+        leaves = jax.tree.leaves(work.run())
+        numbers = [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.integer)]
+        assert {int(number) for number in numbers} == {3}, work.name
+        assert sum(leaf.size for leaf in leaves) >= 3 * 4 * (8 * 8 + 8)  # with Adam's
+        assert (work.amount, work.has_floor) == (3, False)
 
 
 def test_growth_measures_time_and_memory_of_each_size(tmp_path, monkeypatch):
