@@ -30,11 +30,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, Sharding
 from jaxtyping import PyTree
 
-from ch4jax import deep_mlp, house_prices, training
-from ch4jax.data.fashion_mnist import to_float
+from ch4jax import training
 from ch4jax.house_prices import models
-from ch4jax.initialization import he_normal
-from ch4jax.training import Data, Metrics, MetricsFn, folds, population, sharding
+from ch4jax.training import Data, MetricsFn, folds, population, sharding
 from experiments.common import cli, linear_problem, roofline
 from experiments.common.console import say
 from experiments.common.errors import UsageError
@@ -42,27 +40,14 @@ from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.run_folder import RunFolder
 
 Row = dict[str, Any]
-MEMBERS = 1024
-DEFAULTS = ("v5e:1x1", "v5e:2x4", "v5e:16x16", "v6e:1x1", "v5p:1x1x1")
-DEFAULTS += ("h100:1", "h100:8")
-COMPILERS = ("libtpu", "jax-cuda12-pjrt", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
-
-
-class Chip(NamedTuple):
-    """What a chip has: bytes of memory, and the maker's peak in bfloat16 FLOP/s.
-
-    XLA refuses programs for a TPU that take more; of a GPU, it is all the memory.
-    """
-
-    memory: float
-    flops: float
-
-
+DEFAULTS = "v5e:1x1 v5e:2x4 v5e:16x16 v6e:1x1 v5p:1x1x1 h100:1 h100:8"
+COMPILERS = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
+# Bytes of a chip, which XLA refuses to exceed on a TPU; its maker's peak in bfloat16.
 CHIPS = {
-    "v5e": Chip(15.75 * 2**30, 197e12),
-    "v6e": Chip(31.25 * 2**30, 918e12),
-    "v5p": Chip(95.74 * 2**30, 459e12),
-    "h100": Chip(84_942_979_072, 989e12),
+    "v5e": (15.75 * 2**30, 197e12),
+    "v6e": (31.25 * 2**30, 918e12),
+    "v5p": (95.74 * 2**30, 459e12),
+    "h100": (84_942_979_072, 989e12),
 }
 
 
@@ -72,7 +57,7 @@ class Config(cli.Flags):
 
     platform: cli.OptionalStr = "cpu"
     """Where the compiler runs."""
-    targets: tuple[str, ...] = DEFAULTS
+    targets: tuple[str, ...] = tuple(DEFAULTS.split())
     """Chips: v5e, v6e or v5p with a shape of two or three sizes, or h100:NUMBER. All
     programs, and the largest population, are compiled for the first; others for all."""
 
@@ -85,20 +70,21 @@ class Config(cli.Flags):
                     "--targets must be such as v5e:2x2, v6e:1x1, v5p:2x2x1 or h100:8, "
                     f"got {target}"
                 )
-            module, missing = (
-                ("jax_cuda12_plugin", " ".join(COMPILERS[1:]))
-                if target.startswith("h100")
-                else ("libtpu", 'libtpu: pip install "ch4jax[aot]"')
-            )
-            if not importlib.util.find_spec(module):
+            gpu = target.startswith("h100")
+            if not importlib.util.find_spec("jax_cuda12_plugin" if gpu else "libtpu"):
+                missing = (
+                    ", ".join(COMPILERS[1:])
+                    if gpu
+                    else 'libtpu: pip install "ch4jax[aot]"'
+                )
                 raise UsageError(f"--targets {target} needs {missing}")
 
 
 class Target(NamedTuple):
-    """Chips that programs are compiled for; `mesh` has all of them."""
+    """Chips that programs are compiled for, all of them in `mesh`."""
 
     name: str
-    chip: Chip
+    kind: str
     mesh: Mesh
 
 
@@ -110,29 +96,26 @@ def run(config: Config) -> None:
         search = pool.submit(lambda: list(largest_population(first)))
 
         def population_row(target: Target) -> Row:
-            """Compile the largest population, if it is known; the search has begun."""
-            each = MEMBERS
-            if target.chip is first.chip:
-                each = max(row["members"] for row in search.result() if row["mb"])
-            return examine(target, dropout_program(target.mesh, each))
+            """Compile the largest population, of chips that were searched."""
+            found = search.result() if target.kind == first.kind else []
+            fit = (row["members"] for row in found if row["mb"])
+            return examine(target, dropout_program(target.mesh, max(fit, default=1024)))
 
         jobs = [(t, p) for t in targets for p in programs(t.mesh, every=t is first)]
         examined = pool.map(examine, *zip(*jobs, strict=True))
         populations = pool.map(population_row, others)
         rows = [*examined, *search.result(), *populations]
+    columns = ["", "MB a chip", "MFLOP a step", "by hand", "products", "collectives"]
+    columns += ["bytes", "at least (us)"]
     for target in targets:
-        chips = f"{target.mesh.size} of {target.chip.memory / 1e6:,.0f} MB"
+        chips = f"{target.mesh.size} of {CHIPS[target.kind][0] / 1e6:,.0f} MB"
         cells = [cells_of(row) for row in rows if row["target"] == target.name]
-        folder.table(COLUMNS, cells, f"{target.name}: {chips}")
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in COMPILERS
-        if importlib.util.find_spec(name)
-    }
+        folder.table(columns, cells, f"{target.name}: {chips}")
+    found = importlib.metadata.distributions()
+    compilers = {x.name: x.version for x in found if x.name in COMPILERS}
     folder.finish(
-        {"programs": rows, "compilers": versions, "seconds": folder.seconds()},
-        headline=f"{len(rows)} programs compiled for {len(targets)} targets; none was "
-        "run.",
+        {"programs": rows, "compilers": compilers, "seconds": folder.seconds()},
+        headline=f"{len(rows)} programs compiled for {len(targets)} targets; none ran.",
     )
 
 
@@ -150,7 +133,7 @@ def target_of(name: str) -> Target:
         bounds = {"chips_per_host_bounds": (1, 1, 1)} if one else {}
         described = topologies.get_topology_desc(name, "tpu", **bounds)
     mesh = Mesh(np.asarray(described.devices), (sharding.AXIS,))
-    return Target(name, CHIPS[kind], mesh)
+    return Target(name, kind, mesh)
 
 
 class Program(NamedTuple):
@@ -217,72 +200,46 @@ def dropout_program(mesh: Mesh, each: int | None = None) -> Program:
     return Program(name, lower, flops, each)
 
 
-def deep_program(mesh: Mesh) -> Program:
-    """Return an epoch of thirty layers, whose rows the chips share."""
-    architecture = deep_mlp.Architecture(jax.nn.relu)
-
-    def metrics(
-        params: deep_mlp.Params, x: jax.Array, labels: jax.Array, *, key: PyTree
-    ) -> Metrics:
-        logits, _ = deep_mlp.apply(params, to_float(x), architecture)
-        return training.classification_metrics(logits, labels)
-
-    def init(key: jax.Array) -> deep_mlp.Params:
-        return deep_mlp.init_params(784, 64, 30, 10, he_normal, key=key)
-
-    return Program("thirty layers", epoch(init, metrics, mesh))
-
-
 def programs(mesh: Mesh, *, every: bool) -> Iterator[Program]:
-    """Yield an epoch of one model and, if `every`, of a deep one, grids and folds."""
+    """Yield an epoch of the dropout MLP and, if `every`, a grid and all folds."""
     yield dropout_program(mesh)
     if not every:
         return
-    yield deep_program(mesh)
-    whole = sharding.whole(mesh)
+    whole, along = sharding.whole(mesh), sharding.along
     problems = shapes(whole, partial(linear_problem.grid_problems, 0, 32))
-    lambdas = shapes(sharding.along(mesh, 0), lambda: jnp.zeros(1024))
+    lambdas = shapes(along(mesh, 0), lambda: jnp.zeros(1024))
     grid = linear_problem.grid_program("scratch")
     yield Program("weight decay, 32,768 runs", partial(grid.lower, problems, lambdas))
-    rows, k, members = 1460, 5, 8 * mesh.size
+    rows, k, settings, seeds = 1460, 5, 8, 8 * mesh.size
     in_training = folds.k_fold(rows, k)
-    mask = shapes(whole, lambda: jnp.asarray(in_training))
-    prices = shapes(whole, lambda: jnp.zeros(rows))
-    keys = shapes(
-        sharding.along(mesh, 1),
-        lambda: jax.random.split(jax.random.key(0), (k, members)),
+    keys = partial(jax.random.split, jax.random.key(0), (k, seeds))
+    houses = partial(
+        models.train.lower,
+        models.Architecture(),
+        models.Setting(*shapes(whole, lambda: (jnp.zeros((settings, k)),) * 3)),
+        shapes(whole, lambda: jnp.zeros((k, rows, 331))),
+        shapes(whole, lambda: jnp.zeros(rows)),
+        shapes(whole, lambda: jnp.asarray(in_training)),
+        epochs=100,
+        batch_size=128,
+        steps=folds.steps_per_epoch(in_training, 128),
+        keys=shapes(along(mesh, 1), keys),
     )
-
-    def sizes(batch_size: int) -> dict[str, PyTree]:
-        steps = folds.steps_per_epoch(in_training, batch_size)
-        return {"epochs": 100, "batch_size": batch_size, "steps": steps, "keys": keys}
-
-    setting = house_prices.Setting(*shapes(whole, lambda: (jnp.zeros(8),) * 2))
-    x = shapes(whole, lambda: jnp.zeros((rows, 331)))
-    linear = partial(
-        house_prices.train_linear.lower, setting, x, prices, mask, **sizes(64)
-    )
-    yield Program(f"house prices, {8 * k * members:,} linear", linear)
-    setting = models.Setting(*shapes(whole, lambda: (jnp.zeros((8, k)),) * 3))
-    x = shapes(whole, lambda: jnp.zeros((k, rows, 331)))
-    architecture = models.Architecture()
-    mlps = partial(
-        models.train.lower, architecture, setting, x, prices, mask, **sizes(128)
-    )
-    yield Program(f"house prices, {8 * k * members:,} MLPs", mlps)
+    yield Program(f"house prices, {settings * k * seeds:,} MLPs", houses)
 
 
 def examine(target: Target, program: Program) -> Row:
     """Return what the compiler knows of a program; no `mb` if a chip has too little."""
+    memory, peak = CHIPS[target.kind]
     row: Row = {
         "label": f"{target.name}, {program.name}",
         "target": target.name,
         "program": program.name,
         "chips": target.mesh.size,
         "members": program.members,
-        "memory_mb": target.chip.memory / 1e6,
+        "memory_mb": memory / 1e6,
         "flops_by_hand": program.flops,
-        "bound_microseconds": program.flops and program.flops / target.chip.flops * 1e6,
+        "bound_microseconds": program.flops and program.flops / peak * 1e6,
         "mb": None,
     }
     say(f"compiling for {row['label']}")
@@ -292,25 +249,19 @@ def examine(target: Target, program: Program) -> Row:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return row
-    mb = peak_mb(compiled)
+    usage = compiled.memory_analysis()
+    assert usage is not None  # TPUs and GPUs have one
+    results = usage.output_size_in_bytes - usage.alias_size_in_bytes  # if not donated
+    size = usage.argument_size_in_bytes + results + usage.temp_size_in_bytes
     text = compiled.as_text() or ""
     found, passed = products(text), collectives(text)
     return row | {
-        "mb": mb if mb <= row["memory_mb"] else None,
+        "mb": size / 1e6 if size <= memory else None,
         "flops": sum(flops for flops, _ in found),
         "precision": dict(Counter(precision for _, precision in found)),
         "collectives": sum(count for count, _ in passed),
         "collective_bytes": sum(count * size for count, size in passed),
     }
-
-
-def peak_mb(compiled: jax.stages.Compiled) -> float:
-    """Return megabytes a chip: arguments, results that are not donated, and scratch."""
-    usage = compiled.memory_analysis()
-    assert usage is not None  # TPUs and GPUs have one
-    results = usage.output_size_in_bytes - usage.alias_size_in_bytes
-    whole = usage.argument_size_in_bytes + results + usage.temp_size_in_bytes
-    return whole / 1e6
 
 
 def size_of(shape: str) -> int:
@@ -324,31 +275,26 @@ def products(text: str) -> list[tuple[float, str]]:
     XLA writes a product as `dot`, on a TPU as `convolution`, and on a GPU also as a
     call of cuBLAS; the precision is `highest`, `default`, or a dtype below float32.
     """
-    defined = dict(re.findall(r"%([\w.-]+) = \(?(\w+\[[\d,]*\])", text))
+    shapes = dict(re.findall(r"%([\w.-]+) = \(?(\w+\[[\d,]*)\]", text))
     found = []
-    for line in text.splitlines():
-        match = re.search(
-            r"= \(?\w+\[([\d,]*)\].*? (dot|convolution|custom-call)"
-            r"\(%([\w.-]+), %([\w.-]+)",
-            line,
-        )
-        if not match or (match[2] == "custom-call" and "gemm" not in line):
-            continue
-        result, kind, left, right = match.groups()
-        (dtype, first), (_, second) = (
-            defined[name].rstrip("]").split("[") for name in (left, right)
-        )
-        if kind == "convolution":
-            labels = re.search(r"dim_labels=\w+_(\w+)->", line)
-            contracted = [second.split(",")[labels[1].index("i")]] if labels else []
+    for result, left, right, rest in re.findall(
+        r"= \(?\w+\[([\d,]*)\].*? (?:dot|convolution|custom-call)"
+        r"\(%([\w.-]+), %([\w.-]+)(.*)",
+        text,
+    ):
+        dtype, of_left = shapes[left].split("[")
+        if labels := re.search(r"dim_labels=\w+_(\w+)->", rest):
+            _, of_right = shapes[right].split("[")
+            contracted = of_right.split(",")[labels[1].index("i")]
+        elif axes := re.search(r'lhs_contracting_dim\w+"?[=:][{\[]([\d,"]*)', rest):
+            sizes = of_left.split(",")
+            contracted = ",".join(sizes[int(i)] for i in re.findall(r"\d+", axes[1]))
         else:
-            dims = re.search(r'lhs_contracting_dim\w+"?[=:][{\[]([\d,"]*)', line)
-            axes = re.findall(r"\d+", dims[1]) if dims else []
-            contracted = [first.split(",")[int(axis)] for axis in axes]
-        flops = 2.0 * size_of(result) * size_of(",".join(contracted))
-        highest = re.search(r"(?i)operand_precision\W+highest", line)
+            continue
+        highest = re.search(r"(?i)operand_precision\W+highest", rest)
         low = dtype not in ("f32", "f64")
-        found.append((flops, dtype if low else "highest" if highest else "default"))
+        precision = dtype if low else "highest" if highest else "default"
+        found.append((2.0 * size_of(result) * size_of(contracted), precision))
     return found
 
 
@@ -358,34 +304,25 @@ def collectives(text: str) -> list[tuple[int, int]]:
     A step is the body of the outermost loop that passes anything; a loop inside it
     counts as often as it runs.
     """
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in text.splitlines():
-        if head := re.match(r"(ENTRY )?%([\w.-]+) \(", line):
-            name = head[2]
-            bodies[name], entry = [], name if head[1] else entry
-        elif name:
-            bodies[name].append(line)
+    computation = r"^(?:ENTRY )?%([\w.-]+) \(.*?\{\n(.*?)^\}"
+    bodies = dict(re.findall(computation, text, re.MULTILINE | re.DOTALL))
 
     def inside(name: str, times: int) -> Iterator[tuple[int, int]]:
-        for line in bodies.get(name, []):
-            if loop := re.search(r"body=%([\w.-]+)", line):
+        for line in bodies[name].splitlines():
+            if loop := re.search(r"condition=%([\w.-]+), body=%([\w.-]+)", line):
                 # XLA notes the trips of a GPU's loop; a TPU's compares with them.
-                noted = re.findall(r"known_trip_count\D+(\d+)", line)
-                condition = re.search(r"condition=%([\w.-]+)", line)
-                lines = bodies.get(condition[1] if condition else "", [])
-                bounds = re.findall(r"s32\[\]\S* constant\((\d+)\)", "".join(lines))
-                trips = max(map(int, noted or bounds), default=1)
-                yield from inside(loop[1], times * trips)
+                compared = re.findall(r"s32\[\]\S* constant\((\d+)\)", bodies[loop[1]])
+                trips = re.findall(r"known_trip_count\D+(\d+)", line) or compared
+                yield from inside(loop[2], times * max(map(int, trips), default=1))
             elif passed := re.search(
                 r"= (.*?) (?:all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", line
             ):
                 arrays = re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", passed[1])
                 yield times, sum(int(bits) // 8 * size_of(s) for bits, s in arrays)
 
-    loops = [re.search(r"body=%([\w.-]+)", line) for line in bodies.get(entry, [])]
-    steps = [list(inside(loop[1], 1)) for loop in loops if loop]
-    return max(steps, key=len, default=[])
+    entry = re.findall(r"^ENTRY %([\w.-]+)", text, re.MULTILINE)
+    loops = re.findall(r"body=%([\w.-]+)", bodies[entry[0]]) if entry else []
+    return max((list(inside(loop, 1)) for loop in loops), key=len, default=[])
 
 
 def largest_population(target: Target) -> Iterator[Row]:
@@ -394,7 +331,7 @@ def largest_population(target: Target) -> Iterator[Row]:
     Memory grows with the members: the next is what a line through zero and the largest
     that fits says, or the middle between that and the smallest that does not.
     """
-    low, high, most, number = 0, math.inf, 0, MEMBERS
+    low, high, most, number = 0, math.inf, 0, 1024
     while high - low > low // 32 + 1:
         row = examine(target, dropout_program(target.mesh, number))
         yield row
@@ -407,10 +344,6 @@ def largest_population(target: Target) -> Iterator[Row]:
             number = (low + int(high)) // 2
 
 
-COLUMNS = ("", "MB a chip", "MFLOP a step", "by hand", "products", "collectives")
-COLUMNS += ("bytes", "at least (us)")
-
-
 def cells_of(row: Row) -> list[str]:
     """Return a row of the table."""
     if row["mb"] is None:
@@ -420,11 +353,11 @@ def cells_of(row: Row) -> list[str]:
         row["program"],
         f"{row['mb']:,.1f}",
         f"{row['flops'] / 1e6:,.0f}",
-        "-" if by_hand is None else f"{by_hand / 1e6:,.0f}",
+        f"{by_hand / 1e6:,.0f}" if by_hand else "-",
         ", ".join(f"{n} {name}" for name, n in row["precision"].items()),
         str(row["collectives"]),
         f"{row['collective_bytes']:,}",
-        "-" if bound is None else f"{bound:.1f}",
+        f"{bound:.1f}" if bound else "-",
     ]
 
 

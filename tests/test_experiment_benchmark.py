@@ -171,10 +171,13 @@ def test_a_tiny_model_takes_as_many_steps_in_each_of_four_ways(monkeypatch):
         assert (work.amount, work.has_floor) == (3, False)
 
 
-def test_growth_measures_time_and_memory_of_each_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, "BASE", growth.Setting(rows=64, width=8))
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # the second is a rehearsal
+def test_growth_measures_time_and_memory_of_each_size(platform, tmp_path, monkeypatch):
+    prefix = "" if platform == "cpu" else "LARGE_"
     axes = {"batch size": (16, 256), "population": (1, 2)}
-    monkeypatch.setattr(growth, "AXES", axes)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(growth, f"{prefix}BASE", growth.Setting(rows=64, width=8))
+    monkeypatch.setattr(growth, f"{prefix}AXES", axes)
     growth.run(growth.Config(rounds=1, out=tmp_path))
     summary = read(tmp_path)
     points = summary["points"]
