@@ -171,7 +171,10 @@ def test_a_tiny_model_takes_as_many_steps_in_each_of_four_ways(monkeypatch):
         assert (work.amount, work.has_floor) == (3, False)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # the second is a rehearsal
+@pytest.mark.parametrize(
+    "platform",
+    ["cpu", pytest.param("gpu", marks=pytest.mark.long)],  # a rehearsal
+)
 def test_growth_measures_time_and_memory_of_each_size(platform, tmp_path, monkeypatch):
     prefix = "" if platform == "cpu" else "LARGE_"
     axes = {"batch size": (16, 256), "population": (1, 2)}
