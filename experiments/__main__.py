@@ -26,6 +26,7 @@ TIMES = {
     "end_to_end": "5 min",
     "growth": "1 min",
     "report": "20 min",
+    "search": "2 min",
 }
 # The book's order: sections of the first and Chinese edition, and of the English one.
 SECTIONS = {

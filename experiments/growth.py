@@ -5,7 +5,7 @@ sizes is changed in turn while the others stay. Memory is what the compiled prog
 takes for its arguments, results and scratch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -35,6 +35,14 @@ AXES = {
     "width": (32, 64, 128, 256, 512, 1024),
     "rows": (1024, 4096, 16384, 65536),
     "population": (1, 4, 16, 64),
+}
+# Of a GPU or TPU, which only large sizes fill.
+LARGE_BASE = Setting(rows=65536)
+LARGE_AXES = {
+    "batch size": (256, 1024, 4096, 16384, 65536),
+    "width": (256, 1024, 4096, 8192),
+    "rows": (16384, 65536, 262144),
+    "population": (1, 16, 256, 4096),
 }
 
 
@@ -80,7 +88,14 @@ class Point(NamedTuple):
 def run(config: Config) -> None:
     """Measure every point, print, draw, write."""
     folder = RunFolder.create("growth", config)
-    points, disturbed = measure(config.quick, config.rounds)
+    cpu = jax.default_backend() == "cpu"
+    base, axes = (BASE, AXES) if cpu else (LARGE_BASE, LARGE_AXES)
+    settings = {
+        (axis, size): base._replace(**{axis.replace(" ", "_"): size})
+        for axis, sizes in axes.items()
+        for size in (sizes[::2][:3] if config.quick else sizes)
+    }
+    points, disturbed = measure(settings, config.rounds)
     for point in points:
         folder.metrics(**point._asdict())
     warning = f" ({timing.NOT_QUIET})" if disturbed else ""
@@ -99,9 +114,9 @@ def run(config: Config) -> None:
     folder.table(columns, cells, f"an epoch of the dropout MLP{warning}")
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
-    draw(points, warning, folder)
+    draw(points, base, warning, folder)
     summary = {
-        "base": {axis: getattr(BASE, axis.replace(" ", "_")) for axis in AXES},
+        "base": {name.replace("_", " "): size for name, size in base._asdict().items()},
         "points": [p._asdict() for p in points],
         "quiet": not disturbed,
         "seconds": folder.seconds(),
@@ -130,17 +145,14 @@ def epoch(setting: Setting) -> tuple[Callable[[], PyTree], float | None, float]:
     return lambda: program(*arguments, keys=keys), memory, seconds
 
 
-def measure(quick: bool, rounds: int) -> tuple[list[Point], dict[str, str]]:
+def measure(
+    settings: Mapping[tuple[str, int], Setting], rounds: int
+) -> tuple[list[Point], dict[str, str]]:
     """Compile an epoch and its products at every size, then time them all in turn.
 
     Returns:
       The points, and why some of them must not be quoted (`timing.disturbances`).
     """
-    settings = {
-        (axis, size): BASE._replace(**{axis.replace(" ", "_"): size})
-        for axis, sizes in AXES.items()
-        for size in (sizes[::2][:3] if quick else sizes)
-    }
     works: dict[tuple[int, ...], Callable[[], PyTree]] = {}
     compiled: dict[Setting, tuple[float | None, float]] = {}
     with console.progress("compiled", len(settings)) as done:
@@ -168,7 +180,9 @@ def measure(quick: bool, rounds: int) -> tuple[list[Point], dict[str, str]]:
     return points, timing.disturbances(named, floors)
 
 
-def draw(points: Sequence[Point], warning: str, folder: RunFolder) -> None:
+def draw(
+    points: Sequence[Point], base: Setting, warning: str, folder: RunFolder
+) -> None:
     """Draw seconds above and megabytes below, on logarithmic axes."""
     lines = {p.axis: [q for q in points if q.axis == p.axis] for p in points}
     with folder.figure(
@@ -177,7 +191,7 @@ def draw(points: Sequence[Point], warning: str, folder: RunFolder) -> None:
         len(lines),
         size=(10, 4.6),
         title="an epoch of the dropout MLP: time and memory against size "
-        f"(others: batch 256, width 256, 4,096 rows, one member){warning}",
+        f"(others: batch 256, width 256, {base.rows:,} rows, one member){warning}",
         sharex="col",
         squeeze=False,
         caption="Time and memory of an epoch as one size grows; the dashed line is its "

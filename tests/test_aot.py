@@ -65,15 +65,15 @@ def softmax(params, x, labels, *, key):
 def compiled():
     """Return a function that compiles an epoch for four chips, as text."""
     pytest.importorskip("libtpu", reason='needs pip install "ch4jax[aot]"')
-    mesh = aot.mesh_of("v5e:2x2")
+    mesh = aot.target_of("v5e:2x2").mesh
 
     def text(members, precision):
         def init(key):
             return jnp.zeros((784, 10))
 
-        program = aot.training_program("", init, softmax, mesh, members, rows=512)
+        lower = aot.epoch(init, softmax, mesh, members, rows=512)
         with jax.default_matmul_precision(precision):
-            return aot.compile(program).as_text()
+            return lower().compile().as_text()
 
     return text
 

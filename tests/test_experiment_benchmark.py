@@ -10,7 +10,7 @@ import torch
 from ch4jax.data import fashion_mnist
 from ch4jax.training import folds
 from experiments import benchmark, growth
-from experiments.benchmark import rows, tables, torch_rows
+from experiments.benchmark import dispatch, rows, tables, torch_rows
 from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
 from experiments.common import roofline, timing
 from experiments.common.linear_problem import Hyperparameters, draw_problem
@@ -161,10 +161,26 @@ def test_images_of_the_dataloader_are_those_in_memory():
     assert label == data.train_labels[7]
 
 
-def test_growth_measures_time_and_memory_of_each_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, "BASE", growth.Setting(rows=64, width=8))
+def test_a_tiny_model_takes_as_many_steps_in_each_of_four_ways(monkeypatch):
+    monkeypatch.setattr(dispatch, "CALLS", 3)
+    for work in dispatch.rows():
+        leaves = jax.tree.leaves(work.run())
+        numbers = [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.integer)]
+        assert {int(number) for number in numbers} == {3}, work.name
+        assert sum(leaf.size for leaf in leaves) >= 3 * 4 * (8 * 8 + 8)  # with Adam's
+        assert (work.amount, work.has_floor) == (3, False)
+
+
+@pytest.mark.parametrize(
+    "platform",
+    ["cpu", pytest.param("gpu", marks=pytest.mark.long)],  # a rehearsal
+)
+def test_growth_measures_time_and_memory_of_each_size(platform, tmp_path, monkeypatch):
+    prefix = "" if platform == "cpu" else "LARGE_"
     axes = {"batch size": (16, 256), "population": (1, 2)}
-    monkeypatch.setattr(growth, "AXES", axes)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(growth, f"{prefix}BASE", growth.Setting(rows=64, width=8))
+    monkeypatch.setattr(growth, f"{prefix}AXES", axes)
     growth.run(growth.Config(rounds=1, out=tmp_path))
     summary = read(tmp_path)
     points = summary["points"]

@@ -19,6 +19,7 @@ import experiments.benchmark.rows as rows
 import experiments.benchmark.tables as tables
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import FashionMNIST
+from experiments.benchmark import dispatch
 from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
 from experiments.common import cli, linear_problem, roofline, timing
 from experiments.common.console import say
@@ -130,6 +131,7 @@ def works(
         *rows.dropout_rows(data),
         *rows.sweep_rows(),
         *rows.house_rows(houses),
+        *dispatch.rows(),
     ], not_run
 
 

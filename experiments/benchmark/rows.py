@@ -23,7 +23,8 @@ STD = 0.01
 LEARNING_RATE = 0.5
 POPULATIONS = (1, 4, 16, 64)
 DROPOUT, SWEEP, HOUSES = "dropout MLP", "weight decay sweep", "house prices"
-UNITS = {DROPOUT: "images", SWEEP: "runs", HOUSES: "models"}  # trained on, or trained
+DISPATCH = "1,000 steps of a tiny model"
+UNITS = {DROPOUT: "images", SWEEP: "runs", HOUSES: "models", DISPATCH: "steps"}
 FLOOR = "matrix products alone"
 
 

@@ -33,7 +33,8 @@ QUICK = {
     "house_prices": ("--seeds", "2"),
     "storage": ("--flips", "20", "--kills", "1"),
 }
-TOO_LONG = {"benchmark", "claims", "compare", "end_to_end", "growth"}  # for --quick
+TOO_LONG = {"benchmark", "claims", "compare", "end_to_end", "growth"}
+TOO_LONG |= {"search"}  # for --quick
 
 
 @dataclass(frozen=True)
