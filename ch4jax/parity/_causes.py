@@ -215,7 +215,7 @@ def _values(name: str, now: Any, first: "torch.Tensor | None") -> list[Any]:
 def _with(f: Callable[..., Any], name: str, value: Any) -> Change:
     names = [*_names(f)]
 
-    def change(first: Any, *args: Any, **kwargs: Any) -> Any:
+    def change(first, *args, **kwargs):
         return f(first, **dict(zip(names[1:], args)) | kwargs | {name: value})  # noqa: B905
 
     return change
@@ -239,7 +239,7 @@ def _instead(f: Callable[..., Any], other: Callable[..., Any]) -> Change:
     """Return another function, which is given what it takes of the arguments."""
     names, taken = [*_names(f)], [*_names(other)]
 
-    def change(*args: Any, **kwargs: Any) -> Any:
+    def change(*args, **kwargs):
         given = dict(zip(names[1:], args[1:])) | kwargs  # noqa: B905 - some are left out
         return other(args[0], **{k: v for k, v in given.items() if k in taken})
 
@@ -263,8 +263,8 @@ def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
         is_tensor(x) and x.dtype == torch.bool for x in (*o.args, *o.kwargs.values())
     ):
 
-        def inverted(*args: Any, **kwargs: Any) -> Any:
-            def one(x: Any) -> Any:
+        def inverted(*args, **kwargs):
+            def one(x):
                 return ~x if is_tensor(x) and x.dtype == torch.bool else x
 
             return f(*map(one, args), **{k: one(x) for k, x in kwargs.items()})
@@ -278,7 +278,7 @@ def _orders(count: int) -> list[tuple[int, ...]]:
 
 
 def _picked(f: Callable[..., Any], order: Sequence[int]) -> Change:
-    def change(*args: Any, **kwargs: Any) -> Any:
+    def change(*args, **kwargs):
         pieces = f(*args, **kwargs)
         return [pieces[i] for i in order]
 
@@ -290,13 +290,13 @@ def _joined(f: Callable[..., Any], order: Sequence[int]) -> Change:
 
 
 def _gated(f: Callable[..., Any], gates: int, order: Sequence[int]) -> Change:
-    def moved(x: Any) -> Any:
+    def moved(x):
         if isinstance(x, list):
             return [*map(moved, x)]
         pieces = x.chunk(gates)
         return import_torch().cat([pieces[i] for i in order])
 
-    def change(x: Any, hidden: Any, *args: Any) -> Any:
+    def change(x, hidden, *args):
         held = [isinstance(a, list) or is_tensor(a) for a in args]
         return f(
             x, hidden, *(moved(a) if h else a for a, h in zip(args, held, strict=True))
@@ -336,7 +336,7 @@ def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
                 fill = -float("inf") if "max" in o.name else 0.0
                 pad = ends * (x.ndim - 2)
 
-                def change(x: Any, *a: Any, pad=pad, fill=fill, **k: Any) -> Any:
+                def change(x, *a, pad=pad, fill=fill, **k):
                     padded = torch.nn.functional.pad(x, pad, value=fill)
                     return _with(f, "padding", 0)(padded, *a, **k)
 
