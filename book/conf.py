@@ -26,6 +26,8 @@ nb_execution_cache_path = os.environ["CH4JAX_BOOK_CACHE"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+# Sphinx 9.0 sends Chinese pages a search that names a stemmer which is not there.
+html_search_language = "en"
 locale_dirs, gettext_compact = ["locale"], False
 exclude_patterns = ["doctrees", "locale"]
 # Guides name files of the repository that are not pages of the site.
