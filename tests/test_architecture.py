@@ -19,7 +19,7 @@ EXPERIMENTS = [name for name in FILES if name.startswith("experiments.")]
 ENGINE = {"training", "storage", "interop", "data", "errors"}
 TOPICS = {name: set() for name in ENGINE}  # module -> the topics that it may import
 TOPICS |= {"initialization": set(), "dropout": {"initialization"}}
-TOPICS |= {"parity": {"statistics"}}  # level 4 is a test of equivalence
+TOPICS |= {"parity": {"statistics"}}
 HOMES = {  # large package -> the only modules, or packages, that may import it
     "matplotlib": {"experiments.common.plots"},
     "tyro": {"experiments.common.cli"},

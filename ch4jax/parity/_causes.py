@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxtyping import PyTree
+
 from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
 from ch4jax.interop._torch import is_tensor
@@ -195,7 +197,7 @@ def _arguments(o: Operation) -> dict[str, Any]:
     return defaults | _UNLISTED.get(o.name, {}) | given | o.kwargs
 
 
-def _values(name: str, now: Any, first: "torch.Tensor | None") -> list[Any]:
+def _values(name: str, now: PyTree, first: "torch.Tensor | None") -> list[Any]:
     """Return what else a setting may be."""
     if name == "dim" and first is not None:
         axes = range(-first.ndim, 0)
@@ -212,10 +214,10 @@ def _values(name: str, now: Any, first: "torch.Tensor | None") -> list[Any]:
     ]
 
 
-def _with(f: Callable[..., Any], name: str, value: Any) -> Change:
+def _with(f: Callable[..., Any], name: str, value: PyTree) -> Change:
     names = [*_names(f)]
 
-    def change(first, *args, **kwargs):
+    def change(first: PyTree, *args: PyTree, **kwargs: PyTree) -> Any:
         return f(first, **dict(zip(names[1:], args)) | kwargs | {name: value})  # noqa: B905
 
     return change
@@ -239,7 +241,7 @@ def _instead(f: Callable[..., Any], other: Callable[..., Any]) -> Change:
     """Return another function, which is given what it takes of the arguments."""
     names, taken = [*_names(f)], [*_names(other)]
 
-    def change(*args, **kwargs):
+    def change(*args: PyTree, **kwargs: PyTree) -> Any:
         given = dict(zip(names[1:], args[1:])) | kwargs  # noqa: B905 - some are left out
         return other(args[0], **{k: v for k, v in given.items() if k in taken})
 
@@ -263,8 +265,8 @@ def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
         is_tensor(x) and x.dtype == torch.bool for x in (*o.args, *o.kwargs.values())
     ):
 
-        def inverted(*args, **kwargs):
-            def one(x):
+        def inverted(*args: PyTree, **kwargs: PyTree) -> Any:
+            def one(x: PyTree) -> Any:
                 return ~x if is_tensor(x) and x.dtype == torch.bool else x
 
             return f(*map(one, args), **{k: one(x) for k, x in kwargs.items()})
@@ -278,7 +280,7 @@ def _orders(count: int) -> list[tuple[int, ...]]:
 
 
 def _picked(f: Callable[..., Any], order: Sequence[int]) -> Change:
-    def change(*args, **kwargs):
+    def change(*args: PyTree, **kwargs: PyTree) -> Any:
         pieces = f(*args, **kwargs)
         return [pieces[i] for i in order]
 
@@ -290,13 +292,13 @@ def _joined(f: Callable[..., Any], order: Sequence[int]) -> Change:
 
 
 def _gated(f: Callable[..., Any], gates: int, order: Sequence[int]) -> Change:
-    def moved(x):
+    def moved(x: PyTree) -> Any:
         if isinstance(x, list):
             return [*map(moved, x)]
         pieces = x.chunk(gates)
         return import_torch().cat([pieces[i] for i in order])
 
-    def change(x, hidden, *args):
+    def change(x: PyTree, hidden: PyTree, *args: PyTree) -> Any:
         held = [isinstance(a, list) or is_tensor(a) for a in args]
         return f(
             x, hidden, *(moved(a) if h else a for a, h in zip(args, held, strict=True))
@@ -336,7 +338,9 @@ def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
                 fill = -float("inf") if "max" in o.name else 0.0
                 pad = ends * (x.ndim - 2)
 
-                def change(x, *a, pad=pad, fill=fill, **k):
+                def change(
+                    x: PyTree, *a: PyTree, pad=pad, fill=fill, **k: PyTree
+                ) -> Any:
                     padded = torch.nn.functional.pad(x, pad, value=fill)
                     return _with(f, "padding", 0)(padded, *a, **k)
 
