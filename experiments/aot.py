@@ -103,6 +103,7 @@ def run(config: Config) -> None:
 
         jobs = [(t, p) for t in targets for p in programs(t.mesh, every=t is first)]
         examined = pool.map(examine, *zip(*jobs, strict=True))
+        others.sort(key=lambda target: target.kind == first.kind)  # these have to wait
         populations = pool.map(population_row, others)
         rows = [*examined, *search.result(), *populations]
     columns = ["", "MB a chip", "MFLOP a step", "by hand", "products", "collectives"]
