@@ -58,8 +58,9 @@ class Config(cli.Flags):
     platform: cli.OptionalStr = "cpu"
     """Where the compiler runs."""
     targets: tuple[str, ...] = tuple(DEFAULTS.split())
-    """Chips: v5e, v6e or v5p with a shape of two or three sizes, or h100:NUMBER. All
-    programs, and the largest population, are compiled for the first; others for all."""
+    """Chips: v5e, v6e or v5p with a shape of two or three sizes, or h100:NUMBER. Every
+    program is compiled for the first, one model for each, and the largest population
+    for all chips of the first's kind."""
 
     def __post_init__(self) -> None:
         """Check the targets, and that their compilers are here."""
@@ -89,23 +90,17 @@ class Target(NamedTuple):
 
 
 def run(config: Config) -> None:
-    """Compile every program for the first target, two for the others; show a table."""
+    """Compile every program for the first target, few for the others; show a table."""
     folder = RunFolder.create("aot", config)
     first, *others = targets = [target_of(name) for name in config.targets]
+    alike = [target for target in others if target.kind == first.kind]
+    jobs = [(t, p) for t in targets for p in programs(t.mesh, every=t is first)]
     with ThreadPoolExecutor(2) as pool:  # XLA compiles for a TPU in one thread
         search = pool.submit(lambda: list(largest_population(first)))
-
-        def population_row(target: Target) -> Row:
-            """Compile the largest population, of chips that were searched."""
-            found = search.result() if target.kind == first.kind else []
-            fit = (row["members"] for row in found if row["mb"])
-            return examine(target, dropout_program(target.mesh, max(fit, default=1024)))
-
-        jobs = [(t, p) for t in targets for p in programs(t.mesh, every=t is first)]
-        examined = pool.map(examine, *zip(*jobs, strict=True))
-        others.sort(key=lambda target: target.kind == first.kind)  # these have to wait
-        populations = pool.map(population_row, others)
-        rows = [*examined, *search.result(), *populations]
+        examined = list(pool.map(examine, *zip(*jobs, strict=True)))
+        fits = max((row["members"] for row in search.result() if row["mb"]), default=1)
+        largest = [dropout_program(target.mesh, fits) for target in alike]
+        rows = [*examined, *search.result(), *pool.map(examine, alike, largest)]
     columns = ["", "MB a chip", "MFLOP a step", "by hand", "products", "collectives"]
     columns += ["bytes", "at least (us)"]
     for target in targets:
@@ -327,20 +322,20 @@ def collectives(text: str) -> list[tuple[int, int]]:
 
 
 def largest_population(target: Target) -> Iterator[Row]:
-    """Yield ever closer populations, until one that is a 32nd larger does not fit.
+    """Yield ever closer populations, until one that is an eighth larger does not fit.
 
     Memory grows with the members: the next is what a line through zero and the largest
     that fits says, or the middle between that and the smallest that does not.
     """
     low, high, most, number = 0, math.inf, 0, 1024
-    while high - low > low // 32 + 1:
+    while high - low > low // 8 + 1:
         row = examine(target, dropout_program(target.mesh, number))
         yield row
         if row["mb"] is None:
             high = number
         else:
             low, most = number, int(number * row["memory_mb"] / row["mb"])
-        number = max(most, low + low // 32)
+        number = max(most, low + low // 8)
         if number >= high:
             number = (low + int(high)) // 2
 

@@ -52,3 +52,10 @@ def test_every_block_is_run_and_every_section_is_in_the_contents():
     words = [re.sub(r"[^\w -]", "", title(pair)) for pair in PAIRS]
     anchors = [text.lower().replace(" ", "-") for text in words]
     assert re.findall(r"\(#(.*?)\)", CONTENTS) == anchors
+
+
+@pytest.mark.parametrize("words", ["README.md: idioms", "README.zh-CN.md: 个 PyTorch"])
+def test_the_front_pages_count_the_pairs(words):
+    file, _, after = words.partition(": ")
+    page = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
+    assert f"{len(PAIRS)} {after}" in page.replace("\n", " ")
