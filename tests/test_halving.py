@@ -59,12 +59,10 @@ def test_what_remains_of_a_candidate_is_what_it_would_have_been_alone(x64):
     reached = (~np.isnan(losses)).sum(axis=0)
     assert reached[0] == 20
     assert 1 <= reached[2] < reached[1] < 12
-    for i in range(20):
-        for rung, units in enumerate(RUNGS):
-            if not np.isnan(losses[i, rung]):
-                own = rates[i : i + 1], jax.random.clone(keys)[i : i + 1]
-                alone = search(*own, rungs=(units,), slots=1)
-                np.testing.assert_allclose(losses[i, rung], alone[0, 0], rtol=1e-12)
+    for i, rung in enumerate((~np.isnan(losses)).sum(axis=1) - 1):
+        own = rates[i : i + 1], jax.random.clone(keys)[i : i + 1]
+        alone = search(*own, rungs=(RUNGS[rung],), slots=1)
+        np.testing.assert_allclose(losses[i, rung], alone[0, 0], rtol=1e-12)
 
 
 def given(losses, slots):

@@ -17,6 +17,7 @@ from ch4jax import parity
 from ch4jax.errors import Mismatch
 
 QUICK = ("SGD, momentum", "AdamW")
+SLOW = ("unet", "mixer", "resnet", "decoder")
 
 
 def pair(name):
@@ -32,7 +33,10 @@ def some(names):
     return {name: ready[name] for name in names}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in NAMES],
+)
 def test_a_model_is_equal_and_no_setting_stays_changed(name):
     arguments, options = pair(name)
     before = {k: v.clone() for k, v in arguments[1].state_dict().items()}
