@@ -41,6 +41,7 @@ def theirs(variables, x):
     return y.detach().numpy(), (gradients(twin, variables["params"]), x.grad)
 
 
+@pytest.mark.long
 def test_1000_inputs_over_eight_orders_of_magnitude(drawn):
     rng = np.random.default_rng(0)
     sizes = 10 ** rng.uniform(-4, 4, (1000, 1, 1))

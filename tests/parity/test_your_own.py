@@ -17,7 +17,7 @@ from ch4jax import parity
 from ch4jax.errors import Mismatch
 
 QUICK = ("SGD, momentum", "AdamW")
-SLOW = ("unet", "mixer", "resnet", "decoder")
+SLOW = ("unet", "mixer", "resnet", "decoder", "encoder", "lenet")
 
 
 def pair(name):
