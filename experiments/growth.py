@@ -52,15 +52,10 @@ class Config(cli.Flags):
 
     keep_programs: ClassVar[bool] = False
 
-    rounds: int = 5
+    rounds: cli.Count = 5
     """Rounds that are counted, after one that warms up."""
     quick: bool = False
     """Three points on each axis instead of all."""
-
-    def __post_init__(self) -> None:
-        """Check what does not depend on the machine."""
-        super().__post_init__()
-        cli.check_at_least_1("--rounds", self.rounds)
 
 
 class Point(NamedTuple):

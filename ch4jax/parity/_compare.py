@@ -1,32 +1,23 @@
 """The levels of a comparison: the same numbers, the same steps, the same runs."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import ArrayLike, PyTree
 
-from ch4jax import interop
 from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
 from ch4jax.parity import _causes, _layers
-from ch4jax.parity._causes import Change, Operation
-from ch4jax.parity._flax import Calls, Flax, Side, carries, side_of
-from ch4jax.parity._layers import Place
-from ch4jax.parity._masks import (
-    Mask,
-    mask_checks,
-    recorded,
-    replayed_in_jax,
-    replayed_in_torch,
-)
+from ch4jax.parity._flax import Flax
+from ch4jax.parity._masks import Mask, mask_checks, recorded
 from ch4jax.parity._optimizers import Pair, optimizers, variants
+from ch4jax.parity._parting import parting
 from ch4jax.parity._report import (
     Check,
     Report,
@@ -35,28 +26,12 @@ from ch4jax.parity._report import (
     largest,
     path_of,
 )
+from ch4jax.parity._setting import ALLOWED, Losses, Setting, arrays, forward, prepared
 
 if TYPE_CHECKING:
     import torch
 
-Losses = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
-ALLOWED = {"float64": 1e-12, "float32": 1e-4}
 RUN = {"float64": 1e-10, "float32": 1e-3}  # or ten times the noise floor
-
-
-class _Setting(NamedTuple):
-    """What both sides are given, in one dtype."""
-
-    side: Side
-    module: "torch.nn.Module"  # PyTorch's, with the start's values
-    params: PyTree
-    state: PyTree
-    inputs: tuple[np.ndarray, ...]
-    labels: np.ndarray
-    losses: Losses
-    options: Mapping[str, Any]
-    key: PRNGKeyArray
-    value: Callable[..., Any]  # see `_value`
 
 
 def compare(
@@ -113,26 +88,24 @@ def compare(
     for dtype in ALLOWED:
         if not _passed(checks):
             break
-        with _prepared(dtype, *setting, options, seed) as prepared:
-            found, apart, state = _same_numbers(prepared, dtype)
+        with prepared(dtype, *setting, options, seed) as s:
+            found, apart, state = _same_numbers(s, dtype)
             checks += found
             if dtype == "float64":
                 gradients = apart
                 failed = {check.what for check in found if not check.passed}
-                places, first, notes = _parting(prepared, apart)
+                places, first, notes = parting(s, apart)
                 if failed and not first and "outputs in evaluation" in failed:
-                    _, first, notes = _parting(prepared, apart, train=False)
+                    _, first, notes = parting(s, apart, train=False)
                 notes += [] if first else _causes.of_state(state)
                 if _passed(checks):
                     for name, pair in pairs.items():
-                        check, why = _steps(prepared, name, pair)
+                        check, why = _steps(s, name, pair)
                         checks.append(check)
                         notes += why
             if _passed(checks) and steps:
                 pair = next(iter(pairs.values()))
-                found, drift[dtype], floor[dtype] = _run(
-                    prepared, dtype, pair, steps, seed
-                )
+                found, drift[dtype], floor[dtype] = _run(s, dtype, pair, steps, seed)
                 checks += found
     layers = tuple((str(place), place.difference) for place in places)
     notes = () if _passed(checks) else tuple(notes)
@@ -150,106 +123,18 @@ def _passed(checks: Sequence[Check]) -> bool:
     return all(check.passed for check in checks)
 
 
-@contextmanager
-def _prepared(
-    dtype: str,
-    ours: Flax,
-    theirs: "torch.nn.Module",
-    inputs: tuple[np.ndarray, ...],
-    labels: np.ndarray,
-    losses: Losses | None,
-    params: PyTree | None,
-    original: str,
-    options: Mapping[str, Any],
-    seed: int,
-) -> Iterator[_Setting]:
-    """Give both sides the same parameters, in one dtype."""
-    torch = import_torch()
-    with jax.enable_x64(dtype == "float64"), carries(dtype):
-        rows, labels = tuple(_as(x, dtype) for x in inputs), _as(labels, dtype)
-        side = side_of(ours, params, _arrays(rows))
-        module = copy.deepcopy(theirs).to(getattr(torch, dtype))
-        if original == "flax":
-            values = interop.to_torch(side.cast(dtype), module, **options)
-            module.load_state_dict(values)
-        start, state = side.carried(module, options)
-        integers = np.issubdtype(labels.dtype, np.integer)
-        losses = losses or (_cross_entropy() if integers else _squares())
-        key = jax.random.key(seed)
-        yield _Setting(
-            *(side, module, start, state, rows, labels, losses, options),
-            *(key, _value(side, losses[0], key)),
-        )
-
-
-def _as(x: np.ndarray, dtype: str) -> np.ndarray:
-    if np.issubdtype(x.dtype, np.floating):
-        return x.astype(dtype)
-    return x.astype(np.int64) if np.issubdtype(x.dtype, np.integer) else x
-
-
-def _arrays(inputs: Sequence[np.ndarray]) -> list[Array]:
-    return [jnp.asarray(x) for x in inputs]
-
-
-def _cross_entropy() -> Losses:
-    def ours(outputs: Array, labels: Array) -> Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        return losses.mean()
-
-    return ours, import_torch().nn.functional.cross_entropy
-
-
-def _squares() -> Losses:
-    def ours(outputs: Array, labels: Array) -> Array:
-        return jnp.square(outputs - labels).mean()
-
-    return ours, import_torch().nn.functional.mse_loss
-
-
 def _masks(
-    s: _Setting, state: PyTree, inputs: Sequence[Any], step: int
+    s: Setting, state: PyTree, inputs: Sequence[Any], step: int
 ) -> tuple[list[Mask], PyTree]:
     """Return the masks that our side draws in a step, and its state after that."""
     with recorded() as masks:
         key = jax.random.fold_in(s.key, step)
-        _, state = s.side.apply(s.params, state, _arrays(inputs), train=True, key=key)
+        _, state = s.side.apply(s.params, state, arrays(inputs), train=True, key=key)
     return masks, state
 
 
-def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., Any]:
-    """Return what gives loss, outputs, state, and gradients with recorded masks."""
-
-    @jax.jit
-    def value(params, state, inputs, labels, kept) -> Any:
-        def loss(params: PyTree, inputs: Sequence[Any]) -> Any:
-            with replayed_in_jax(kept):
-                outputs, new = side.apply(params, state, inputs, train=True, key=key)
-            return row_loss(outputs, labels), (outputs, new)
-
-        grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)
-        return grad(params, inputs)
-
-    return value
-
-
-def _forward(
-    s: _Setting,
-    module: "torch.nn.Module",
-    inputs: Sequence[np.ndarray],
-    labels: np.ndarray,
-    masks: Sequence[Mask],
-) -> tuple[list[Any], Any, Any]:
-    """Run PyTorch, in its mode; return inputs, outputs and loss."""
-    torch = import_torch()
-    tensors = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
-    with replayed_in_torch(masks) if module.training else nullcontext():
-        outputs = module(*tensors)
-    return tensors, outputs, s.losses[1](outputs, torch.tensor(labels))
-
-
 def _theirs(
-    s: _Setting,
+    s: Setting,
     module: "torch.nn.Module",
     inputs: Sequence[np.ndarray],
     labels: np.ndarray,
@@ -257,13 +142,13 @@ def _theirs(
 ) -> tuple[list[Any], Any, Any]:
     """Run PyTorch forward and back, in training; return inputs, outputs and loss."""
     module.train().zero_grad()
-    tensors, outputs, loss = _forward(s, module, inputs, labels, masks)
+    tensors, outputs, loss = forward(s, module, inputs, labels, masks)
     loss.backward()
     return tensors, outputs, loss
 
 
 def _same_numbers(
-    s: _Setting, dtype: str
+    s: Setting, dtype: str
 ) -> tuple[list[Check], dict[str, float], dict[str, float]]:
     """Level 1: the checks, and how far apart gradients and changed state are."""
     torch = import_torch()
@@ -271,7 +156,7 @@ def _same_numbers(
     module = copy.deepcopy(s.module).eval()
     with torch.no_grad():
         expected = module(*map(torch.tensor, s.inputs))
-    inputs = _arrays(s.inputs)
+    inputs = arrays(s.inputs)
     outputs, _ = s.side.apply(s.params, s.state, inputs, train=False, key=s.key)
     found = {"outputs in evaluation": _outputs(outputs, expected)}
     masks, _ = _masks(s, s.state, s.inputs, 0)
@@ -318,65 +203,7 @@ def _floats(ours: PyTree, theirs: PyTree) -> dict[str, float]:
     return differences(floats(ours), floats(theirs))
 
 
-def _parting(
-    s: _Setting, gradients: Mapping[str, float], *, train: bool = True
-) -> tuple[list[Place], str, list[str]]:
-    """Find where the two modules part, and what may be the cause."""
-    with recorded() as masks, s.side.watched() as ours:
-        outputs, _ = s.side.apply(
-            s.params, s.state, _arrays(s.inputs), train=train, key=s.key
-        )
-    if not ours:
-        return [], "", []
-    loss = s.losses[0](outputs, jnp.asarray(s.labels))
-    ours.append((_layers.LOSS, "out of", loss, None))
-
-    def theirs(changes: Mapping[int, Change]) -> tuple[Calls, list[Operation]]:
-        module = copy.deepcopy(s.module).train(train)
-        with _layers.watched(module, changes) as (calls, operations):
-            _, _, loss = _forward(s, module, s.inputs, s.labels, masks)
-        value = _layers.first_array(loss)
-        return [*calls, (_layers.LOSS, "out of", value, None)], operations
-
-    calls, operations = theirs({})
-    names = interop.layer_pairs(s.module, s.side.variables, names=s.options["names"])
-    pairs = _layers.pairs_of(names, s.module)
-    flattened = s.options["flattened"] or {}
-    places = _layers.places(ours, calls, pairs, flattened)
-    allowed = ALLOWED["float64"]
-    equal = {p.path for p in places if p.when == "out of" and p.difference <= allowed}
-    notes = _layers.settings(ours, calls, pairs, equal) + _layers.tied(s.module, names)
-    if masks and not train:
-        notes.append(f"Flax drops in evaluation too, {len(masks)} times")
-    wrong = [n for n, p in enumerate(places) if not p.difference <= allowed]
-    if not wrong:
-        first = _layers.first_gradient(places, pairs, gradients)
-        if first and any(o.name == "detach" for o in operations):
-            notes.append("PyTorch runs detach, which no gradient passes")
-        return places, first, notes
-
-    def agrees(changes: Mapping[int, Change]) -> bool:
-        now = _layers.places(ours, theirs(changes)[0], pairs, flattened)[: n + 1]
-        return len(now) == n + 1 and all(
-            a.path == b.path and a.difference <= allowed
-            for a, b in zip(now, places, strict=False)
-        )
-
-    n = wrong[0]
-    start = places[n - 1].at + 1 if n else 0
-    before = {i: o for i, o in enumerate(operations) if o.after <= places[n].at}
-    near = {i: o for i, o in before.items() if start <= o.after}
-    causes = _causes.tried(near, agrees)
-    if not causes:
-        causes = _causes.tried({i: before[i] for i in before.keys() - near}, agrees)
-    causes += _layers.values_notes(places[n], calls)
-    notes = notes + causes + _layers.order_notes(ours, calls, pairs)
-    runs = _causes.shown([*near.values()])
-    first = _layers.first_part(places, n, calls, runs)
-    return places, first if train else f"in evaluation, {first}", notes
-
-
-def _steps(s: _Setting, name: str, pair: Pair) -> tuple[Check, list[str]]:
+def _steps(s: Setting, name: str, pair: Pair) -> tuple[Check, list[str]]:
     """Level 2: three steps, so that moments, schedules and corrections show."""
     batches = [(s.inputs, s.labels)] * 3
     theirs, masks = _train_theirs(s, pair, batches)
@@ -433,7 +260,7 @@ def _moved(params: PyTree, dtype: str) -> PyTree:
 
 
 def _run(
-    s: _Setting, dtype: str, pair: Pair, steps: int, seed: int
+    s: Setting, dtype: str, pair: Pair, steps: int, seed: int
 ) -> tuple[list[Check], dict[int, float], float]:
     """Level 3."""
     rng = np.random.default_rng(seed)
@@ -457,7 +284,7 @@ def _run(
 
 
 def _train_theirs(
-    s: _Setting, pair: Pair, batches: Sequence[tuple[Any, Any]]
+    s: Setting, pair: Pair, batches: Sequence[tuple[Any, Any]]
 ) -> tuple[list[PyTree], list[list[Mask]]]:
     """Train PyTorch's module; return its parameters and the masks of each step."""
     module = copy.deepcopy(s.module)
@@ -475,7 +302,7 @@ def _train_theirs(
 
 
 def _train_ours(
-    s: _Setting,
+    s: Setting,
     params: PyTree,
     pair: Pair,
     batches: Sequence[tuple[Any, Any]],

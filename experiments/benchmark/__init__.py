@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import jax
 
+import experiments.benchmark.dispatch as dispatch
 import experiments.benchmark.figures as figures
 import experiments.benchmark.rows as rows
 import experiments.benchmark.tables as tables
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import FashionMNIST
-from experiments.benchmark import dispatch
 from experiments.benchmark.rows import DROPOUT, FLOOR, Houses, Work
 from experiments.common import cli, linear_problem, roofline, timing
 from experiments.common.console import say
@@ -32,17 +32,12 @@ class Config(cli.Flags):
 
     keep_programs: ClassVar[bool] = False
 
-    rounds: int = 5
+    rounds: cli.Count = 5
     """Rounds that are counted, after one that warms up."""
     quick: bool = False
     """One round on the shipped tenth, without torch.compile: under a minute."""
     data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
-
-    def __post_init__(self) -> None:
-        """Check what does not depend on the data."""
-        super().__post_init__()
-        cli.check_at_least_1("--rounds", self.rounds)
 
 
 def run(config: Config) -> None:

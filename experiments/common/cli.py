@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from inspect import isfunction
 from pathlib import Path
 from typing import (
     Annotated,
@@ -149,7 +148,7 @@ class Flags:
             values = getattr(self, name)
             if isinstance(values, tuple):
                 kind = get_args(kind)[0]
-            for check in filter(isfunction, getattr(kind, "__metadata__", ())):
+            for check in filter(inspect.isfunction, getattr(kind, "__metadata__", ())):
                 for value in values if isinstance(values, tuple) else (values,):
                     if value is not None:
                         check(f"--{name.replace('_', '-')}", value)
