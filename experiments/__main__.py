@@ -22,11 +22,11 @@ TIMES = {
     "benchmark": "4 min",
     "book": "2 min",
     "claims": "4 min",
-    "compare": "10 min",
+    "compare": "8 min",
     "end_to_end": "5 min",
     "growth": "1 min",
     "report": "20 min",
-    "search": "2 min",
+    "search": "1 min",
 }
 # The book's order: sections of the first and Chinese edition, and of the English one.
 SECTIONS = {

@@ -193,8 +193,9 @@ def draw_drift(
 ) -> None:
     """Draw the difference of the parameters against the step, a line a system."""
     part = {n for n, each in courses.items() if max(each.get("float32", [0])) > 1e-4}
+    most = max((max(each["float64"]) for each in courses.values()), default=0.0)
     panels = (
-        ("float64: all stay within rounding", "float64", list(courses)),
+        (f"float64: at most {most:.0e}", "float64", list(courses)),
         ("float32: most stay", "float32", [n for n in courses if n not in part]),
         ("float32: chaotic systems part", "float32", [n for n in courses if n in part]),
     )
