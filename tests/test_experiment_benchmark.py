@@ -22,8 +22,8 @@ EAGER, SCANNED = "PyTorch, eager, in memory", "JAX, scanned epoch"
 @pytest.fixture
 def houses():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(20, 3)).astype(np.float32)
-    return Houses(x, np.exp(x[:, 0] + 12), folds.k_fold(20, 5))
+    x, features = (rng.normal(size=(20, n)).astype(np.float32) for n in (3, 40))
+    return Houses(x, np.exp(x[:, 0] + 12), folds.k_fold(20, 5), features)
 
 
 def read(folder, name="summary.json"):
@@ -124,7 +124,7 @@ def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(
     assert [work.has_floor for work in works] == floors
 
 
-def test_every_pytorch_row_runs(few_images, houses, monkeypatch):
+def test_every_row_of_pytorch_and_the_perceptrons_run(few_images, houses, monkeypatch):
     monkeypatch.setattr(rows, "POPULATIONS", (1, 2))
     data, cpu = fashion_mnist.load("mini"), torch.device("cpu")
     problem = draw_problem(
@@ -133,11 +133,14 @@ def test_every_pytorch_row_runs(few_images, houses, monkeypatch):
     works = [
         *torch_rows.dropout_rows(data, cpu, compile=False),
         *torch_rows.house_rows(houses, cpu),
+        *torch_rows.perceptron_rows(houses, cpu, compile=False),
         *torch_rows.sweep_rows(problem, cpu, members=3),
+        *rows.perceptron_rows(houses),
     ]
     for work in works:
         work.run()
-    assert [work.amount for work in works] == [300, 300, 300, 60, 5, 5, 2, 2, 3]
+    amounts = [300, 300, 300, 60, 5, 5, 40, 2, 3, 2, 3, 40]
+    assert [work.amount for work in works] == amounts
 
 
 def test_pytorch_is_timed_on_the_device_of_jax_or_not_at_all(monkeypatch, houses):

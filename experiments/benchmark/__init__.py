@@ -126,6 +126,7 @@ def works(
         *rows.dropout_rows(data),
         *rows.sweep_rows(),
         *rows.house_rows(houses),
+        *rows.perceptron_rows(houses),
         *dispatch.rows(),
     ], not_run
 
@@ -153,6 +154,7 @@ def torch_works(
         *theirs.dropout_rows(data, device, compile=not config.quick),
         *theirs.sweep_rows(problem, device),
         *theirs.house_rows(houses, device),
+        *theirs.perceptron_rows(houses, device, compile=not config.quick),
     ]
     if config.quick:
         return found, [{"name": "PyTorch, torch.compile", "reason": "--quick"}]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ch4jax import house_prices, training
 from ch4jax.data.fashion_mnist import FashionMNIST
+from ch4jax.house_prices import features, models
 from ch4jax.training import Batch, Metrics, TrainState, folds, population
 from experiments.common import linear_problem, roofline, timing
 from experiments.common.networks import flax_network, metrics_fn
@@ -23,8 +24,11 @@ STD = 0.01
 LEARNING_RATE = 0.5
 POPULATIONS = (1, 4, 16, 64)
 DROPOUT, SWEEP, HOUSES = "dropout MLP", "weight decay sweep", "house prices"
+PERCEPTRONS = "best recipe for house prices"
+SETTINGS, SEEDS, EPOCHS = 4, 2, 5  # of it
 DISPATCH = "1,000 steps of a tiny model"
 UNITS = {DROPOUT: "images", SWEEP: "runs", HOUSES: "models", DISPATCH: "steps"}
+UNITS[PERCEPTRONS] = "models"
 FLOOR = "matrix products alone"
 
 
@@ -64,11 +68,12 @@ class Work(NamedTuple):
 
 
 class Houses(NamedTuple):
-    """Features and prices of the book, and the rows that each fold trains on."""
+    """What the book's recipe trains on, and the features of the best one."""
 
-    x: Float[np.ndarray, "rows features"]
+    x: Float[np.ndarray, "rows columns"]
     prices: Float[np.ndarray, " rows"]
     in_training: Bool[np.ndarray, "folds rows"]
+    features: Float[np.ndarray, "rows features"]
 
 
 def read_houses() -> Houses:
@@ -76,7 +81,9 @@ def read_houses() -> Houses:
     tables = house_prices.read("shipped")
     x = house_prices.encode(tables.train, tables.test).train.astype(np.float32)
     prices = tables.train["SalePrice"].to_numpy(np.float32)
-    return Houses(x, prices, folds.k_fold(len(x), 5))
+    derived, logs = features.derive(tables.train), np.log(prices.astype(float))
+    best = features.encode(features.fit(derived, logs), derived, logs)
+    return Houses(x, prices, folds.k_fold(len(x), 5), best.astype(np.float32))
 
 
 def compiled(
@@ -160,7 +167,7 @@ def house_rows(houses: Houses) -> Iterator[Work]:
     steps, k = folds.steps_per_epoch(houses.in_training, 64), len(houses.in_training)
     sizes = {"epochs": 100, "batch_size": 64, "steps": steps}
     train = partial(house_prices.train_linear, **sizes)
-    arrays = [jnp.asarray(array) for array in houses]
+    arrays = [jnp.asarray(array) for array in houses[:3]]
     for settings, seeds in ((1, 1), (8, 8)):
         decays = jnp.linspace(0.0, 1.0, settings)
         setting = house_prices.Setting(jnp.full(settings, 5.0), decays)
@@ -168,3 +175,25 @@ def house_rows(houses: Houses) -> Iterator[Work]:
         models = settings * k * seeds
         name = f"JAX, {models} at once"
         yield compiled(HOUSES, name, models, train, setting, *arrays, keys=keys)
+
+
+def perceptron_rows(houses: Houses) -> Iterator[Work]:
+    """Yield the perceptrons of the best recipe: settings x folds x seeds at once."""
+    k, width = len(houses.in_training), (SETTINGS, len(houses.in_training))
+    decays = jnp.linspace(0.5, 1.5, SETTINGS)[:, None]
+    settings = (
+        jnp.full(width, 0.01),
+        decays,
+        jnp.linspace(0.2, 0.3, SETTINGS)[:, None],
+    )
+    setting = models.Setting(*(jnp.broadcast_to(array, width) for array in settings))
+    x = jnp.broadcast_to(houses.features, (k, *houses.features.shape))
+    arrays = setting, x, jnp.log(houses.prices), jnp.asarray(houses.in_training)
+    steps = folds.steps_per_epoch(houses.in_training, 128)
+    sizes = {"epochs": EPOCHS, "batch_size": 128, "steps": steps}
+    train = partial(models.train, models.Architecture(), **sizes)
+    keys = jax.random.split(jax.random.key(0), (k, SEEDS))
+    members = SETTINGS * keys.size
+    yield compiled(
+        PERCEPTRONS, f"JAX, {members} at once", members, train, *arrays, keys=keys
+    )

@@ -3,27 +3,30 @@
 It needs PyTorch, so the command imports it only if there is one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import jax
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, huber_loss, mse_loss, silu
 
 import experiments.benchmark.rows as shared
 from ch4jax.data.fashion_mnist import FashionMNIST
+from ch4jax.house_prices import models
 from experiments.benchmark.rows import Houses, Work
 from experiments.common import roofline
 from experiments.common.linear_problem import Problem
 from experiments.common.roofline import BATCH_SIZE
 from experiments.pytorch import twins
 
-Pairs = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Pairs = Iterator[tuple[Tensor, Tensor]]
 Batches = Callable[[], Pairs]
+Params = dict[str, Tensor]
 UInt8s = UInt8[np.ndarray, "..."]
 
 
@@ -36,7 +39,7 @@ class Images(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
         """Return one image, shape (1, 28, 28) in [0, 1], and its class."""
         pixels = torch.from_numpy(np.array(Image.fromarray(self.images[i])))[None]
         return pixels.to(torch.float32).div(255), int(self.labels[i])
@@ -113,31 +116,35 @@ def dropout_rows(
         yield train("PyTorch, torch.compile", in_memory, compile=True)
     few = len(x) // 10  # as for JAX's populations
 
-    def population(members: int) -> Work:
+    def population(members: int, *, compile: bool = False) -> Work:
         nets = [twins.perceptron(shared.HIDDEN, shared.RATES) for _ in range(members)]
         for net in nets:
             twins.init_normal(net, shared.STD)
         params, _ = torch.func.stack_module_state([net.to(device) for net in nets])
 
-        def loss(
-            params: dict[str, torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor
-        ) -> torch.Tensor:
-            logits = torch.func.functional_call(nets[0], params, (inputs,))
-            return cross_entropy(logits, labels)
+        def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(torch.func.functional_call(nets[0], params, (x,)), y)
 
         gradients = torch.vmap(torch.func.grad(loss), randomness="different")
 
-        def epoch() -> None:
-            orders = [torch.randperm(few, device=device) for _ in nets]
-            with torch.no_grad():
-                for rows in torch.stack(orders).split(BATCH_SIZE, dim=1):
-                    for name, grad in gradients(params, x[rows], y[rows]).items():
-                        params[name].sub_(shared.LEARNING_RATE * grad)
+        def step(params: Params, x: Tensor, y: Tensor) -> Params:
+            of = gradients(params, x, y)
+            return {k: p - shared.LEARNING_RATE * of[k] for k, p in params.items()}
 
-        name, work = f"PyTorch, vmap over {members}", finished(epoch, device)
-        return Work(shared.DROPOUT, name, work, members * few)
+        call = torch.compile(step) if compile else step
+
+        def epoch() -> None:
+            current = {name: p.detach() for name, p in params.items()}
+            orders = [torch.randperm(few, device=device) for _ in nets]
+            for rows in torch.stack(orders).split(BATCH_SIZE, dim=1):
+                current = call(current, x[rows], y[rows])
+
+        name = f"PyTorch, {'compiled ' if compile else ''}vmap over {members}"
+        return Work(shared.DROPOUT, name, finished(epoch, device), members * few)
 
     yield from map(population, shared.POPULATIONS[1:])
+    if compile:
+        yield population(shared.POPULATIONS[-1], compile=True)
 
 
 def sweep_rows(
@@ -159,29 +166,29 @@ def sweep_rows(
                     (mse_loss(net(x[rows]), y[rows]) / 2).backward()
                     optimizer.step()
 
-    for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
-        run = finished(partial(train, make), device)
-        yield Work(shared.SWEEP, f"PyTorch, one by one, {name}", run, runs)
-
-    def together() -> None:
+    def together(make: Callable[..., torch.optim.Optimizer]) -> None:
         w = torch.randn(members, x.shape[1], 1, device=device)
         b = torch.zeros(members, 1, 1, device=device)
+        optimizer = make([w, b], lr=0.003)
 
-        def loss(
-            w: torch.Tensor, b: torch.Tensor, x: torch.Tensor, y: torch.Tensor
-        ) -> torch.Tensor:
+        def loss(w: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
             return mse_loss(x @ w + b, y) / 2
 
         gradients = torch.vmap(torch.func.grad(loss, argnums=(0, 1)))
         for _ in range(100):
             orders = torch.rand(members, len(x), device=device).argsort(dim=1)
             for rows in orders.split(5, dim=1):
-                of_w, of_b = gradients(w, b, x[rows], y[rows])
-                w -= 0.003 * (of_w + 3.0 * w)
-                b -= 0.003 * of_b
+                of_w, b.grad = gradients(w, b, x[rows], y[rows])
+                w.grad = of_w + 3.0 * w
+                optimizer.step()
 
-    name = f"PyTorch, vmap over {members:,}, SGD"
-    yield Work(shared.SWEEP, name, finished(together, device), members)
+    for name, make in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
+        run = finished(partial(train, make), device)
+        yield Work(shared.SWEEP, f"PyTorch, one by one, {name}", run, runs)
+        run = finished(partial(together, make), device)
+        yield Work(
+            shared.SWEEP, f"PyTorch, vmap over {members:,}, {name}", run, members
+        )
 
 
 def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
@@ -192,10 +199,10 @@ def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
     others_of = [(~fold).nonzero()[:, 0] for fold in in_training]
     k, width = len(rows_of), x.shape[1]
 
-    def shuffled(rows: torch.Tensor) -> torch.Tensor:
+    def shuffled(rows: Tensor) -> Tensor:
         return rows[torch.randperm(len(rows), device=device)]
 
-    def log_rmse(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    def log_rmse(predicted: Tensor, true: Tensor) -> float:
         return mse_loss(predicted.clamp(min=1).log(), true.log()).sqrt().item()
 
     def loop() -> None:
@@ -231,3 +238,61 @@ def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
 
     for name, run in (("fold by fold", loop), ("folds stacked", stacked)):
         yield Work(shared.HOUSES, f"PyTorch, {name}", finished(run, device), k)
+
+
+def perceptron_rows(
+    houses: Houses, device: torch.device, *, compile: bool
+) -> Iterator[Work]:
+    """Yield the perceptrons of the best recipe for house prices, stacked."""
+    x = torch.tensor(houses.features).to(device)
+    y = torch.tensor(np.log(houses.prices)).to(device)
+    y = (y - y.mean()) / y.std()
+    rows_of = [
+        torch.tensor(fold.nonzero()[0]).to(device) for fold in houses.in_training
+    ]
+    of_fold = shared.SETTINGS * shared.SEEDS
+    members = of_fold * len(rows_of)
+    decay = torch.linspace(0.5, 1.5, members, device=device)[:, None, None]
+    rate = torch.linspace(0.2, 0.3, members, device=device)[:, None, None]
+    hidden, waves, frequencies, scale = models.Architecture()
+    widths = x.shape[1] + waves * frequencies, *hidden, 1
+
+    def loss(params: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        frequency, phase, *layers = params
+        angles = 2 * torch.pi * x[..., :waves, None] * frequency + phase
+        h = torch.cat([x, angles.cos().flatten(2)], dim=2)
+        for i, (kernel, bias) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
+            h = (silu(h) if i else h) * (torch.rand_like(h) >= rate) / (1 - rate)
+            h = torch.baddbmm(bias, h, kernel)
+        return huber_loss(h[..., 0], y, delta=models.HUBER) * members
+
+    def train(loss: Callable[..., Tensor]) -> None:
+        normal = partial(torch.randn, device=device)
+        params = [scale * normal(members, 1, waves, frequencies)]
+        params += [2 * torch.pi * torch.rand_like(params[0])]
+        for fan_in, fan_out in pairwise(widths):
+            params += [normal(members, fan_in, fan_out) * fan_in**-0.5]
+            params += [0.3 * normal(members, 1, fan_out)]
+        for leaf in params:
+            leaf.requires_grad_()
+        adam = torch.optim.Adam(params, lr=0.01, betas=(0.9, 0.95), fused=True)
+        for _ in range(shared.EPOCHS):
+            orders = [
+                rows[torch.randperm(len(rows), device=device)]
+                for rows in rows_of
+                for _ in range(of_fold)
+            ]
+            for batch in torch.stack(orders).split(128, dim=1):
+                adam.zero_grad()
+                loss(params, x[batch], y[batch]).backward()
+                with torch.no_grad():
+                    for kernel in params[2::2]:
+                        kernel.mul_(1 - 0.01 * decay)
+                adam.step()
+
+    calls = {"stacked": loss}
+    if compile:
+        calls["stacked, compiled"] = torch.compile(loss)
+    for name, call in calls.items():
+        run = finished(partial(train, call), device)
+        yield Work(shared.PERCEPTRONS, f"PyTorch, {name}", run, members)
