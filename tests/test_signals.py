@@ -30,6 +30,12 @@ DEAF = {
     Slow()
     time.sleep(60)
 """,
+    "a class that is being made, which raises an error of its own": """
+    class Slow:
+        def __set_name__(self, owner, name):
+            time.sleep(60)
+    type("Owner", (), {"slow": Slow()})
+""",
     "a compiled program": """
     import jax
     jax.lax.fori_loop(0, 2**31 - 1, lambda i, x: x * 0.5, 1.0).block_until_ready()
@@ -39,7 +45,7 @@ DEAF = {
 
 @pytest.mark.parametrize(
     ("where", "number"),
-    [*zip(DEAF, [signal.SIGINT, *[signal.SIGTERM] * 2], strict=True)],
+    [*zip(DEAF, [signal.SIGINT, *[signal.SIGTERM] * 3], strict=True)],
 )
 def test_a_signal_ends_the_process_wherever_it_arrives(where, number):
     script = f"""

@@ -45,6 +45,13 @@ def raised() -> Iterator[None]:
     previous = {number: signal.signal(number, _raise) for number in WORDS}
     try:
         yield
+    except Exception as error:  # such as Python's own, if a class was being made
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, Interrupted):
+            cause = cause.__cause__ or cause.__context__
+        if cause:
+            raise cause from None
+        raise
     finally:
         sys.unraisablehook = in_vain
         for number, handler in previous.items():
