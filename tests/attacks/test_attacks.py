@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import HealthCheck, Phase, note, settings
@@ -178,6 +179,7 @@ class Attacks(RuleBasedStateMachine):
     def teardown(self):
         os.chdir("/")
         shutil.rmtree(self.root)
+        jax.clear_caches()  # thousands of programs would use up the memory maps
 
     def put(self, path):
         if not path.exists():
