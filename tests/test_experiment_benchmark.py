@@ -126,6 +126,7 @@ def test_every_jax_row_of_the_dropout_mlp_trains_on_every_row(
 
 def test_every_row_of_pytorch_and_the_perceptrons_run(few_images, houses, monkeypatch):
     monkeypatch.setattr(rows, "POPULATIONS", (1, 2))
+    monkeypatch.setattr(rows, "EPOCHS", 1)
     data, cpu = fashion_mnist.load("mini"), torch.device("cpu")
     problem = draw_problem(
         Hyperparameters(inputs=3, train_rows=5, test_rows=5), key=jax.random.key(0)

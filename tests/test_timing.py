@@ -16,13 +16,22 @@ def test_a_compiled_function_is_called_without_its_static_arguments():
     assert seconds > 0
 
 
-def test_works_run_in_turn_so_that_a_drift_hits_all():
+def test_works_run_in_turn_so_that_a_drift_hits_all(monkeypatch):
+    monkeypatch.setattr(timing, "SHORTEST", 0.0)
     order = []
     works = {name: lambda name=name: order.append(name) or name for name in "ab"}
     timings = timing.interleave(works, rounds=3)
     assert order == list("ab" * 4)
     for seconds in timings.values():
         assert 0 <= seconds.fastest <= seconds.median <= seconds.slowest
+
+
+def test_short_work_counts_by_the_mean_of_many_calls(monkeypatch):
+    times = iter([9.0, *[0.05] * 5, 0.1, 0.4])
+    monkeypatch.setattr(timing, "timed", lambda work: (None, next(times)))
+    found = timing.interleave({"a": print}, rounds=2)["a"]
+    assert (found.first, found.slowest) == (9.0, 0.4)
+    assert found.fastest == pytest.approx(0.35 / 6)
 
 
 class Opaque:
