@@ -34,7 +34,7 @@ QUICK = {
     "storage": ("--flips", "20", "--kills", "1"),
 }
 TOO_LONG = {"benchmark", "claims", "compare", "end_to_end", "growth"}
-TOO_LONG |= {"search"}  # for --quick
+TOO_LONG |= {"search", "time_to_accuracy"}  # for --quick
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Seconds to 88% and to 90% test accuracy on Fashion-MNIST, with a perceptron.
+
+A run is everything from drawing the parameters to the test accuracy, with the images in
+memory and the program compiled. The recipes were chosen on 10,000 training images that
+were set aside; here they train on all of them. Accuracy is a mean over many seeds; the
+time is the median of runs that take turns with the same recipe in PyTorch.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.stages import Compiled
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from ch4jax import training
+from ch4jax.data import fashion_mnist
+from ch4jax.statistics import mean_interval
+from ch4jax.training import Data
+from experiments.common import cli, roofline, timing
+from experiments.common.networks import flax_network, metrics_fn
+from experiments.common.one_cycle import RECIPES, Recipe
+from experiments.common.run_folder import RunFolder
+
+GROUP = 2  # members that train at a time
+
+
+@dataclass(frozen=True)
+class Config(cli.Flags):
+    """Flags of the measurement."""
+
+    rounds: cli.Count = 5
+    """Rounds that are timed, after one that warms up."""
+    seeds: cli.Count = 50
+    """Runs whose accuracies are averaged."""
+    data: cli.Source = "auto"
+    """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
+
+
+def train(
+    recipe: Recipe, train_data: Data, test_data: Data, *, key: PRNGKeyArray
+) -> Float[Array, ""]:
+    """Return the test accuracy of a run."""
+    network = flax_network(recipe.hidden, recipe.rates, None)
+    factor = recipe.schedule(len(train_data[1]), jnp.minimum)
+    init_key, train_key = jax.random.split(key)
+    params, _ = training.fit(
+        network.init(init_key),
+        train_data,
+        metrics_fn=metrics_fn(network),
+        optimizer=optax.adam(lambda step: recipe.learning_rate * factor(step)),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        key=train_key,
+    )
+    evaluate = partial(training.evaluate, metrics_fn=metrics_fn(network))
+    return evaluate(params, test_data)["accuracy"]
+
+
+@partial(jax.jit, static_argnames="recipe")
+def train_all(
+    recipe: Recipe, train_data: Data, test_data: Data, *, keys: Key[Array, " seeds"]
+) -> Float[Array, " seeds"]:
+    """Return the test accuracy of each run."""
+    run = partial(train, recipe, train_data, test_data)
+    return jax.lax.map(lambda key: run(key=key), keys, batch_size=GROUP)
+
+
+def run(config: Config) -> None:
+    """Time the recipes, average their accuracies, print and write both."""
+    data = fashion_mnist.load(config.data)
+    folder = RunFolder.create("time_to_accuracy", config)
+    arrays = (
+        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
+        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
+    )
+    keys = iter(jax.random.split(jax.random.key(config.seed), len(RECIPES)))
+    works: dict[str, Callable[[], Any]] = {}
+    accuracies: dict[str, Sequence[float] | np.ndarray] = {}
+    compiling: dict[str, float] = {}
+    for target, recipe in RECIPES.items():
+        ours, theirs = f"{target:.0%}, JAX", f"{target:.0%}, PyTorch"
+        key, *seeds = jax.random.split(next(keys), 1 + config.seeds)
+        everyone = train_all(recipe, *arrays, keys=jnp.stack(seeds))
+        accuracies[ours] = np.asarray(everyone)
+        alone = jax.jit(partial(train, recipe))
+        alone, compiling[ours] = timing.compile(alone, *arrays, key=key)
+
+        def again(program: Compiled = alone, key: PRNGKeyArray = key) -> Array:
+            return program(*arrays, key=jax.random.clone(key))
+
+        works[ours] = again
+        if importlib.util.find_spec("torch"):
+            from experiments.pytorch.one_cycle import Runs
+
+            works[theirs] = runs = Runs(recipe, data)
+            accuracies[theirs] = runs.accuracies
+    timings = timing.interleave(works, rounds=config.rounds)
+    entries = [
+        {
+            "name": name,
+            "accuracy": mean_interval(np.asarray(accuracies[name])),
+            "seeds": len(accuracies[name]),
+            "compile": compiling.get(name),
+            **timings[name]._asdict(),
+        }
+        for name in works
+    ]
+    disturbed = timing.disturbances(timings, floors={})
+    warning = f" ({timing.NOT_QUIET})" if disturbed else ""
+    folder.table(
+        ["", "accuracy, 95%", "seeds", "compile (s)", "median (s)", "fastest"],
+        [
+            [
+                e["name"],
+                "{:.4f} ({:.4f} to {:.4f})".format(*e["accuracy"]),
+                str(e["seeds"]),
+                "-" if e["compile"] is None else f"{e['compile']:.1f}",
+                f"{e['median']:.2f}",
+                f"{e['fastest']:.2f}",
+            ]
+            for e in entries
+        ],
+        title=f"{data.name}, {len(data.train_labels):,} training images{warning}",
+    )
+    if disturbed:
+        folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
+    reached = [
+        f"{e['accuracy'].mean:.2%} after {e['median']:.2f} s ({e['name']})"
+        for e in entries
+    ]
+    folder.finish(
+        {
+            "data": data.name,
+            "runs": entries,
+            "recipes": {f"{t:.0%}": r._asdict() for t, r in RECIPES.items()},
+            "threads": roofline.threads(),
+            "quiet": not disturbed,
+            "seconds": folder.seconds(),
+        },
+        headline=f"Mean test accuracy: {', '.join(reached)}{warning}.",
+    )
+
+
+def main() -> None:
+    """Run from the command line."""
+    cli.main(Config, run)
+
+
+if __name__ == "__main__":
+    main()
