@@ -57,7 +57,7 @@ def load_torch(path: str | Path, entry: str | None = None) -> Any:
       Mismatch: if it holds anything else, such as code, which is never run, or claims
         more than a file of its size may: that is refused before it is unpacked.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         with open_file(path, MAX_BYTES) as file:
             _check_claims(file, path)
@@ -144,7 +144,7 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
       Refused: if entries share memory, as those of a shared layer do, and the file is
         .safetensors, which cannot express that.
     """
-    torch, path = import_torch(), Path(path)
+    torch, path = import_torch(), Path(path).expanduser()
     tensors = {
         name: tensor if is_tensor(tensor) else to_tensor(tensor, name)
         for name, tensor in tensors_of(state_dict, "the state_dict").items()
