@@ -19,7 +19,7 @@ from test_resume import rows
 
 from ch4jax.errors import DataError, NetworkError
 from experiments import __main__, dropout
-from experiments.common import cli, console, setup
+from experiments.common import cli, console, plots, setup
 from experiments.common.errors import Failed, Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
@@ -369,6 +369,15 @@ def test_a_cache_that_cannot_be_written_changes_nothing(own_cache):
     setup.keep_programs()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     assert jax.jit(lambda x: x + 41)(1) == 42  # a warning would be an error here
+
+
+def test_a_matplotlibrc_does_not_change_a_figure(tmp_path):
+    drawn = []
+    for rc in ({}, {"axes.facecolor": "red", "text.usetex": True}):
+        with plots.mpl.rc_context(rc), plots.figure(tmp_path / "f", size=(1, 1)):
+            pass
+        drawn.append((tmp_path / "f").read_bytes())
+    assert drawn[0] == drawn[1]
 
 
 def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_path):
