@@ -101,6 +101,13 @@ def test_help_lists_every_flag_and_starts_no_backend():
         assert all(flag in text for flag, _ in flags(name))
 
 
+@pytest.mark.parametrize("args", [["--help"], ["--no-such-flag"]])
+def test_help_ends_in_a_terminal_of_one_column(args, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    with pytest.raises(SystemExit):
+        cli.parse(Config, args)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_number_that_a_flag_takes_is_checked(name):
     wrong = {"int": "-1", "float": "nan"}

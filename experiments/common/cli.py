@@ -104,6 +104,8 @@ Source = Annotated[str, _flag(str, "STR")]  # a folder, or a word
 Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
+MIN_COLUMNS = 20  # in fewer than 8, tyro draws its boxes without end
+
 EXIT_CODES: dict[type[Exception], int] = {
     Failed: 1,
     UsageError: 2,
@@ -315,6 +317,8 @@ def parse(config_type: type[Parsed], args: list[str] | None = None) -> Parsed:
     for name in [name for name in fields if name in TrainingFlags.__dataclass_fields__]:
         fields[name] = fields.pop(name)  # tyro's order: the topic's flags come first
     spec = module.__spec__
+    if shutil.get_terminal_size().columns < MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(MIN_COLUMNS)
     return tyro.cli(
         config_type,
         prog=f"python -m {spec.name if spec else module.__name__}",
