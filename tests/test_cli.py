@@ -17,7 +17,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from test_resume import rows
 
-from ch4jax.errors import DataError, NetworkError
+from ch4jax.errors import DataError, NetworkError, Refused
 from experiments import __main__, dropout
 from experiments.common import cli, console, plots, setup
 from experiments.common.errors import Failed, Interrupted, UsageError
@@ -243,6 +243,7 @@ NO_MEMORY = jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat")
         (Failed("no"), 1, "no"),
         (DataError("no"), 65, "no"),
         (NetworkError("no"), 69, "no"),
+        (Refused("x exists"), 1, "x exists"),
         (Interrupted("no", 2), 130, "no"),
         (FULL, 1, ".*No space left.*"),
         (OSError("f is in place, but then: no"), 1, "f is in place, but then: no"),

@@ -35,7 +35,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ch4jax.errors import DataError, NetworkError
+from ch4jax.errors import DataError, NetworkError, Refused
 from ch4jax.storage import atomic
 from ch4jax.training import sharding
 from experiments.common import distributed, output, setup, signals, threefry
@@ -108,6 +108,7 @@ MIN_COLUMNS = 20  # in fewer than 8, tyro draws its boxes without end
 
 EXIT_CODES: dict[type[Exception], int] = {
     Failed: 1,
+    Refused: 1,  # a folder of somebody else is where a checkpoint would be
     UsageError: 2,
     DataError: 65,
     NetworkError: 69,
