@@ -237,6 +237,7 @@ def saved_bytes(fn: Callable[..., Array], params: PyTree, *data: Array) -> Saved
     backward pass will read. This is what JAX asks for: inside `jit` the compiler may
     still fuse or recompute some of it.
     """
+    params, data = jax.tree.map(jnp.asarray, (params, data))  # NumPy's are copied
     _, backward_fn = jax.vjp(lambda params: fn(params, *data), params)
     arguments = {id(leaf) for leaf in jax.tree.leaves((params, data))}
     kept = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(backward_fn)}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ch4jax.initialization import torch_bias, torch_kernel
+from ch4jax.initialization import normal, torch_bias, torch_kernel
 from ch4jax.training.checks import check_width
 
 MLPParams = list[dict[str, Array]]
@@ -169,7 +169,7 @@ def mlp(
 
 
 def _kernel_init(std: float | None) -> nn.initializers.Initializer:
-    return torch_kernel if std is None else nn.initializers.normal(std)
+    return torch_kernel if std is None else normal(std)
 
 
 def _flatten(x: Array) -> Array:

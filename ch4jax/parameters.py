@@ -235,7 +235,7 @@ def reinitialize(
 
     def draw(path: str, leaf: Any) -> Any:
         for pattern, init in rules.items():
-            if fnmatchcase(path, pattern):
+            if _matches(path, pattern):
                 leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
                 return init(leaf_key, leaf.shape, leaf.dtype)
         return leaf
@@ -259,13 +259,18 @@ def freeze(
     _check_patterns(patterns, flatten(params))
 
     def label(path: str, _: Any) -> str:
-        frozen = any(fnmatchcase(path, pattern) for pattern in patterns)
+        frozen = any(_matches(path, pattern) for pattern in patterns)
         return "frozen" if frozen else "trained"
 
     labels = _map(label, params)
     # Adding 0.0 would turn -0.0 into 0.0; adding -0.0 changes no number.
     nothing = optax.chain(optax.set_to_zero(), optax.scale(-1.0))
     return optax.partition({"trained": optimizer, "frozen": nothing}, labels)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Return whether `path` has the form of `pattern`, in which only `*` is special."""
+    return fnmatchcase(path, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
 def _path(keys: KeyPath) -> str:
@@ -286,7 +291,7 @@ def _map(f: Callable[[str, Any], Any], tree: PyTree, keys: KeyPath = ()) -> PyTr
 def _check_patterns(patterns: Iterable[str], paths: Iterable[str]) -> None:
     paths = list(paths)
     for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
+        if not any(_matches(path, pattern) for path in paths):
             raise ValueError(
                 f"{pattern} matches no parameter; closest: {_closest(pattern, paths)}"
             )

@@ -263,5 +263,5 @@ def _add_l2_gradient(weight_decay: Scalar) -> optax.GradientTransformation:
 
 
 def _check_coefficient(name: str, value: Scalar) -> None:
-    if isinstance(value, int | float) and not 0 <= value < float("inf"):
+    if not isinstance(value, Array) and not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be finite and at least 0, got {value}")

@@ -64,6 +64,8 @@ def test_checkpoint_keeps_arguments_only_and_its_policy_exactly_the_products():
     args = params, x, labels = problem(0, 5, 16, 3, 32)
     kept = backprop.forward(params, x, labels, 0.3)
     plain = backprop.saved_bytes(objective, *args)
+    numpys = jax.tree.map(np.asarray, params)
+    assert backprop.saved_bytes(objective, numpys, x, labels) == plain
     arguments = sum(leaf.nbytes for leaf in jax.tree.leaves(args))
     assert 0 < plain.arguments <= arguments
     assert plain.intermediates >= kept.h.nbytes + kept.o.nbytes

@@ -41,6 +41,10 @@ def column_fn(params, x, labels, *, key):
     return {"loss": (x @ params)[:, :1]}
 
 
+def hits_fn(params, x, labels, *, key):
+    return {"loss": (x @ params).argmax(axis=1)}
+
+
 def lossless_fn(params, x, labels, *, key):
     return {"accuracy": (x @ params)[:, 0]}
 
@@ -98,6 +102,21 @@ def same(*shape):
 
 REFUSED = {
     "no loss": (each(metrics_fn=lossless_fn)["fit"], r"'loss', got \['accuracy'\]"),
+    "a loss of hits": (each(metrics_fn=hits_fn)["fit"], "in floats .*, got int32"),
+    "weights for a mask": (
+        lambda: training.train_step(
+            training.init_state(jnp.eye(3), SGD),
+            training.Batch(X, LABELS, 2 * jnp.ones(20)),
+            metrics_fn=metrics_fn,
+            optimizer=SGD,
+            key=key(),
+        ),
+        "real must be true or false for each row, got float32",
+    ),
+    "a negative deviation": (
+        lambda: dropout.init_mlp((3, 4), std=-1.0, key=key()),
+        "std must be at least 0 and finite, got -1.0",
+    ),
     "no epochs": (each(epochs=0)["fit"], "epochs must be at least 1, got 0"),
     "no epochs of folds": (each(epochs=0)["fold"], "epochs must be at least 1, got 0"),
     "rows of another table": (each(rows=19)["fold"], r"\(20, 3\), \(20,\), \(19,\)"),
@@ -224,6 +243,23 @@ def test_the_mean_of_a_metric_in_half_precision_is_that_of_float32(dtype, value)
         state, data, optimizer=optax.sgd(0.0), key=key(), **sizes
     )
     np.testing.assert_allclose(mean["loss"], 0.999 * value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_the_error_of_prices_in_half_precision_is_that_of_float32(dtype):
+    prices = jnp.array([50_000.0, 25_000.0])
+    predictions = (1.01 * prices).astype(dtype)
+    expected = house_prices.log_rmse(predictions.astype(float), prices)
+    assert house_prices.log_rmse(predictions, prices.astype(dtype)) > 0
+    np.testing.assert_allclose(house_prices.log_rmse(predictions, prices), expected)
+
+
+def test_a_fit_that_would_skip_rows_for_want_of_steps_is_nan():
+    fit = partial(folds.fit, jnp.eye(3), 0.1, (X, LABELS), jnp.arange(20) < 9)
+    given = {"recipe": recipe, "epochs": 1, "batch_size": 4, "watch": False}
+    for steps, skips in ((2, True), (3, False)):
+        params, _ = fit(**given, steps=steps, key=key())
+        assert np.isnan(params).all() == skips
 
 
 def test_a_fit_on_all_rows_has_no_nan_and_validates_on_none():

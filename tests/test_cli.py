@@ -17,9 +17,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from test_resume import rows
 
-from ch4jax.errors import DataError, NetworkError
+from ch4jax.errors import DataError, NetworkError, Refused
 from experiments import __main__, dropout
-from experiments.common import cli, console, setup
+from experiments.common import cli, console, plots, setup
 from experiments.common.errors import Failed, Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
@@ -99,6 +99,13 @@ def test_help_lists_every_flag_and_starts_no_backend():
         code, text = shown[name]
         assert code == 0
         assert all(flag in text for flag, _ in flags(name))
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--no-such-flag"]])
+def test_help_ends_in_a_terminal_of_one_column(args, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    with pytest.raises(SystemExit):
+        cli.parse(Config, args)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -236,6 +243,7 @@ NO_MEMORY = jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat")
         (Failed("no"), 1, "no"),
         (DataError("no"), 65, "no"),
         (NetworkError("no"), 69, "no"),
+        (Refused("x exists"), 1, "x exists"),
         (Interrupted("no", 2), 130, "no"),
         (FULL, 1, ".*No space left.*"),
         (OSError("f is in place, but then: no"), 1, "f is in place, but then: no"),
@@ -369,6 +377,15 @@ def test_a_cache_that_cannot_be_written_changes_nothing(own_cache):
     setup.keep_programs()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     assert jax.jit(lambda x: x + 41)(1) == 42  # a warning would be an error here
+
+
+def test_a_matplotlibrc_does_not_change_a_figure(tmp_path):
+    drawn = []
+    for rc in ({}, {"axes.facecolor": "red", "text.usetex": True}):
+        with plots.mpl.rc_context(rc), plots.figure(tmp_path / "f", size=(1, 1)):
+            pass
+        drawn.append((tmp_path / "f").read_bytes())
+    assert drawn[0] == drawn[1]
 
 
 def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_path):

@@ -128,7 +128,8 @@ def test_a_second_search_does_not_compile_again():
     ("changed", "message"),
     [
         ({"slots": 0}, "slots must be at least 1, got 0"),
-        ({"rungs": (0, 3)}, "first_rung must be at least 1, got 0"),
+        ({"rungs": (0, 3)}, "rung must be at least 1, got 0"),
+        ({"rungs": ()}, r"rungs must rise, got \(\)"),
         ({"rungs": (1, 3, 3)}, r"rungs must rise, got \(1, 3, 3\)"),
         ({"rates": jnp.ones(3)}, "must have as many rows"),
     ],

@@ -110,6 +110,9 @@ def test_the_address_of_process_0_is_checked_before_jax_starts():
             distributed.join(address, 2, 0)
     with pytest.raises(UsageError, match=r"--coordinator here\.invalid:1: "):
         distributed.join("here.invalid:1", 2, 1)
+    for host in ("a..b", 70 * "a"):  # no names of hosts
+        with pytest.raises(UsageError, match=f"--coordinator {host}:1: "):
+            distributed.check_address(f"{host}:1", bind=True)
 
 
 def test_the_launcher_says_what_it_expects():

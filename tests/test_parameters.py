@@ -180,6 +180,13 @@ def test_a_pattern_that_matches_nothing_is_refused(tree):
         parameters.freeze(optax.sgd(0.1), tree, ["params/Dense_0/*"])
 
 
+def test_only_the_star_of_a_pattern_is_special():
+    tree = {name: jnp.ones(1) for name in ("w1", "w[1]", "w?")}
+    rules = {"w[1]": nn.initializers.zeros, "w?": nn.initializers.zeros}
+    drawn = parameters.reinitialize(tree, rules, key=jax.random.key(0))
+    assert drawn == {"w1": 1, "w[1]": 0, "w?": 0}
+
+
 @pytest.fixture
 def shared(x64):
     """Return parameters of `SharedMLP` in float64 that let every unit speak."""

@@ -145,6 +145,18 @@ def test_a_run_without_a_record_says_how_to_get_one(tmp_path):
     assert page.OLD in Reader(html).words()
 
 
+@pytest.mark.parametrize("content", [None, b"", b"root:x:0:0:root:/root:/bin/bash\n"])
+def test_a_page_is_made_without_a_figure_that_is_gone_or_no_figure(content, tmp_path):
+    figures = [{"file": "x.png", "caption": "c", "alt": "a"}]
+    write_run(tmp_path / "run", "dropout", {"figures": figures})
+    (tmp_path / "run" / "x.png").unlink()
+    if content is not None:
+        (tmp_path / "run" / "x.png").write_bytes(content)
+    with pytest.warns(UserWarning, match="without .*x.png, which is no PNG"):
+        html = page.render(report.find_runs([tmp_path], ["dropout"]), "python -m it")
+    assert not Reader(html).all("img")
+
+
 def test_the_newest_run_of_an_experiment_is_taken(tmp_path):
     for age, name in enumerate(("new", "old")):
         write_run(tmp_path / name, "dropout", {})

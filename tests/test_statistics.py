@@ -43,11 +43,38 @@ def test_too_few_runs_and_nan_are_refused(values):
         mean_interval(np.array(values))
 
 
+@pytest.mark.parametrize("confidence", [95.0, 1.0, 0.0, np.nan])
+def test_a_confidence_is_a_probability(confidence):
+    with pytest.raises(ValueError, match=f"between 0 and 1, got {confidence}"):
+        mean_interval(np.arange(3.0), confidence)
+
+
+def test_a_mean_in_half_precision_is_not_rounded_to_it():
+    values = np.array([60000.0] * 30 + [50000.0], np.float16)
+    assert mean_interval(values).estimate == values.astype(float).mean()
+
+
+def test_equivalence_of_what_cannot_be_compared_is_no_number():
+    a, one = np.arange(3.0), np.ones(1)
+    for b, margin, message in ((one, 1.0, "2 runs"), (a, -1.0, "positive, got -1.0")):
+        with pytest.raises(ValueError, match=message):
+            equivalence_p(a, b, margin)
+    same, apart = np.full(3, 2.0), np.full(3, 7.0)
+    assert [equivalence_p(same, b, 0.1) for b in (same, apart)] == [0, 1]
+
+
 @pytest.mark.parametrize("apart", [0.0, 0.3, 0.6, 1.0, 1.5])
 def test_equivalence_is_shown_where_the_90_percent_interval_is_inside(apart):
     a, b = RNG.normal(apart, 1.0, 40), RNG.normal(0.0, 1.0, 30)
     _, low, high = difference_interval(a, b, 0.9)
-    assert (equivalence_p(a, b, 1.0) < 0.05) == (low > -1.0 and high < 1.0)
+    p = equivalence_p(a, b, 1.0)
+    assert (p < 0.05) == (low > -1.0 and high < 1.0)
+    sides = ((1.0, "greater"), (-1.0, "less"))
+    tests = [
+        scipy.stats.ttest_ind(a + shift, b, equal_var=False, alternative=side)
+        for shift, side in sides
+    ]
+    np.testing.assert_allclose(p, np.max([value for _, value in tests]))
 
 
 def test_folds_that_share_rows_count_as_fewer_runs_than_they_are():

@@ -99,7 +99,7 @@ def some_tree():
         "empty": ({}, [], (), jnp.zeros((0, 3)), np.zeros((2, 0), np.int8)),
         "a.b": {"a/b": jnp.zeros(())},
         "a": {"b": (jnp.ones(1),)},
-        3: [np.ones((2, 2), order="F")[:, ::-1]],
+        3: [np.ones((2, 2), order="F")[:, ::-1], np.ones((1,) * 33)],
     }
 
 

@@ -109,7 +109,10 @@ def squared_log_error(
       ValueError: if the shapes differ; (rows, 1) and (rows,) would broadcast.
     """
     check_one_shape(predictions=predictions, prices=prices)
-    return jnp.square(jnp.log(jnp.maximum(predictions, 1.0)) - jnp.log(prices))
+    # In half precision the logs of most houses are equal.
+    dtype = jnp.result_type(predictions, prices, jnp.float32)
+    predictions = jnp.maximum(predictions.astype(dtype), 1.0)
+    return jnp.square(jnp.log(predictions) - jnp.log(prices.astype(dtype)))
 
 
 def log_rmse(
@@ -213,7 +216,7 @@ def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
 
 
 def write_submission(
-    path: Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, "..."]
+    path: str | Path, ids: Sequence[int] | np.ndarray, prices: Real[np.ndarray, "..."]
 ) -> None:
     """Write `Id,SalePrice` for the competition, in cents, by atomic replace.
 
@@ -235,5 +238,5 @@ def write_submission(
         raise ValueError(
             f"the price of Id {ids[bad[0]]} must be positive, got {prices[bad[0]]}"
         )
-    with atomic.writing(path) as part:
+    with atomic.writing(Path(path).expanduser()) as part:
         pd.DataFrame({"Id": ids, "SalePrice": cents}).to_csv(part, index=False)

@@ -257,7 +257,7 @@ def plain_tensor(tensor: "torch.Tensor", name: str) -> "torch.Tensor":
 
 def to_tensor(array: np.ndarray, path: str) -> "torch.Tensor":
     torch = import_torch()
-    dtype = _shared_dtype(array.dtype.name, path)
+    dtype = _shared_dtype(str(array.dtype), path)  # its name has no byte order
     tensor = torch.empty(array.shape, dtype=getattr(torch, dtype.name))
     tensor.reshape(-1).view(torch.uint8).numpy()[:] = raw_bytes(array)
     return tensor

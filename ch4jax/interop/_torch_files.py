@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import os
 import pickle
 import pickletools
@@ -53,11 +54,12 @@ def load_torch(path: str | Path, entry: str | None = None) -> Any:
       entry: of a training checkpoint, the one with the weights, such as `state_dict`.
 
     Raises:
-      Damaged: if the file cannot be read, or is no regular file.
+      Damaged: if the file cannot be read, is no regular file, or has changed since
+        `torch.save` wrote its checksums; safetensors has none.
       Mismatch: if it holds anything else, such as code, which is never run, or claims
         more than a file of its size may: that is refused before it is unpacked.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         with open_file(path, MAX_BYTES) as file:
             _check_claims(file, path)
@@ -79,8 +81,9 @@ def load_torch(path: str | Path, entry: str | None = None) -> Any:
     most = max(len(content), MAX_EXPANDED)
 
     def check(tensor: Any, name: str) -> Any:
-        if tensor.nbytes > most:
-            raise Mismatch(f"{name} claims {tensor.nbytes:,} bytes, and has fewer")
+        # A sparse tensor has no `nbytes`.
+        if (claimed := math.prod(tensor.shape) * tensor.dtype.itemsize) > most:
+            raise Mismatch(f"{name} claims {claimed:,} bytes, and has fewer")
         return tensor
 
     entries = loaded if isinstance(loaded, Mapping) else {}
@@ -120,6 +123,8 @@ def _check_claims(file: IO[bytes], path: Path) -> None:
             claimed = sum(member.file_size for member in zipped.infolist())
             if claimed > size:
                 raise Mismatch(f"{path} has {size:,} bytes and claims {claimed:,}")
+            if damaged := zipped.testzip():  # PyTorch does not look
+                raise Damaged(f"{path}: {damaged} has the wrong CRC-32")
             names = [name for name in zipped.namelist() if name.endswith(".pkl")]
             pickles = [io.BytesIO(zipped.read(name)) for name in names]
         else:
@@ -131,7 +136,7 @@ def _check_claims(file: IO[bytes], path: Path) -> None:
             steps = itertools.islice(pickletools.genops(pickled), MAX_STEPS)
             if sum(1 for _ in steps) == MAX_STEPS:
                 raise Mismatch(f"{path} has {MAX_STEPS:,} values that are no tensors")
-    except (ValueError, zipfile.BadZipFile, zlib.error):
+    except (RuntimeError, ValueError, zipfile.BadZipFile, zlib.error):
         return  # PyTorch says what is wrong
 
 
@@ -141,10 +146,10 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
     Raises:
       Mismatch: if an entry is not a tensor, or, for .safetensors, is sparse or has no
         values.
-      Refused: if entries share memory, as those of a shared layer do, and the file is
-        .safetensors, which cannot express that.
+      Refused: if entries share memory, as those of a shared layer do, or one is called
+        `__metadata__`, and the file is .safetensors, which cannot express that.
     """
-    torch, path = import_torch(), Path(path)
+    torch, path = import_torch(), Path(path).expanduser()
     tensors = {
         name: tensor if is_tensor(tensor) else to_tensor(tensor, name)
         for name, tensor in tensors_of(state_dict, "the state_dict").items()
@@ -152,6 +157,8 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
     if path.suffix == ".safetensors":
         from safetensors.torch import save
 
+        if "__metadata__" in tensors:
+            raise Refused("__metadata__ is a name that safetensors reserves")
         owners: dict[int, str] = {}
         for name, tensor in tensors.items():
             plain_tensor(tensor, name)

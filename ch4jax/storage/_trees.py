@@ -186,12 +186,12 @@ def _seal_of(manifest: Manifest) -> str:
 
 
 def _native(array: np.ndarray) -> np.ndarray | None:
-    # Orbax lacks arrays without entries and some of JAX's dtypes, and refuses a bool
-    # whose byte is not 0 or 1.
+    # Orbax lacks arrays without entries, of more than 32 axes, and of some of JAX's
+    # dtypes, and refuses a bool whose byte is not 0 or 1.
     if not array.size:
         return None
     content, name = raw_bytes(array), array.dtype.name
-    odd = name == "bool" and content.max() > 1
+    odd = array.ndim > 32 or (name == "bool" and content.max() > 1)
     return array if name in ORBAX_HOLDS and not odd else content
 
 

@@ -17,7 +17,12 @@ import optax
 from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from ch4jax.training.checks import check_counts, check_labels, check_rows
+from ch4jax.training.checks import (
+    check_counts,
+    check_labels,
+    check_mask,
+    check_rows,
+)
 
 Metrics = dict[str, Array]
 Data = tuple[Array, Array]
@@ -150,10 +155,11 @@ def train_step(
       The new state, and the sum of each metric over the real rows.
 
     Raises:
-      ValueError: if inputs, labels and `real` have not as many rows, or if `metrics_fn`
-        does not return a loss, and one value a row.
+      ValueError: if inputs, labels and `real` have not as many rows, `real` is no mask,
+        or `metrics_fn` does not return a loss in floats, and one value a row.
     """
     check_rows(**batch._asdict())
+    check_mask(real=batch.real)
     return _step(
         state,
         batch,
@@ -182,6 +188,10 @@ def _step(
         metrics = metrics_fn(params, batch.inputs, batch.labels, key=again)
         if "loss" not in metrics:
             raise ValueError(f"metrics_fn must return a 'loss', got {list(metrics)}")
+        if not jnp.issubdtype(kind := metrics["loss"].dtype, jnp.floating):
+            raise ValueError(
+                f"the 'loss' must be in floats to have a slope, got {kind}"
+            )
         sums = _sum_real_rows(metrics, batch.real)
         return sums["loss"] / num_real, sums
 

@@ -35,6 +35,16 @@ def check_rows(**arrays: Shaped[Array | np.ndarray, "..."]) -> int:
     return rows.pop()[0]
 
 
+def check_mask(**masks: Shaped[Array, "..."]) -> None:
+    """Raise ValueError unless each has a bool for each row; weights are no mask."""
+    for name, mask in masks.items():
+        if mask.dtype != bool or mask.ndim != 1:
+            raise ValueError(
+                f"{name} must be true or false for each row, got {mask.dtype} of shape "
+                f"{mask.shape}"
+            )
+
+
 def check_labels(
     logits: Shaped[Array, "..."], labels: Shaped[Array | np.ndarray, "..."]
 ) -> None:

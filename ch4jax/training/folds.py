@@ -24,7 +24,7 @@ from ch4jax.training._epoch import (
     sum_rows,
     take_rows,
 )
-from ch4jax.training.checks import check_counts, check_rows
+from ch4jax.training.checks import check_counts, check_mask, check_rows
 
 Recipe = Callable[[PyTree], tuple[MetricsFn, optax.GradientTransformation]]
 
@@ -73,11 +73,7 @@ def shuffled_batches(
       ValueError: if `in_training` is not a mask, or a size is below 1.
     """
     check_counts(batch_size=batch_size, steps=steps)
-    if in_training.dtype != bool or in_training.ndim != 1:
-        raise ValueError(
-            "in_training must be true or false for each row, got "
-            f"{in_training.dtype} of shape {in_training.shape}"
-        )
+    check_mask(in_training=in_training)
     # Sorting plain integers is six times as fast as sorting rows by random numbers
     # (argsort). Each integer holds, from the highest bit: whether the fold leaves the
     # row out, a random number, the row. Two rows that draw the same number, less than
@@ -118,7 +114,8 @@ def fit(
       recipe: setting -> metrics function (see `ch4jax.training`) and optimiser.
       epochs: passes over the rows of the fold.
       batch_size: rows in a batch.
-      steps: steps in an epoch, enough for the largest fold: `steps_per_epoch`.
+      steps: steps in an epoch, enough for the largest fold: `steps_per_epoch`. With
+        fewer, the parameters are NaN.
       watch: evaluate after each epoch.
       key: the key of the run; epoch i draws from `fold_in(key, i)`.
       on_epoch: called with the number of each epoch, from 0, as it begins; once for all
@@ -162,6 +159,9 @@ def fit(
         means |= {f"valid_{k}": _mean(k, v, ~in_training) for k, v in metrics.items()}
         return state, means
 
+    # Traced, a mask has no count that Python could check.
+    enough = in_training.sum() <= steps * batch_size
+    params = jax.tree.map(lambda p: jnp.where(enough, p, jnp.nan), params)
     state = training.init_state(params, optimizer)
     state, history = jax.lax.scan(epoch, state, jnp.arange(epochs))
     return state.params, history

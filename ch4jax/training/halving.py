@@ -55,13 +55,15 @@ def search(
       The loss of each candidate at each rung, NaN where it had stopped before.
 
     Raises:
-      ValueError: if the candidates have not one leading axis, if a size is below 1, or
-        if `rungs` do not rise.
+      ValueError: if the candidates have not one leading axis, if a size is below 1 or
+        no whole number, or if `rungs` do not rise.
     """
     paths = jax.tree_util.tree_leaves_with_path(candidates)
     number = check_rows(**{f"candidates{jax.tree_util.keystr(p)}": x for p, x in paths})
-    check_counts(slots=slots, keep=keep, first_rung=rungs[0])
-    if any(b <= a for a, b in itertools.pairwise(rungs)):
+    check_counts(slots=slots, keep=keep)
+    for rung in rungs:  # half a unit would never be reached
+        check_counts(rung=rung)
+    if not len(rungs) or any(b <= a for a, b in itertools.pairwise(rungs)):
         raise ValueError(f"rungs must rise, got {rungs}")
     units, slots = jnp.array(rungs), min(slots, number)
 

@@ -35,7 +35,7 @@ import tyro
 from jax.sharding import Mesh
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ch4jax.errors import DataError, NetworkError
+from ch4jax.errors import DataError, NetworkError, Refused
 from ch4jax.storage import atomic
 from ch4jax.training import sharding
 from experiments.common import distributed, output, setup, signals, threefry
@@ -104,8 +104,11 @@ Source = Annotated[str, _flag(str, "STR")]  # a folder, or a word
 Positional = tyro.conf.Positional
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
+MIN_COLUMNS = 20  # in fewer than 8, tyro draws its boxes without end
+
 EXIT_CODES: dict[type[Exception], int] = {
     Failed: 1,
+    Refused: 1,  # a folder of somebody else is where a checkpoint would be
     UsageError: 2,
     DataError: 65,
     NetworkError: 69,
@@ -315,6 +318,8 @@ def parse(config_type: type[Parsed], args: list[str] | None = None) -> Parsed:
     for name in [name for name in fields if name in TrainingFlags.__dataclass_fields__]:
         fields[name] = fields.pop(name)  # tyro's order: the topic's flags come first
     spec = module.__spec__
+    if shutil.get_terminal_size().columns < MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(MIN_COLUMNS)
     return tyro.cli(
         config_type,
         prog=f"python -m {spec.name if spec else module.__name__}",

@@ -66,8 +66,8 @@ def check_address(coordinator: str, *, bind: bool) -> None:
     host, _, port = coordinator.rpartition(":")
     try:
         socket.getaddrinfo(host.strip("[]"), port)
-    except OSError as error:
-        raise UsageError(f"--coordinator {coordinator}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # the latter for a..b
+        raise UsageError(f"--coordinator {coordinator}: {error}") from error
     try:
         if bind:
             socket.create_server(("", int(port))).close()

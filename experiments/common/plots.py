@@ -60,7 +60,8 @@ def figure(
       The axes; an array of them where there are several panels.
     """
     mpl.use("agg")
-    with plt.rc_context(STYLE):
+    # A matplotlibrc may ask for LaTeX, say, that is not there: it has no say here.
+    with plt.style.context(["default", STYLE]):
         drawing, axes = plt.subplots(rows, columns, figsize=size, **grid)
         try:
             yield axes

@@ -1,7 +1,9 @@
 """The page of `report`: runs in, one HTML file out, which needs no other."""
 
 import base64
+import contextlib
 import struct
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ DATA = {
     "mini": "the shipped tenth of Fashion-MNIST",
     "shipped": "the shipped tables",
 }
+PNG = b"\x89PNG\r\n\x1a\n"
 OLD = "this run is older than ch4jax 0.2.0 and has no record; run it again"
 
 
@@ -93,14 +96,25 @@ def section(entry: Entry) -> Section:
         DATA.get(data, data),
         record.get("headline", ""),
         record.get("tables", []),
-        [f | picture(folder / f["file"]) for f in record.get("figures", [])],
+        [
+            f | shown
+            for f in record.get("figures", [])
+            if (shown := picture(folder / f["file"]))
+        ],
     )
 
 
 def picture(path: Path) -> dict[str, str | int]:
-    """Return a PNG as a data URI, and its size, which is in its first bytes."""
-    with open_file(path) as file:
+    """Return a PNG as a data URI, and its size, which is in its first bytes.
+
+    Without a PNG at `path` that is nothing, and a warning.
+    """
+    content = b""
+    with contextlib.suppress(OSError), open_file(path) as file:
         content = file.read()
+    if content[:8] != PNG or len(content) < 24:
+        warnings.warn(f"the page is without {path}, which is no PNG", stacklevel=2)
+        return {}
     width, height = struct.unpack(">II", content[16:24])
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return {"source": source, "width": width, "height": height}

@@ -1,5 +1,6 @@
 """Parameters to PyTorch and back, exactly, and everything that may not fit."""
 
+import contextlib
 import os
 import pickle
 import sys
@@ -377,6 +378,27 @@ def test_no_part_of_a_file_is_taken_for_the_whole(suffix, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_a_flipped_bit_in_a_pt_file_is_not_loaded_as_other_numbers(tmp_path):
+    path, tensor = tmp_path / "net.pt", torch.arange(200.0)
+    save_torch(path, {"x": tensor})
+    whole = path.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(whole), 200):
+        content = bytearray(whole)
+        content[at] ^= 1 << at % 8
+        path.write_bytes(content)
+        with contextlib.suppress(Damaged, Mismatch):
+            assert torch.equal(load_torch(path)["x"], tensor)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(Refused, match="__metadata__ is a name that safetensors reserv"):
+        save_torch(tmp_path / "x.safetensors", {"__metadata__": torch.ones(1)})
+    for name in ("x.safetensors", "x.pt"):
+        with pytest.raises(Mismatch, match="a is >f4: expected a dtype of NumPy's"):
+            save_torch(tmp_path / name, {"a": np.ones(2, ">f4")})
+    assert not list(tmp_path.iterdir())
+
+
 def brackets(depth):
     """Return a pickle of nested lists, as large as it is deep."""
     return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
@@ -446,6 +468,9 @@ def test_a_tensor_without_dense_values_is_named(tensor, message, tmp_path):
     with pytest.raises(Mismatch, match=f"^a is .*{message}"):
         save_torch(tmp_path / "net.safetensors", {"a": tensor})
     assert not list(tmp_path.iterdir())
+    torch.save({"a": tensor}, tmp_path / "net.pt")
+    with pytest.raises(Mismatch, match=f"^a in it is .*{message}"):
+        from_torch(load_torch(tmp_path / "net.pt"))
 
 
 def test_a_tree_that_is_one_array_has_no_names():
