@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -205,6 +206,8 @@ def values_notes(place: Place, theirs: Calls) -> list[str]:
     if a.size != b.size:
         return [f"{place} is {a.shape} in Flax and {b.shape} in PyTorch"]
     notes = []
+    if np.isnan(a).any() and not np.isnan(b).any():
+        notes.append(f"{place}, Flax has NaN, as JAX takes for an index out of bounds")
     for path, when, value, _ in theirs:
         if value is None or path == LOSS or (path, when) == (place.path, place.when):
             continue
@@ -220,16 +223,19 @@ def values_notes(place: Place, theirs: Calls) -> list[str]:
     return notes
 
 
-def order_notes(ours: Calls, theirs: Calls, pairs: Mapping[Path, Path]) -> list[str]:
-    """Return the first two layers that the two sides run in another order."""
-    leaves = {pairs[path]: path for path, *_ in theirs if path in pairs}
+def order_notes(
+    ours: Calls, theirs: Calls, pairs: Mapping[Path, Path], equal: set[Path]
+) -> list[str]:
+    """Return the first two layers, not equal, that run in another order in Flax."""
+    leaves = {pairs[p]: p for p, *_ in theirs if p in pairs and p not in equal}
     inner = {path for path in leaves if path and path != LOSS}
     inner -= {path[:i] for path in inner for i in range(len(path))}
     used = [path for path, when, *_ in ours if when == "into" and path in inner]
     wanted = [
         pairs[p] for p, when, *_ in theirs if when == "into" and pairs.get(p) in inner
     ]
-    for a, b in zip(used, wanted, strict=False):
+    once = ([path for path, _ in groupby(run)] for run in (used, wanted))
+    for a, b in zip(*once, strict=False):  # a scan runs its cell several times
         if a != b:
             return [
                 f"Flax runs {_name(leaves[a])} where PyTorch runs {_name(leaves[b])}"
@@ -276,12 +282,16 @@ def settings(
                 f'padding "SAME" of {name} for PyTorch\'s {padding}: with strides Flax '
                 "pads more at the end"
             )
-        if getattr(module, "padding_idx", None) is not None:
-            notes.append(
-                f"padding_idx {module.padding_idx} of {name}: its row gets no gradient "
-                "in PyTorch"
-            )
     return notes
+
+
+def rows_without_gradient(module: "torch.nn.Module") -> list[str]:
+    """Return which embeddings of PyTorch have a row that does not learn."""
+    return [
+        f"padding_idx {part.padding_idx} of {name}: its row gets no gradient in PyTorch"
+        for name, part in module.named_modules()
+        if getattr(part, "padding_idx", None) is not None
+    ]
 
 
 def first_array(value: PyTree) -> np.ndarray | None:
