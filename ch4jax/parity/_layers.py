@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from os.path import commonprefix
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
@@ -149,6 +149,28 @@ def places(
     return found
 
 
+def values_of(function: Callable[..., PyTree], *args: PyTree) -> list[np.ndarray]:
+    """Return what a function takes, and what each of its operations returns."""
+    with jax.disable_jit():
+        closed = jax.make_jaxpr(function)(*args)
+    every = [v for equation in closed.jaxpr.eqns for v in equation.outvars]
+    leaves = jax.tree.leaves(args)
+    jaxpr = closed.jaxpr.replace(outvars=every)
+    found = [*leaves, *eval_jaxpr(jaxpr, closed.consts, *leaves)]
+    return [np.asarray(x) for x in found if isinstance(x.dtype, np.dtype)]
+
+
+def nearest(values: Sequence[np.ndarray], b: np.ndarray | None) -> np.ndarray | None:
+    """Return the value that is nearest to one of PyTorch's, in any layout."""
+    if b is None:
+        return None
+    return min(
+        (a for a in values if a.size == b.size),
+        key=lambda a: min(difference(a, x) for x in _layouts(b, None)),
+        default=None,
+    )
+
+
 def first_part(found: Sequence[Place], n: int, theirs: Calls, runs: str) -> str:
     """Return in words that the place of number `n` is the first that differs."""
     place = found[n]
@@ -166,7 +188,7 @@ def first_gradient(
 ) -> str:
     """Return the last layer whose gradient differs: it is the first in going back."""
     for place in reversed(found):
-        start = "/".join(pairs[place.path])
+        start = "/".join(pairs.get(place.path, ()))
         apart = [x for name, x in gradients.items() if name.startswith(f"{start}/")]
         if start and place.when == "into" and not max(apart, default=0.0) <= _CLOSE:
             return (

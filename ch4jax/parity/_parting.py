@@ -2,16 +2,18 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax.tree_util import tree_leaves_with_path
+from jaxtyping import PyTree
 
 from ch4jax import interop
 from ch4jax.parity import _causes, _layers
 from ch4jax.parity._causes import Change, Operation
-from ch4jax.parity._flax import Calls
+from ch4jax.parity._flax import Calls, Plain
 from ch4jax.parity._layers import Place
-from ch4jax.parity._masks import recorded
+from ch4jax.parity._masks import recorded, replayed_in_jax
 from ch4jax.parity._report import path_of
 from ch4jax.parity._setting import ALLOWED, Setting, arrays, forward
 
@@ -29,10 +31,17 @@ def parting(
         outputs, _ = s.side.apply(
             s.params, s.state, arrays(s.inputs), train=train, key=s.key
         )
-    if not ours:
-        return [], "", []
     loss = s.losses[0](outputs, jnp.asarray(s.labels))
     ours.append((_layers.LOSS, "out of", loss, None))
+    plain, values = isinstance(s.side, Plain), []
+    if plain:
+
+        def function(params: PyTree, inputs: Sequence[Any]) -> PyTree:
+            with replayed_in_jax([jnp.asarray(mask.kept) for mask in masks]):
+                return s.side.apply(params, {}, inputs, train=train, key=s.key)[0]
+
+        values = _layers.values_of(function, s.params, arrays(s.inputs))
+        ours.insert(0, ((), "out of", outputs, None))
 
     def theirs(changes: Mapping[int, Change]) -> tuple[Calls, list[Operation]]:
         module = copy.deepcopy(s.module).train(train)
@@ -46,8 +55,20 @@ def parting(
     bare = {path_of(keys) for keys, _ in tree_leaves_with_path(s.params)}
     layers = {name: path for name, path in names.items() if path not in bare}
     pairs = _layers.pairs_of(layers, s.module)
-    flattened = s.options["flattened"] or {}
-    places = _layers.places(ours, calls, pairs, flattened)
+
+    def compared(calls: Calls) -> list[Place]:
+        flattened = s.options["flattened"] or {}
+        if not plain:
+            return _layers.places(ours, calls, pairs, flattened)
+        # A function has no layers: of its values the nearest is the counterpart.
+        near = [
+            (path, when, _layers.nearest(values, b), None)
+            for path, when, b, _ in calls[:-2]
+        ]
+        paths = {path: path for path, *_ in calls}
+        return _layers.places([*near, *ours], calls, paths, flattened)
+
+    places = compared(calls)
     allowed = ALLOWED["float64"]
     equal = {p.path for p in places if p.when == "out of" and p.difference <= allowed}
     notes = _layers.settings(ours, calls, pairs, equal) + _layers.tied(s.module, names)
@@ -66,8 +87,8 @@ def parting(
         return places, first, notes
 
     def agrees(changes: Mapping[int, Change]) -> bool:
-        now = _layers.places(ours, theirs(changes)[0], pairs, flattened)
-        last = {p.at: p.difference for p in now if p.at <= places[n].at}
+        now = compared(theirs(changes)[0])
+        last = {p.at: p.difference for p in now if plain or p.at <= places[n].at}
         return places[n].at in last and all(
             last[at] <= allowed for at in last if at not in ignored
         )
