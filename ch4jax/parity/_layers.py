@@ -245,11 +245,9 @@ def values_notes(place: Place, theirs: Calls) -> list[str]:
     return notes
 
 
-def order_notes(
-    ours: Calls, theirs: Calls, pairs: Mapping[Path, Path], equal: set[Path]
-) -> list[str]:
-    """Return the first two layers, not equal, that run in another order in Flax."""
-    leaves = {pairs[p]: p for p, *_ in theirs if p in pairs and p not in equal}
+def order_notes(ours: Calls, theirs: Calls, pairs: Mapping[Path, Path]) -> list[str]:
+    """Return the first two layers that the two sides run in another order."""
+    leaves = {pairs[path]: path for path, *_ in theirs if path in pairs}
     inner = {path for path in leaves if path and path != LOSS}
     inner -= {path[:i] for path in inner for i in range(len(path))}
     used = [path for path, when, *_ in ours if when == "into" and path in inner]

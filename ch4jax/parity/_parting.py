@@ -98,8 +98,9 @@ def parting(
     before = {i: o for i, o in enumerate(operations) if o.after <= places[n].at}
     near = {i: o for i, o in before.items() if start <= o.after}
     causes = _causes.tried(near, agrees) or _causes.tried(before, agrees)
-    causes += _layers.values_notes(places[n], calls)
-    notes = notes + causes + _layers.order_notes(ours, calls, pairs, equal)
+    # Where a cause is known, another order is mostly that of the terms of a sum.
+    causes = causes or _layers.order_notes(ours, calls, pairs)
+    notes = notes + causes + _layers.values_notes(places[n], calls)
     runs = _causes.shown([*near.values()])
     first = _layers.first_part(places, n, calls, runs)
     return places, first if train else f"in evaluation, {first}", notes

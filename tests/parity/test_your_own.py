@@ -27,7 +27,7 @@ def pair(name):
     torch.manual_seed(0)
     inputs, labels = model.example(0)
     arguments = model.flax_module(), model.torch_module(), inputs, labels
-    return arguments, {"losses": (model.flax_loss, model.torch_loss), **model.OPTIONS}
+    return arguments, {"losses": getattr(model, "LOSSES", None), **model.OPTIONS}
 
 
 def some(names):
