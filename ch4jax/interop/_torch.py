@@ -20,7 +20,7 @@ from flax import nnx
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from ch4jax.errors import Mismatch
-from ch4jax.interop._layers import Form, Keys, Piece, flatten_images
+from ch4jax.interop._layers import Form, Keys, Piece, canonical, flatten_images
 from ch4jax.interop._nnx import variables_of
 from ch4jax.interop._torch_names import COUNTER, Layer, Tree, pair
 from ch4jax.storage._leaves import DTYPES, NATIVE, needs_x64, raw_bytes
@@ -34,6 +34,7 @@ Sizes = Mapping[str, Sequence[int]] | None
 
 _COLLECTIONS = {"params", "constants", "batch_stats"}
 _DTYPES = {name: DTYPES[name] for name in (*NATIVE, "bfloat16")}  # PyTorch has them
+_STATISTICS = ("running_mean", "running_var")
 _CONVOLUTION = re.compile(r"(Conv|ConvTranspose)_\d+")  # as Linen names them
 
 
@@ -122,7 +123,8 @@ def to_torch(
       params: its leaves are copied and keep their dtypes.
       like: the module of PyTorch that you want to load them into, or its `state_dict`;
         of this only names and shapes matter, and which tensors share memory. Names that
-        share one leaf get one tensor. `num_batches_tracked` stays as it is.
+        share one leaf get one tensor. `num_batches_tracked` stays as it is, and so do a
+        module's buffers that `params` lacks.
       names: see `from_torch`.
       flattened: see `from_torch`.
 
@@ -146,16 +148,17 @@ def to_torch(
             array = np.concatenate(parts) if parts[1:] else parts[0]
             value = to_tensor(array, tree.labels[pieces[0].leaf])
             found |= dict.fromkeys(layer.tensors[tensor], value)
-    for name, tensor in tensors.items():
-        if name.endswith(COUNTER):
-            meta = is_tensor(tensor) and tensor.is_meta
-            found[name] = torch.tensor(0 if meta else int(tensor))
     for same in _tied(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:
             if not torch.equal(found[first], found[name]):
                 raise Mismatch(f"{first} and {name} are one tensor, but would differ")
         found |= dict.fromkeys(same, found[first])
+    for name in tensors.keys() - found:  # counters, and what only PyTorch has
+        value = tensors[name]
+        meta = name.endswith(COUNTER) and is_tensor(value) and value.is_meta
+        value = torch.tensor(0) if meta else torch.as_tensor(value)
+        found[name] = plain_tensor(value, name).clone()
     return {name: found[name] for name in tensors}
 
 
@@ -171,7 +174,7 @@ def layer_pairs(source: Any, like: Any, *, names: Names = None) -> dict[str, str
     leaves: dict[str, list[Keys]] = {}
     for layer, form in _pairs(tensors_of(source, "`source`"), source, tree, names, {}):
         pieces = itertools.chain(*form.tensors.values())
-        paths = [piece.leaf[:-1] for piece in pieces if piece.leaf]
+        paths = [canonical(piece.leaf)[0] for piece in pieces if piece.leaf]
         leaves.setdefault(".".join(layer.start), []).extend(paths)
     # A prefix of tuples, of which the function of that name is capable.
     return {name: "/".join(commonprefix(paths)) for name, paths in leaves.items()}  # noqa: RUF071
@@ -346,8 +349,11 @@ def _pairs(
     tensors: StateDict, source: Any, tree: Tree, names: Names, flattened: Sizes
 ) -> list[tuple[Layer, Form]]:
     kinds: dict[str, str] = {}
+    constants: set[str] = set()  # such as a mask, which Flax may not have as an array
     torch = sys.modules.get("torch")
     if torch and isinstance(source, torch.nn.Module):
+        buffers = dict(source.named_buffers(remove_duplicate=False))
+        constants = {n for n in buffers if not n.endswith(_STATISTICS)}
         of = {
             "ConvTranspose": torch.nn.modules.conv._ConvTransposeNd,
             "Conv": torch.nn.modules.conv._ConvNd,
@@ -360,22 +366,22 @@ def _pairs(
         for name, tensor in tensors.items()
         if not name.endswith(COUNTER)
     }
-    try:
-        pairs = pair(shapes, tree, names or {}, kinds)
-    except Mismatch:
-        once = dict(shapes)  # with the name that `names` has, or the embedding's
 
-        def rank(name: str) -> tuple[bool, bool]:
-            named = any(f"{name}.".startswith(f"{start}.") for start in names or {})
-            return not named, kinds.get(name.rpartition(".")[0]) != "Embedding"
+    def rank(name: str) -> tuple[bool, bool]:
+        named = any(f"{name}.".startswith(f"{start}.") for start in names or {})
+        return not named, kinds.get(name.rpartition(".")[0]) != "Embedding"
 
-        for same in _tied(tensors):
-            for name in {*same} & {*shapes} - {min(same, key=rank)}:
-                del once[name]
-        if len(once) == len(shapes):
-            raise
-        pairs = pair(once, tree, names or {}, kinds)
-    return _flattened(pairs, flattened)
+    # Tied tensors once: under the name that `names` has, or the embedding's.
+    again = {n for same in _tied(tensors) for n in {*same} - {min(same, key=rank)}}
+    attempts = itertools.product((constants, set()), (set(), again))
+    errors: list[Mismatch] = []
+    for without in dict.fromkeys(frozenset(a | b) & {*shapes} for a, b in attempts):
+        some = {name: shapes[name] for name in shapes if name not in without}
+        try:
+            return _flattened(pair(some, tree, names or {}, kinds), flattened)
+        except Mismatch as error:
+            errors.append(error)
+    raise min(errors, key=lambda e: ("names=" not in str(e), str(e).count("\n")))
 
 
 def _tied(tensors: StateDict) -> list[list[str]]:

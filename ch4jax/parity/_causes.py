@@ -6,6 +6,7 @@ replaced by what a port may have made of it: another setting, axis or order, or 
 
 import inspect
 import itertools
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,13 +52,16 @@ _UNLISTED = {  # settings that PyTorch's own list of signatures leaves out
 _KINDS = (  # those of one kind take each other's place
     (
         *("relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "elu", "leaky_relu"),
-        *("mish", "hardswish", "hardtanh", "selu", "softsign"),
+        *("mish", "hardswish", "hardtanh", "selu", "softsign", "hardsigmoid", "relu6"),
+        *("abs", "square"),
     ),
-    ("mean", "sum", "amax"),
+    ("mean", "sum", "amax", "amin"),
     ("softmax", "log_softmax"),
     ("add", "sub", "mul", "div"),
     ("max_pool1d", "avg_pool1d"),
     ("max_pool2d", "avg_pool2d"),
+    ("adaptive_max_pool1d", "adaptive_avg_pool1d"),
+    ("adaptive_max_pool2d", "adaptive_avg_pool2d"),
 )
 _SILENT = {
     *("get", "dim", "size", "set_grad_enabled", "type", "new_tensor", "float", "to"),
@@ -113,22 +117,22 @@ def tried(
       operations: those that may differ, by their number in the forward pass.
       agrees: runs PyTorch with the changes of the operations of these numbers.
     """
-    trials: dict[str, dict[int, Change]] = defaultdict(dict)
+    # Of equal operations all are changed, or those of equal inputs, or one.
+    trials: dict[tuple[Any, ...], dict[int, Change]] = defaultdict(dict)
     for number, operation in operations.items():
         if operation.name not in _SILENT:
+            shape = getattr(operation.args[0] if operation.args else 0, "shape", ())
             for words, change in _alternatives(operation):
-                trials[words][number] = change
-    single = [
-        (words, {number: change})
-        for words, changes in trials.items()
-        for number, change in changes.items()
-        if len(changes) > 1
-    ]
+                for alike in ((), (shape,), (shape, number)):
+                    trials[words, *alike][number] = change
+    most_first = sorted(trials.items(), key=lambda trial: len(trial[0]))
+    distinct = {(key[0], *changes): changes for key, changes in most_first}
     found: dict[str, None] = {}
-    for words, changes in [*trials.items(), *single][:MOST_TRIALS]:
+    for (words, *_), changes in [*distinct.items()][:MOST_TRIALS]:
         try:
-            if words not in found and agrees(changes):
-                found[words] = None
+            with warnings.catch_warnings(action="ignore"):
+                if words not in found and agrees(changes):
+                    found[words] = None
         except _UNFIT:
             continue
         if len(found) == MOST_NAMED:
@@ -169,7 +173,16 @@ def _alternatives(o: Operation) -> Iterator[tuple[str, Change]]:
     if o.name in ("cat", "stack", "concat"):
         for order in _orders(len(o.args[0])):
             yield f"{o.name} in the order {order}", _joined(f, order)
+    if o.name == "transpose":
+        yield (
+            f"reshape for PyTorch's {o}",
+            lambda x, *axes: x.reshape(f(x, *axes).shape),
+        )
     if o.name in ("lstm", "gru", "lstm_cell", "gru_cell"):
+        yield (
+            f"a first state of zeros for PyTorch's in {o.name}",
+            lambda x, state, *rest: f(x, _zeros(state), *rest),
+        )
         gates = 4 if "lstm" in o.name else 3
         for order in _orders(gates):
             yield f"gates of {o.name} in the order {order}", _gated(f, gates, order)
@@ -235,6 +248,14 @@ def _of_its_kind(o: Operation) -> Iterator[tuple[str, Change]]:
             f"x sigmoid(1.702 x) for PyTorch's {o}",
             lambda x, **_: x * torch.sigmoid(1.702 * x),
         )
+    if o.name in ("max", "min") and isinstance(_arguments(o).get("out"), int):
+        for name in ("mean", "sum", "amax", "amin"):
+            yield (
+                f"{name} for PyTorch's {o}",
+                lambda x, dim, name=name: torch.return_types.max(
+                    (getattr(x, name)(dim), x.argmax(dim))
+                ),
+            )
 
 
 def _instead(f: Callable[..., Any], other: Callable[..., Any]) -> Change:
@@ -261,17 +282,24 @@ def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
             for other in sorted(others | ({*EPSILONS} if abs(y) < 0.01 else set())):
                 words = f"{o.name} with {other:g} for PyTorch's {y:g}"
                 yield words, lambda x, _, other=other: f(x, other)
+
+    def masked(change: Change) -> Change:
+        def one(x: PyTree) -> Any:
+            return change(x) if is_tensor(x) and x.dtype == torch.bool else x
+
+        return lambda *args, **kwargs: f(
+            *map(one, args), **{k: one(x) for k, x in kwargs.items()}
+        )
+
     if any(
         is_tensor(x) and x.dtype == torch.bool for x in (*o.args, *o.kwargs.values())
     ):
-
-        def inverted(*args: PyTree, **kwargs: PyTree) -> Any:
-            def one(x: PyTree) -> Any:
-                return ~x if is_tensor(x) and x.dtype == torch.bool else x
-
-            return f(*map(one, args), **{k: one(x) for k, x in kwargs.items()})
-
-        yield f"the mask of {o.name} with true and false exchanged", inverted
+        for words, change in (
+            ("with true and false exchanged", lambda x: ~x),
+            ("one further", lambda x: torch.cat([x[..., :1], x[..., :-1]], -1)),
+            ("one less far", lambda x: torch.cat([x[..., 1:], x[..., -1:]], -1)),
+        ):
+            yield f"the mask of {o.name} {words}", masked(change)
 
 
 def _orders(count: int) -> list[tuple[int, ...]]:
@@ -305,6 +333,10 @@ def _gated(f: Callable[..., Any], gates: int, order: Sequence[int]) -> Change:
         )
 
     return change
+
+
+def _zeros(state: PyTree) -> Any:
+    return state.mul(0) if is_tensor(state) else tuple(map(_zeros, state))
 
 
 def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:

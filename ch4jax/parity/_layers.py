@@ -2,14 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
@@ -148,6 +149,28 @@ def places(
     return found
 
 
+def values_of(function: Callable[..., PyTree], *args: PyTree) -> list[np.ndarray]:
+    """Return what a function takes, and what each of its operations returns."""
+    with jax.disable_jit():
+        closed = jax.make_jaxpr(function)(*args)
+    every = [v for equation in closed.jaxpr.eqns for v in equation.outvars]
+    leaves = jax.tree.leaves(args)
+    jaxpr = closed.jaxpr.replace(outvars=every)
+    found = [*leaves, *eval_jaxpr(jaxpr, closed.consts, *leaves)]
+    return [np.asarray(x) for x in found if isinstance(x.dtype, np.dtype)]
+
+
+def nearest(values: Sequence[np.ndarray], b: np.ndarray | None) -> np.ndarray | None:
+    """Return the value that is nearest to one of PyTorch's, in any layout."""
+    if b is None:
+        return None
+    return min(
+        (a for a in values if a.size == b.size),
+        key=lambda a: min(difference(a, x) for x in _layouts(b, None)),
+        default=None,
+    )
+
+
 def first_part(found: Sequence[Place], n: int, theirs: Calls, runs: str) -> str:
     """Return in words that the place of number `n` is the first that differs."""
     place = found[n]
@@ -165,7 +188,7 @@ def first_gradient(
 ) -> str:
     """Return the last layer whose gradient differs: it is the first in going back."""
     for place in reversed(found):
-        start = "/".join(pairs[place.path])
+        start = "/".join(pairs.get(place.path, ()))
         apart = [x for name, x in gradients.items() if name.startswith(f"{start}/")]
         if start and place.when == "into" and not max(apart, default=0.0) <= _CLOSE:
             return (
@@ -205,6 +228,8 @@ def values_notes(place: Place, theirs: Calls) -> list[str]:
     if a.size != b.size:
         return [f"{place} is {a.shape} in Flax and {b.shape} in PyTorch"]
     notes = []
+    if np.isnan(a).any() and not np.isnan(b).any():
+        notes.append(f"{place}, Flax has NaN, as JAX takes for an index out of bounds")
     for path, when, value, _ in theirs:
         if value is None or path == LOSS or (path, when) == (place.path, place.when):
             continue
@@ -229,7 +254,8 @@ def order_notes(ours: Calls, theirs: Calls, pairs: Mapping[Path, Path]) -> list[
     wanted = [
         pairs[p] for p, when, *_ in theirs if when == "into" and pairs.get(p) in inner
     ]
-    for a, b in zip(used, wanted, strict=False):
+    once = ([path for path, _ in groupby(run)] for run in (used, wanted))
+    for a, b in zip(*once, strict=False):  # a scan runs its cell several times
         if a != b:
             return [
                 f"Flax runs {_name(leaves[a])} where PyTorch runs {_name(leaves[b])}"
@@ -276,12 +302,16 @@ def settings(
                 f'padding "SAME" of {name} for PyTorch\'s {padding}: with strides Flax '
                 "pads more at the end"
             )
-        if getattr(module, "padding_idx", None) is not None:
-            notes.append(
-                f"padding_idx {module.padding_idx} of {name}: its row gets no gradient "
-                "in PyTorch"
-            )
     return notes
+
+
+def rows_without_gradient(module: "torch.nn.Module") -> list[str]:
+    """Return which embeddings of PyTorch have a row that does not learn."""
+    return [
+        f"padding_idx {part.padding_idx} of {name}: its row gets no gradient in PyTorch"
+        for name, part in module.named_modules()
+        if getattr(part, "padding_idx", None) is not None
+    ]
 
 
 def first_array(value: PyTree) -> np.ndarray | None:

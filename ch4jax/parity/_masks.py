@@ -30,7 +30,7 @@ class Mask(NamedTuple):
     """What one call of dropout keeps.
 
     Attributes:
-      kept: whether an entry is kept; its axes may have length one, to be broadcast.
+      kept: whether an entry is kept.
       rate: the probability of dropping.
     """
 
@@ -169,10 +169,18 @@ def replayed_in_torch(masks: Sequence[Mask]) -> Iterator[None]:
 
 
 def _fitting(kept: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a mask in PyTorch's order of axes."""
-    for mask in (kept, np.moveaxis(kept, -1, 1) if kept.ndim > 2 else kept):
-        if mask.ndim == len(shape) and all(
-            m in (1, n) for m, n in zip(mask.shape, shape, strict=True)
-        ):
+    """Return a mask in PyTorch's order of axes, or with rows and heads as one axis."""
+    options = [kept]
+    if kept.ndim > 2:
+        options += [np.moveaxis(kept, -1, 1), kept.reshape(-1, *kept.shape[2:])]
+    for mask in options:
+        if mask.shape == shape:
             return mask
+        if mask.ndim == len(shape) and mask.size == math.prod(
+            n for m, n in zip(mask.shape, shape, strict=True) if m != 1
+        ):
+            raise Mismatch(
+                f"one mask {kept.shape} in Flax for all entries of PyTorch's {shape}: "
+                "set broadcast_dropout=False, or no broadcast_dims"
+            )
     raise Mismatch(f"a mask is {kept.shape} in Flax, and PyTorch drops in {shape}")

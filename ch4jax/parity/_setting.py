@@ -81,11 +81,21 @@ def arrays(inputs: Sequence[np.ndarray]) -> list[Array]:
 
 
 def _cross_entropy() -> Losses:
+    """Classes are on the axis that the labels lack: the second, or else the last."""
+
+    def axis(outputs: Any, labels: Any) -> int:
+        return 1 if (*outputs.shape[:1], *outputs.shape[2:]) == labels.shape else -1
+
     def ours(outputs: Array, labels: Array) -> Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        logits = jnp.moveaxis(outputs, axis(outputs, labels), -1)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean()
 
-    return ours, import_torch().nn.functional.cross_entropy
+    def theirs(outputs: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+        logits = outputs.movedim(axis(outputs, labels), 1)
+        return import_torch().nn.functional.cross_entropy(logits, labels)
+
+    return ours, theirs
 
 
 def _squares() -> Losses:

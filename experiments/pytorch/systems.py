@@ -196,25 +196,15 @@ def as_tensors(rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def module_with(system: System, params: PyTree, dtype: torch.dtype) -> nn.Module:
     """Return PyTorch's network with our parameters in it."""
     module = system.theirs.module().to(dtype)
-    names, slots = getattr(module, "names", None), named_parameters(module)
-    ours = interop.to_torch(params, slots, names=names)
-    module.load_state_dict(ours, strict=False)  # without the constants
+    names = getattr(module, "names", None)
+    module.load_state_dict(interop.to_torch(params, module, names=names))
     return module
-
-
-def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters by name, a shared one under each of its names."""
-    return dict(module.named_parameters(remove_duplicate=False))
 
 
 def as_tree(module: nn.Module, like: PyTree, *, grads: bool = False) -> PyTree:
     """Return PyTorch's parameters, or their gradients, as a tree like ours."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in named_parameters(module).items():
-        tensor = parameter.grad if grads else parameter
-        assert tensor is not None, f"{name} has no gradient"
-        tensors[name] = tensor.detach()
-    return interop.from_torch(tensors, like, names=getattr(module, "names", None))
+    names = getattr(module, "names", None)
+    return interop.from_torch(module, like, names=names, gradients=grads)
 
 
 def torch_start(like: PyTree, *, key: PRNGKeyArray) -> PyTree:

@@ -9,16 +9,14 @@ from ch4jax.interop import from_torch, to_torch
 def carry(variables, twin):
     """Return the twin with our parameters, in their dtypes."""
     names = getattr(twin, "names", None)
-    state_dict = to_torch(variables, twin.state_dict(), names=names)
-    twin.load_state_dict(state_dict, assign=True)
+    twin.load_state_dict(to_torch(variables, twin, names=names), assign=True)
     return twin
 
 
 def gradients(twin, like):
     """Return the gradients of the twin as a tree like our parameters."""
-    parameters = twin.named_parameters(remove_duplicate=False)
-    grads = {name: parameter.grad for name, parameter in parameters}
-    return from_torch(grads, like, names=getattr(twin, "names", None))
+    names = getattr(twin, "names", None)
+    return from_torch(twin, like, names=names, gradients=True)
 
 
 def difference(ours, theirs):

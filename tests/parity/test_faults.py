@@ -33,9 +33,8 @@ def report_of(fault):
     torch.manual_seed(0)
     inputs, labels = model["example"](0)
     modules = model["flax_module"](), model["torch_module"]()
-    options = {"losses": (model["flax_loss"], model["torch_loss"]), "steps": 0}
-    pairs = {"SGD": parity.optimizers()["SGD"]}
-    options |= {"pairs": pairs, **model["OPTIONS"]}
+    options = {"losses": model.get("LOSSES"), "steps": 0, **model["OPTIONS"]}
+    options["pairs"] = {"SGD": parity.optimizers()["SGD"]}
     try:
         report = parity.compare(*modules, inputs, labels, **options)
     except Mismatch as error:

@@ -3,9 +3,11 @@
 import importlib
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -13,7 +15,7 @@ import torch
 from flax import linen, nnx
 from parity.models.test_exchange import NAMES
 
-from ch4jax import parity
+from ch4jax import interop, parity
 from ch4jax.errors import Mismatch
 
 QUICK = ("SGD, momentum", "AdamW")
@@ -25,7 +27,7 @@ def pair(name):
     torch.manual_seed(0)
     inputs, labels = model.example(0)
     arguments = model.flax_module(), model.torch_module(), inputs, labels
-    return arguments, {"losses": (model.flax_loss, model.torch_loss), **model.OPTIONS}
+    return arguments, {"losses": getattr(model, "LOSSES", None), **model.OPTIONS}
 
 
 def some(names):
@@ -115,26 +117,100 @@ def test_dropout_that_one_side_lacks_is_counted():
         parity.compare(Normed(rate=0.0), *normed())
 
 
-def test_dropout_in_fused_attention_is_refused_by_name():
-    encoder = torch.nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+@pytest.mark.parametrize(
+    ("weights", "broadcast", "message"),
+    [
+        (True, False, None),
+        (True, True, r"one mask \(1, 1, 5, 5\) in Flax .* set broadcast_dropout=False"),
+        (False, False, "scaled_dot_product_attention"),
+    ],
+)
+def test_masks_of_attention_are_handed_over_or_refused_by_name(
+    weights, broadcast, message
+):
+    ours = linen.MultiHeadDotProductAttention(
+        2, dropout_rate=0.5, broadcast_dropout=broadcast, deterministic=False
+    )
+    theirs = torch.nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+    x = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    with parity.recorded() as masks:
+        outputs, params = ours.init_with_output(keys, jnp.asarray(x))
+    theirs.load_state_dict(interop.to_torch(params, theirs))
+    with (
+        pytest.raises(Mismatch, match=message) if message else nullcontext(),
+        parity.replayed_in_torch(masks),
+    ):
+        expected, _ = theirs(*[torch.tensor(x)] * 3, need_weights=weights)
+        assert parity.difference(outputs, expected.detach()) <= 1e-6
 
-    class Fused(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = encoder
 
-        def forward(self, x):
-            return self.attention(x, x, x, need_weights=False)[0]
+class Causal(torch.nn.Module):
+    """Classes on the second axis, a pad before a layer, one unused, one a buffer."""
 
-    class Ours(linen.Module):
-        @linen.compact
-        def __call__(self, x, *, deterministic=True):
-            attention = linen.MultiHeadDotProductAttention(2, dropout_rate=0.5)
-            return attention(x, deterministic=deterministic)
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = torch.nn.Conv1d(2, 3, 2), torch.nn.PReLU(3)
+        self.unused = torch.nn.Linear(2, 2)
+        self.register_buffer("bias", torch.ones(1, 1, 6))
 
-    x = np.random.default_rng(0).normal(size=(3, 5, 4))
-    with pytest.raises(Mismatch, match="scaled_dot_product_attention"):
-        parity.compare(Ours(), Fused(), x, x)
+    def forward(self, x):
+        x = torch.nn.functional.pad(x, (1, 0))
+        return self.act(self.conv(x)) * self.bias
+
+
+class FlaxCausal(nnx.Module):
+    def __init__(self, padding):
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(2, 3, (2,), padding=[padding], rngs=rngs)
+        self.act = nnx.Param(jnp.zeros(3))
+        self.unused = nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.conv(x.swapaxes(1, 2)).swapaxes(1, 2)
+        return jnp.where(x > 0, x, self.act[None, :, None] * x)
+
+
+def test_what_the_sides_write_otherwise_is_no_difference_and_hides_none():
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(4, 2, 6)), rng.integers(0, 3, (4, 6))
+    options = {"names": {"act.weight": "act"}, "steps": 0}
+    report = parity.compare(
+        FlaxCausal((1, 0)), Causal(), *data, pairs=some(["AdamW"]), **options
+    )
+    assert report.passed, f"\n{report}"
+    assert not report.first
+    report = parity.compare(FlaxCausal((0, 1)), Causal(), *data, **options)
+    assert report.first.startswith("between the input and into conv")
+    assert not any("Flax runs" in note for note in report.notes)
+    theirs = Causal()
+    back = interop.to_torch(FlaxCausal((1, 0)), theirs, names={"act.weight": "act"})
+    assert torch.equal(back["bias"], theirs.bias)
+
+
+def test_the_layer_and_the_cause_are_named_for_a_function():
+    def apply(params, x):
+        h = x @ params["0"]["kernel"] + params["0"]["bias"][None]
+        h = jax.nn.gelu(h) @ params["2"]["kernel"] + params["2"]["bias"][None]
+        h = h - h.mean(-1, keepdims=True)
+        return h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-5)
+
+    def layer(*shape):
+        return {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[1])}
+
+    theirs = torch.nn.Sequential(
+        *(torch.nn.Linear(4, 6), torch.nn.GELU(), torch.nn.Linear(6, 3)),
+        torch.nn.LayerNorm(3, elementwise_affine=False),
+    )
+    x, y = np.random.default_rng(0).normal(size=(2, 5, 4))
+    params = {"0": layer(4, 6), "2": layer(6, 3)}
+    report = parity.compare(apply, theirs, x, y[:, :3], params=params)
+    assert report.first.startswith("1, whose output is ")
+    assert report.notes[0].startswith("approximate='tanh' of gelu for PyTorch's")
+    theirs[1], theirs[3].eps = torch.nn.GELU("tanh"), 1e-3
+    report = parity.compare(apply, theirs, x, y[:, :3], params=params)
+    assert report.first.startswith("3, whose output is ")
+    assert report.notes[0].startswith("eps=1e-05 of layer_norm for PyTorch's")
 
 
 def test_a_mask_that_does_not_change_is_found():

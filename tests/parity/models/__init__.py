@@ -4,7 +4,7 @@ The PyTorch side was written first, as its users publish it. Every file offers
 
 - `torch_module()` and `flax_module()`, which take and return the same layouts;
 - `example(seed)`: a tuple of inputs and the labels, as NumPy arrays in float64;
-- `torch_loss(outputs, labels)` and `flax_loss(outputs, labels)`;
+- `LOSSES`, functions of outputs and labels, where the default does not do;
 - `OPTIONS`: keywords that `interop` needs to pair the two, often none.
 
 A Linen module with dropout or running statistics takes `train`; an NNX module has

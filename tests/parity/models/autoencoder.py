@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from parity.models import losses
 from torch import nn
 
 
@@ -56,7 +55,3 @@ def flax_module():
 def example(seed):
     x = np.random.default_rng(seed).uniform(size=(4, 1, 12, 12))
     return (x,), x
-
-
-torch_loss = nn.functional.mse_loss
-flax_loss = losses.mse

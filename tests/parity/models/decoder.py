@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from parity.models import losses
 from torch import nn
 
 VOCABULARY, WIDTH, HEADS, HIDDEN, DEPTH = 11, 12, 2, 16, 2
@@ -137,10 +136,3 @@ def flax_module():
 def example(seed):
     tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (3, 8))
     return (tokens[:, :-1],), tokens[:, 1:]
-
-
-def torch_loss(outputs, labels):
-    return nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
-
-
-flax_loss = losses.cross_entropy

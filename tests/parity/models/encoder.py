@@ -2,7 +2,6 @@
 
 import numpy as np
 from flax import linen
-from parity.models import losses
 from torch import nn
 
 
@@ -45,7 +44,3 @@ torch_module, flax_module = EncoderBlock, FlaxEncoderBlock
 def example(seed):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(4, 6, 12)),), rng.normal(size=(4, 6, 12))
-
-
-torch_loss = nn.functional.mse_loss
-flax_loss = losses.mse

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen
-from parity.models import losses
 from torch import nn
 
 
@@ -44,7 +43,3 @@ torch_module, flax_module = LeNet, FlaxLeNet
 def example(seed):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(6, 1, 24, 24)),), rng.integers(0, 10, 6)
-
-
-torch_loss = nn.functional.cross_entropy
-flax_loss = losses.cross_entropy

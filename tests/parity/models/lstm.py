@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from parity.models import losses
 from torch import nn
 
 VOCABULARY, WIDTH, HIDDEN, CLASSES = 13, 6, 7, 3
@@ -70,7 +69,3 @@ def flax_module():
 def example(seed):
     rng = np.random.default_rng(seed)
     return (rng.integers(0, VOCABULARY, (5, 9)),), rng.integers(0, CLASSES, 5)
-
-
-torch_loss = nn.functional.cross_entropy
-flax_loss = losses.cross_entropy

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from parity.models import losses
 from torch import nn
 
 PATCHES, WIDTH, TOKENS_HIDDEN, CHANNELS_HIDDEN, DEPTH, CLASSES = 9, 6, 10, 14, 2, 5
@@ -92,7 +91,3 @@ def flax_module():
 def example(seed):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(4, 3, 12, 12)),), rng.integers(0, CLASSES, 4)
-
-
-torch_loss = nn.functional.cross_entropy
-flax_loss = losses.cross_entropy

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen
-from parity.models import losses
 from torch import nn
 
 
@@ -107,7 +106,3 @@ torch_module, flax_module = ResNet, FlaxResNet
 def example(seed):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(5, 3, 12, 12)),), rng.integers(0, 10, 5)
-
-
-torch_loss = nn.functional.cross_entropy
-flax_loss = losses.cross_entropy

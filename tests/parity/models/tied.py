@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from parity.models import losses
 from torch import nn
 
 VOCABULARY, WIDTH = 14, 8
@@ -45,10 +44,3 @@ def flax_module():
 def example(seed):
     tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (4, 7))
     return (tokens[:, :-1],), tokens[:, 1:]
-
-
-def torch_loss(outputs, labels):
-    return nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
-
-
-flax_loss = losses.cross_entropy

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen
-from parity.models import losses
 from torch import nn
 
 
@@ -77,10 +76,3 @@ torch_module, flax_module = UNet, FlaxUNet
 def example(seed):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(2, 3, 8, 8)),), rng.integers(0, 2, (2, 8, 8))
-
-
-torch_loss = nn.functional.cross_entropy
-
-
-def flax_loss(outputs, labels):
-    return losses.cross_entropy(jnp.moveaxis(outputs, 1, -1), labels)

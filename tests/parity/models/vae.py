@@ -59,3 +59,6 @@ def flax_loss(outputs, labels):
     fit = optax.sigmoid_binary_cross_entropy(logits, labels).sum()
     kl = -0.5 * jnp.sum(1 + log_variance - jnp.square(mean) - jnp.exp(log_variance))
     return (fit + kl) / len(labels)
+
+
+LOSSES = flax_loss, torch_loss
