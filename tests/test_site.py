@@ -1,6 +1,7 @@
 """The book as a site: its links lead somewhere, and it looks right in a browser."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -65,24 +66,84 @@ def test_every_page_fits_every_width_in_light_and_dark_and_asks_for_nothing(brow
 
 
 @pytest.mark.long
-def test_answers_are_folded_and_the_keyboard_opens_them_and_moves_lambda(browser):
+def test_the_keyboard_opens_answers_and_paper_shows_them_all(browser):
     from selenium.webdriver import Keys
 
     show(browser, (SITE / "weight_decay.html").as_uri(), 800, "light")
     answers = browser.find_elements("css selector", ".solution details")
+    codes = browser.find_elements("css selector", ".solution details pre")
+    sliders = browser.find_elements("css selector", ".explore input")
     assert len(answers) >= 6
-    assert not any(answer.get_attribute("open") for answer in answers)
+    assert not any(code.is_displayed() for code in codes)
     answers[0].find_element("tag name", "summary").send_keys(Keys.ENTER)
-    assert answers[0].get_attribute("open")
-    slider, told = (
-        browser.find_element("css selector", f".explore {name}")
-        for name in ("input", "output")
-    )
-    before = told.text
-    assert before.startswith("lambda 0.5")
-    slider.send_keys(Keys.ARROW_RIGHT)
-    assert told.text.startswith("lambda ")
-    assert told.text != before
+    assert codes[0].is_displayed()
+    assert not codes[-1].is_displayed()
+    assert all(slider.is_displayed() for slider in sliders)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert all(code.is_displayed() for code in codes)
+    assert not any(slider.is_displayed() for slider in sliders)
+
+
+EXPLORED = {
+    "preface": ["drift"],
+    "dropout": ["dropout"],
+    "weight_decay": ["weight_decay"],
+    "initialization": ["initialization"],
+    "house_prices": ["folds", "learning_rates"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chapter", EXPLORED)
+def test_the_keyboard_moves_each_slider_of_a_figure_whose_data_lie_beside(
+    chapter, browser
+):
+    from selenium.webdriver import Keys
+
+    page = SITE / f"{chapter}.html"
+    assert page.stat().st_size < 3e6
+    show(browser, page.as_uri(), 360, "light")
+    figures = browser.find_elements("css selector", "figure.explore")
+    assert [figure.get_attribute("id") for figure in figures] == EXPLORED[chapter]
+    for figure, name in zip(figures, EXPLORED[chapter], strict=True):
+        data = json.loads(page.with_name(f"{name}.json").read_text(encoding="utf-8"))
+        told = figure.find_element("tag name", "output")
+        sliders = figure.find_elements("tag name", "input")
+        assert len(sliders) == len(data["sliders"])
+        for slider, values in zip(sliders, data["sliders"].values(), strict=True):
+            before, drawn = told.text, figure.get_attribute("innerHTML")
+            slider.send_keys(*[Keys.ARROW_LEFT] * len(values))
+            assert (told.text, figure.get_attribute("innerHTML")) != (before, drawn)
+            slider.send_keys(Keys.ARROW_RIGHT)
+            place = values[1] if isinstance(values[1], str) else f"{values[1]:.3g}"
+            assert slider.get_attribute("aria-valuetext").endswith(place)
+
+
+@pytest.mark.long
+def test_no_page_has_a_violation_that_an_empty_page_of_the_theme_has_not(
+    browser, tmp_path
+):
+    axe_core = pytest.importorskip("axe_core_python")
+    sphinx = pytest.importorskip("sphinx.cmd.build")
+    axe = Path(axe_core.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    (tmp_path / "index.rst").write_text("Title\n=====\n\nA paragraph.\n")
+    theme = ["-D", "html_theme=sphinx_book_theme"]
+    sphinx.main(["-q", "-C", *theme, str(tmp_path), str(tmp_path / "site")])
+
+    def violations(page, width, scheme):
+        show(browser, page.as_uri(), width, scheme)
+        browser.execute_script(axe)
+        found = browser.execute_async_script(
+            "const [done] = arguments; axe.run().then(r => done(r.violations))"
+        )
+        return Counter({rule["id"]: len(rule["nodes"]) for rule in found})
+
+    pages = [page for page in SITE.rglob("*.html") if "_static" not in page.parts]
+    assert len(pages) > 20
+    for width, scheme in ((1400, "light"), (360, "dark")):
+        allowed = violations(tmp_path / "site/index.html", width, scheme)
+        for page in pages:
+            assert violations(page, width, scheme) <= allowed, page
 
 
 @pytest.mark.long
