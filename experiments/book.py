@@ -63,10 +63,12 @@ def run(config: Config) -> int:
             raise UsageError(f"--out: {out} is not a site of this command")
     kept = cache_folder() / "book" / fingerprint()
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder)
+        source = Path(folder) / "source"
         stage(source)
         for language, place in LANGUAGES.items():
-            build(source, out / place, language, kept)
+            built = Path(folder) / language  # MyST-NB writes figures beside it
+            build(source, built, language, kept)
+            shutil.copytree(built, out / place, dirs_exist_ok=True)
     write_data(out)
     if wrong := dead_links(out):
         raise Failed("\n".join(wrong))
