@@ -20,6 +20,14 @@ function add(parent, tag, attributes = {}, text = "") {
   return parent.appendChild(node);
 }
 
+// Three digits of a number; a word as it is.
+function show(value) {
+  if (!value?.toPrecision) return value ?? "not a number";
+  const short = Number(value.toPrecision(3));
+  const plain = short === 0 || (Math.abs(short) >= 1e-3 && Math.abs(short) < 1e5);
+  return plain ? String(short) : short.toExponential().replace("+", "");
+}
+
 // A function from values to places; null where there is none.
 function scale([low, high], logarithmic, from, to) {
   const of = logarithmic ? Math.log10 : Number;
@@ -40,8 +48,8 @@ function draw(row, { labels, limits, log, ticks, x, cursor, ...series }) {
     add(drawing, "text", { x, y, "text-anchor": anchor }, words);
   const path = (look) => add(drawing, "path", { stroke: "currentColor", fill: "none", ...look });
   path({ d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` });
-  ticks[0].forEach((tick) => say(tick, across(tick), BOTTOM + 15, "middle"));
-  ticks[1].forEach((tick) => say(tick, LEFT - 5, up(tick) + 4, "end"));
+  ticks[0].forEach((tick) => say(show(tick), across(tick), BOTTOM + 15, "middle"));
+  ticks[1].forEach((tick) => say(show(tick), LEFT - 5, up(tick) + 4, "end"));
   say(labels[0], (LEFT + RIGHT) / 2, HEIGHT - 6, "middle");
   say(labels[1], 4, 12, "start");
   const legend = add(box, "div");
@@ -86,13 +94,12 @@ function explore(figure) {
   });
   const output = add(figure, "output");
   figure.append(figure.querySelector("a"));
-  const short = (value) => (value?.toPrecision ? Number(value.toPrecision(3)) : value);
   function choose() {
     const places = inputs.map((input) => Number(input.value));
     const at = places.reduce((sum, place, i) => sum * sliders[i][1].length + place, 0);
     const chosen = sliders.map(([name, values], i) => [name, values[places[i]]]);
     const results = Object.entries(data.told).map(([name, values]) => [name, values[at]]);
-    const words = (pairs) => pairs.map(([name, v]) => `${name} ${short(v) ?? "not a number"}`);
+    const words = (pairs) => pairs.map(([name, value]) => `${name} ${show(value)}`);
     words(chosen).forEach((text, i) => inputs[i].setAttribute("aria-valuetext", text));
     output.textContent = `${words(chosen).join(", ")}: ${words(results).join(", ")}`;
     draws.forEach((one) => one(at, Object.fromEntries(chosen)));
