@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,9 @@ NEEDED = ("sphinx", "myst_nb", "torch")
 RAN_WITH = ("jax", "flax", "optax", "numpy", "torch", "matplotlib")
 LANGUAGES = {"en": ".", "zh_CN": "zh"}
 OUTSIDE = ("http:", "https:", "//")
+EXPLORED = re.compile(
+    r'<figure class="explore" id="(\w+)">.*?<script[^>]*>(.*?)</script>'
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,13 @@ def run(config: Config) -> int:
             raise UsageError(f"--out: {out} is not a site of this command")
     kept = cache_folder() / "book" / fingerprint()
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder)
+        source = Path(folder) / "source"
         stage(source)
         for language, place in LANGUAGES.items():
-            build(source, out / place, language, kept)
+            built = Path(folder) / language  # MyST-NB writes figures beside it
+            build(source, built, language, kept)
+            shutil.copytree(built, out / place, dirs_exist_ok=True)
+    write_data(out)
     if wrong := dead_links(out):
         raise Failed("\n".join(wrong))
     say(f"{out / 'index.html'}: open it in a browser")
@@ -72,7 +79,8 @@ def run(config: Config) -> int:
 def fingerprint() -> str:
     """Return a hash of what the chapters import: our code, and versions."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "ch4jax").rglob("*.py")):
+    explore = ROOT / "experiments" / "common" / "explore.py"
+    for path in (*sorted((ROOT / "ch4jax").rglob("*.py")), explore):
         digest.update(path.read_bytes())
     versions = [importlib.metadata.version(name) for name in RAN_WITH]
     digest.update(" ".join(versions).encode())
@@ -100,6 +108,13 @@ def build(source: Path, out: Path, language: str, kept: Path) -> None:
     }
     if code := subprocess.run(command, env=environment).returncode:
         raise Failed(f"sphinx, language {language}: exit code {code}")
+
+
+def write_data(site: Path) -> None:
+    """Write the data of each figure to play with beside its page."""
+    for page in site.rglob("*.html"):
+        for name, data in EXPLORED.findall(page.read_text(encoding="utf-8")):
+            page.with_name(f"{name}.json").write_text(data, encoding="utf-8")
 
 
 class Page(HTMLParser):

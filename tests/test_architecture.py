@@ -21,7 +21,7 @@ TOPICS = {name: set() for name in ENGINE}  # module -> the topics that it may im
 TOPICS |= {"initialization": set(), "dropout": {"initialization"}}
 TOPICS |= {"parity": {"statistics"}}
 HOMES = {  # large package -> the only modules, or packages, that may import it
-    "matplotlib": {"experiments.common.plots"},
+    "matplotlib": {"experiments.common.plots", "experiments.common.explore"},
     "tyro": {"experiments.common.cli"},
     "orbax": {"ch4jax.storage"},
     "pandas": {"ch4jax.house_prices", "experiments.house_prices"},

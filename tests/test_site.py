@@ -1,6 +1,9 @@
 """The book as a site: its links lead somewhere, and it looks right in a browser."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -65,24 +68,93 @@ def test_every_page_fits_every_width_in_light_and_dark_and_asks_for_nothing(brow
 
 
 @pytest.mark.long
-def test_answers_are_folded_and_the_keyboard_opens_them_and_moves_lambda(browser):
+def test_the_keyboard_opens_answers_and_paper_shows_them_all(browser):
     from selenium.webdriver import Keys
 
+    def shown(selector):
+        nodes = f"[...document.querySelectorAll('{selector}')]"
+        return browser.execute_script(f"return {nodes}.map(n => n.checkVisibility())")
+
     show(browser, (SITE / "weight_decay.html").as_uri(), 800, "light")
-    answers = browser.find_elements("css selector", ".solution details")
-    assert len(answers) >= 6
-    assert not any(answer.get_attribute("open") for answer in answers)
-    answers[0].find_element("tag name", "summary").send_keys(Keys.ENTER)
-    assert answers[0].get_attribute("open")
-    slider, told = (
-        browser.find_element("css selector", f".explore {name}")
-        for name in ("input", "output")
-    )
-    before = told.text
-    assert before.startswith("lambda 0.5")
-    slider.send_keys(Keys.ARROW_RIGHT)
-    assert told.text.startswith("lambda ")
-    assert told.text != before
+    code, slider = ".solution pre", ".explore input"
+    assert not any(shown(code))
+    browser.find_element("css selector", ".solution summary").send_keys(Keys.ENTER)
+    first, *_, last = shown(code)
+    assert first
+    assert not last
+    assert shown(slider) == [True]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert len(shown(code)) >= 6
+    assert all(shown(code))
+    assert shown(slider) == [False]
+
+
+EXPLORED = {
+    "preface": ["drift"],
+    "dropout": ["dropout"],
+    "weight_decay": ["weight_decay"],
+    "initialization": ["initialization"],
+    "house_prices": ["folds", "learning_rates"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chapter", EXPLORED)
+def test_the_keyboard_moves_each_slider_of_a_figure_whose_data_lie_beside(
+    chapter, browser
+):
+    from selenium.webdriver import Keys
+
+    page = SITE / f"{chapter}.html"
+    assert page.stat().st_size < 3e6
+    show(browser, page.as_uri(), 360, "light")
+    figures = browser.find_elements("css selector", "figure.explore")
+    assert [figure.get_attribute("id") for figure in figures] == EXPLORED[chapter]
+    for figure, name in zip(figures, EXPLORED[chapter], strict=True):
+        data = json.loads(page.with_name(f"{name}.json").read_text(encoding="utf-8"))
+        told = figure.find_element("tag name", "output")
+        sliders = figure.find_elements("tag name", "input")
+        paths = figure.find_elements("css selector", "svg path")
+        assert len(sliders) == len(data["sliders"])
+        for slider, values in zip(sliders, data["sliders"].values(), strict=True):
+            slider.send_keys(Keys.END)
+            end, drawn = told.text, [path.get_attribute("d") for path in paths]
+            slider.send_keys(Keys.HOME)
+            assert told.text != end
+            assert [path.get_attribute("d") for path in paths] != drawn
+            slider.send_keys(Keys.ARROW_RIGHT)
+            word = slider.get_attribute("aria-valuetext").split()[-1]
+            if not isinstance(values[1], str):
+                word, values[1] = float(word), pytest.approx(values[1], 0.01)
+            assert word == values[1]
+
+
+@pytest.mark.long
+def test_no_page_has_a_violation_that_an_empty_page_of_the_theme_has_not(
+    browser, tmp_path
+):
+    axe_core = pytest.importorskip("axe_core_python")
+    pytest.importorskip("sphinx_book_theme")
+    axe = Path(axe_core.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    (tmp_path / "index.rst").write_text("Title\n=====\n\nA paragraph.\n")
+    sphinx = [sys.executable, "-m", "sphinx", "-q", "-C", ".", "site"]
+    theme = ["-D", "html_theme=sphinx_book_theme"]
+    subprocess.run(sphinx + theme, cwd=tmp_path, check=True)
+
+    def violations(page, width, scheme):
+        show(browser, page.as_uri(), width, scheme)
+        browser.execute_script(axe)
+        found = browser.execute_async_script(
+            "const [done] = arguments; axe.run().then(r => done(r.violations))"
+        )
+        return Counter({rule["id"]: len(rule["nodes"]) for rule in found})
+
+    pages = [page for page in SITE.rglob("*.html") if "_static" not in page.parts]
+    assert len(pages) > 20
+    for width, scheme in ((1400, "light"), (360, "dark")):
+        allowed = violations(tmp_path / "site/index.html", width, scheme)
+        for page in pages:
+            assert violations(page, width, scheme) <= allowed, page
 
 
 @pytest.mark.long

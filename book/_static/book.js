@@ -1,97 +1,110 @@
 "use strict";
-// Answers that fold, and figures to play with. Without scripts the answers are open, and
-// the paragraph in <figure class="explore"> remains; its data were computed by the page.
+// Answers that fold, and figures to play with, whose data experiments/common/explore.py
+// wrote. Without scripts the answers are open, and a picture takes the figure's place.
 
-const NAMESPACE = "http://www.w3.org/2000/svg";
-const COLOURS = ["#1f77b4", "#d95f02", "#2ca02c"];
-const [WIDTH, HEIGHT, LEFT, BOTTOM] = [400, 280, 48, 40];
+const LOOKS = [["#1f77b4", "━"], ["#d95f02", "╍"], ["#2ca02c", "┅"]];
+const DASHES = { "━": "", "╍": "7 3", "┅": "2 3" };
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [400, 280, 58, 388, 24, 240];
+// How a point at x, y is drawn from the last one, and with which pen.
+const KINDS = {
+  bars: [(x, y) => `M${x} ${BOTTOM}V${y}`, { "stroke-opacity": 0.5 }],
+  dots: [(x, y) => `M${x} ${y}h0`, { "stroke-width": 4, "stroke-linecap": "round" }],
+  lines: [(x, y, begins) => `${begins ? "M" : "L"}${x} ${y}`, { "stroke-width": 2 }],
+};
 
-function add(parent, tag, attributes, text = "") {
-  const node = document.createElementNS(NAMESPACE, tag);
+function add(parent, tag, attributes = {}, text = "") {
+  const drawn = ["svg", "path", "text"].includes(tag) ? "2000/svg" : "1999/xhtml";
+  const node = document.createElementNS(`http://www.w3.org/${drawn}`, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.textContent = text;
   return parent.appendChild(node);
 }
 
-function axis(range, logarithmic, [from, to]) {
-  const of = logarithmic ? Math.log10 : Number;
-  const [low, high] = range.map(of);
-  return (value) => from + ((of(value) - low) / (high - low)) * (to - from);
+// Three digits of a number; a word as it is.
+function show(value) {
+  if (!value?.toPrecision) return value ?? "not a number";
+  const short = Number(value.toPrecision(3));
+  const plain = short === 0 || (Math.abs(short) >= 1e-3 && Math.abs(short) < 1e5);
+  return plain ? String(short) : short.toExponential().replace("+", "");
 }
 
-// A set of axes; returns the drawing and the two scales.
-function axes(row, labels, [xs, ys], logarithmic, ticks, name) {
-  const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name };
-  const drawing = add(row, "svg", { ...box, style: "flex: 1 1 18rem; min-width: 0" });
-  const x = axis(xs, logarithmic, [LEFT, WIDTH - 12]);
-  const y = axis(ys, logarithmic, [HEIGHT - BOTTOM, 12]);
-  const text = { fill: "currentColor", "font-size": 11 };
-  const [low, high] = [y(ys[0]), y(ys[1])];
-  const frame = `M${x(xs[0])} ${high}V${low}H${x(xs[1])}`;
-  add(drawing, "path", { d: frame, fill: "none", stroke: "currentColor" });
-  for (const tick of ticks[0]) {
-    add(drawing, "text", { ...text, x: x(tick), y: low + 15, "text-anchor": "middle" }, tick);
+// A function from values to places; null where there is none.
+function scale([low, high], logarithmic, from, to) {
+  const of = logarithmic ? Math.log10 : Number;
+  const none = (value) => value === null || (logarithmic && value <= 0);
+  const share = (value) => (of(value) - of(low)) / (of(high) - of(low));
+  return (value) => (none(value) ? null : from + share(value) * (to - from));
+}
+
+// Draw axes and a legend; return what draws a setting.
+function draw(row, { labels, limits, log, ticks, x, cursor, ...series }) {
+  const box = add(row, "div");
+  const name = `${labels[1]} against ${labels[0]}`;
+  const size = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name };
+  const drawing = add(box, "svg", size);
+  const across = scale(limits[0], log[0], LEFT, RIGHT);
+  const up = scale(limits[1], log[1], BOTTOM, TOP);
+  const say = (words, x, y, anchor) =>
+    add(drawing, "text", { x, y, "text-anchor": anchor }, words);
+  const path = (look) => add(drawing, "path", { stroke: "currentColor", fill: "none", ...look });
+  path({ d: `M${LEFT} ${TOP}V${BOTTOM}H${RIGHT}` });
+  ticks[0].forEach((tick) => say(show(tick), across(tick), BOTTOM + 15, "middle"));
+  ticks[1].forEach((tick) => say(show(tick), LEFT - 5, up(tick) + 4, "end"));
+  say(labels[0], (LEFT + RIGHT) / 2, HEIGHT - 6, "middle");
+  say(labels[1], 4, 12, "start");
+  const legend = add(box, "div");
+  const places = x.map(across);
+  const draws = [];
+  for (const [kind, [step, pen]] of Object.entries(KINDS)) {
+    for (const [title, values] of Object.entries(series[kind])) {
+      const [colour, sign] = LOOKS[draws.length];
+      const shape = { bars: "▮", dots: "●" }[kind] ?? sign;
+      add(add(legend, "span"), "span", { style: `color: ${colour}` }, shape).after(` ${title} `);
+      const look = { stroke: colour, "stroke-width": (0.7 * (RIGHT - LEFT)) / x.length, ...pen };
+      if (kind === "lines") look["stroke-dasharray"] = DASHES[sign];
+      const drawn = path(look);
+      draws.push((at) => {
+        const first = values.length > x.length ? at * x.length : 0;
+        const heights = x.map((_, i) => up(values[first + i]));
+        const steps = heights.map((height, i) =>
+          height === null ? "" : step(places[i], height, (heights[i - 1] ?? null) === null)
+        );
+        drawn.setAttribute("d", steps.join(""));
+      });
+    }
   }
-  for (const tick of ticks[1]) {
-    add(drawing, "text", { ...text, x: LEFT - 5, y: y(tick) + 4, "text-anchor": "end" }, tick);
+  if (cursor) {
+    const line = path({ "stroke-dasharray": "4 3" });
+    const mark = (value) => line.setAttribute("d", `M${across(value)} ${TOP}V${BOTTOM}`);
+    draws.push((_, chosen) => mark(chosen[cursor]));
   }
-  const middle = { ...text, x: (LEFT + WIDTH) / 2, y: HEIGHT - 6, "text-anchor": "middle" };
-  add(drawing, "text", middle, labels[0]);
-  add(drawing, "text", { ...text, x: LEFT + 6, y: 12 }, labels[1]);
-  return [drawing, x, y];
+  return (at, chosen) => draws.forEach((one) => one(at, chosen));
 }
 
 function explore(figure) {
   const data = JSON.parse(figure.querySelector("script").textContent);
-  const { lambdas, curves, start, slopes } = data;
-  const last = lambdas.length - 1;
-  figure.querySelector("p").remove();
-  const row = figure.appendChild(document.createElement("div"));
-  row.style = "display: flex; flex-wrap: wrap; gap: 1rem";
-
-  const ends = [lambdas[0], lambdas[last]];
-  const ticks = [[0.001, 0.01, 0.1, 1, 10, 100], [0.0001, 0.01, 1, 100]];
-  const [left, x, y] = axes(
-    row, ["lambda", ""], [ends, [1e-5, 300]], true, ticks, "losses and norm against lambda"
-  );
-  Object.entries(curves).forEach(([name, values], i) => {
-    const points = values.map((v, j) => `${x(lambdas[j])},${y(Math.max(v, 1e-5))}`);
-    add(left, "polyline", { points: points.join(" "), fill: "none", stroke: COLOURS[i], "stroke-width": 2 });
-    const key = { x: LEFT + 10, y: HEIGHT - BOTTOM - 10 - 14 * i, "font-size": 12 };
-    add(left, "text", { ...key, fill: COLOURS[i], "font-weight": "bold" }, name);
+  const sliders = Object.entries(data.sliders);
+  figure.querySelector("img").remove();
+  const row = add(figure, "div", { class: "panels" });
+  const draws = data.panels.map((panel) => draw(row, panel));
+  const inputs = sliders.map(([name, { length }], i) => {
+    const label = add(figure, "label", {}, `${name} `);
+    const range = { type: "range", min: 0, max: length - 1, value: data.start[i] };
+    return add(label, "input", range);
   });
-  const cursor = add(left, "path", { stroke: "currentColor", "stroke-dasharray": "4 3" });
-
-  const square = [[-3, 3], [-3, 3]];
-  const whole = [-3, -2, -1, 0, 1, 2, 3];
-  const labels = ["weight at the start", "weight at the end"];
-  const [right, across, up] = axes(
-    row, labels, square, false, [whole, whole], "200 weights, end against start"
-  );
-  const dots = start.map((w) =>
-    add(right, "circle", { cx: across(w), r: 2.2, fill: COLOURS[0], "fill-opacity": 0.7 })
-  );
-  const line = add(right, "path", { stroke: COLOURS[1], "stroke-width": 1.5 });
-
-  const label = figure.appendChild(document.createElement("label"));
-  label.textContent = "lambda ";
-  label.style = "display: block";
-  const slider = label.appendChild(document.createElement("input"));
-  Object.assign(slider, { type: "range", min: 0, max: last, style: "width: 100%" });
-  const told = figure.appendChild(document.createElement("output"));
+  const output = add(figure, "output");
+  figure.append(figure.querySelector("a"));
   function choose() {
-    const i = Number(slider.value);
-    const size = lambdas[i].toPrecision(3);
-    const parts = Object.entries(curves).map(([n, v]) => `${n} ${v[i].toPrecision(3)}`);
-    told.textContent = `lambda ${size}: ${parts.join(", ")}`;
-    slider.setAttribute("aria-valuetext", `lambda ${size}`);
-    cursor.setAttribute("d", `M${x(lambdas[i])} 12V${HEIGHT - BOTTOM}`);
-    dots.forEach((dot, j) => dot.setAttribute("cy", up(data.ends[i * start.length + j])));
-    const far = 3 * slopes[i];
-    line.setAttribute("d", `M${across(-3)} ${up(-far)}L${across(3)} ${up(far)}`);
+    const places = inputs.map((input) => Number(input.value));
+    const at = places.reduce((sum, place, i) => sum * sliders[i][1].length + place, 0);
+    const chosen = sliders.map(([name, values], i) => [name, values[places[i]]]);
+    const results = Object.entries(data.told).map(([name, values]) => [name, values[at]]);
+    const words = (pairs) => pairs.map(([name, value]) => `${name} ${show(value)}`);
+    words(chosen).forEach((text, i) => inputs[i].setAttribute("aria-valuetext", text));
+    output.textContent = `${words(chosen).join(", ")}: ${words(results).join(", ")}`;
+    draws.forEach((one) => one(at, Object.fromEntries(chosen)));
   }
-  slider.addEventListener("input", choose);
-  slider.value = lambdas.findIndex((value) => value >= 0.5);
+  inputs.forEach((input) => input.addEventListener("input", choose));
   choose();
 }
 
@@ -99,6 +112,7 @@ function fold(answer) {
   const details = document.createElement("details");
   const summary = details.appendChild(document.createElement("summary"));
   const [title, ...rest] = answer.children;
+  title.querySelectorAll("a").forEach((link) => link.replaceWith(...link.childNodes));
   summary.append(title);
   details.append(...rest);
   answer.append(details);
@@ -106,3 +120,5 @@ function fold(answer) {
 
 document.querySelectorAll("figure.explore").forEach(explore);
 document.querySelectorAll(".solution.dropdown").forEach(fold);
+// What a reader of the screen hears is what is written there.
+document.querySelectorAll("summary[aria-label]").forEach((one) => one.removeAttribute("aria-label"));
