@@ -140,6 +140,20 @@ def tried(
     return [f"{words} (with that, PyTorch agrees)" for words in found]
 
 
+def narrowed(operations: Sequence[Operation]) -> list[str]:
+    """Return the operations of PyTorch that make less of numbers in float64."""
+    torch = import_torch()
+    narrow = torch.float32, torch.float16, torch.bfloat16
+    found = {
+        o.name
+        for o in operations
+        if o.name in ("float", "half", "bfloat16")
+        or any(x is d for x in (*o.args, *o.kwargs.values()) for d in narrow)
+    }
+    words = ", ".join(sorted(found))
+    return [f"PyTorch computes in float32 or less from {words} on"] if found else []
+
+
 def of_state(apart: Mapping[str, float]) -> list[str]:
     """Return which changed state differs, the largest differences first."""
     wrong = sorted(

@@ -9,8 +9,10 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
@@ -158,6 +160,27 @@ def values_of(function: Callable[..., PyTree], *args: PyTree) -> list[np.ndarray
     jaxpr = closed.jaxpr.replace(outvars=every)
     found = [*leaves, *eval_jaxpr(jaxpr, closed.consts, *leaves)]
     return [np.asarray(x) for x in found if isinstance(x.dtype, np.dtype)]
+
+
+def narrowed(function: Callable[..., PyTree], *args: PyTree) -> list[str]:
+    """Say whether a function makes less of numbers in float64."""
+
+    def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+        for equation in jaxpr.eqns:
+            yield equation
+            for inner in jaxprs_in_params(equation.params):
+                yield from equations(inner)
+
+    def widths(some: Sequence[Any]) -> list[int]:
+        kept = [x.aval.dtype for x in some if hasattr(x.aval, "dtype")]
+        return [d.itemsize for d in kept if jnp.issubdtype(d, jnp.floating)]
+
+    narrow = any(
+        8 in widths(equation.invars) and min(widths(equation.outvars), default=8) < 8
+        for equation in equations(jax.make_jaxpr(function)(*args).jaxpr)
+    )
+    words = "Flax computes in float32 or less, as nnx.dot_product_attention does"
+    return [words] if narrow else []
 
 
 def nearest(values: Sequence[np.ndarray], b: np.ndarray | None) -> np.ndarray | None:

@@ -34,12 +34,12 @@ def parting(
     loss = s.losses[0](outputs, jnp.asarray(s.labels))
     ours.append((_layers.LOSS, "out of", loss, None))
     plain, values = isinstance(s.side, Plain), []
+
+    def function(params: PyTree, inputs: Sequence[Any]) -> PyTree:
+        with replayed_in_jax([jnp.asarray(mask.kept) for mask in masks]):
+            return s.side.apply(params, s.state, inputs, train=train, key=s.key)[0]
+
     if plain:
-
-        def function(params: PyTree, inputs: Sequence[Any]) -> PyTree:
-            with replayed_in_jax([jnp.asarray(mask.kept) for mask in masks]):
-                return s.side.apply(params, {}, inputs, train=train, key=s.key)[0]
-
         values = _layers.values_of(function, s.params, arrays(s.inputs))
         ours.insert(0, ((), "out of", outputs, None))
 
@@ -100,6 +100,8 @@ def parting(
     causes = _causes.tried(near, agrees) or _causes.tried(before, agrees)
     # Where a cause is known, another order is mostly that of the terms of a sum.
     causes = causes or _layers.order_notes(ours, calls, pairs)
+    causes += _layers.narrowed(function, s.params, arrays(s.inputs))
+    causes += _causes.narrowed(operations)
     notes = notes + causes + _layers.values_notes(places[n], calls)
     runs = _causes.shown([*near.values()])
     first = _layers.first_part(places, n, calls, runs)

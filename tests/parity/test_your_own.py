@@ -213,6 +213,22 @@ def test_the_layer_and_the_cause_are_named_for_a_function():
     assert report.notes[0].startswith("eps=1e-05 of layer_norm for PyTorch's")
 
 
+def test_float32_in_either_side_is_named():
+    class Half(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x.float().double())
+
+    def apply(params, x):
+        kernel = params["kernel"].astype("float32").astype(x.dtype)
+        return x @ kernel + params["bias"][None]
+
+    x, y = np.random.default_rng(0).normal(size=(2, 5, 4))
+    params = {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}
+    notes = parity.compare(apply, Half(4, 4), x, y, params=params).notes
+    assert notes[-2].startswith("Flax computes in float32 or less")
+    assert notes[-1] == "PyTorch computes in float32 or less from float on"
+
+
 def test_a_mask_that_does_not_change_is_found():
     class Stuck(linen.Module):
         @linen.compact
