@@ -6,10 +6,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import chromium, show
 
 from experiments import book
+from experiments.common.explore import Explore, Panel
 
 SITE = Path(__file__).parents[1] / "site"  # where `python -m experiments.book` puts it
 
@@ -28,6 +30,26 @@ def test_a_dead_link_a_missing_anchor_and_a_load_from_outside_are_named(tmp_path
     )
     found = book.dead_links(tmp_path)
     assert [line.split()[-1] for line in found] == list(wrong)
+
+
+def test_the_data_of_a_figure_are_written_beside_its_page(tmp_path):
+    lines = {"growing": np.arange(6.0).reshape(2, 3), "fixed": [1.0, np.nan, 123456]}
+    panel = Panel(("x", "y"), [1, 2, 3], lines=lines, cursor="size")
+    figure = Explore(
+        "grown", {"size": [0.1, 0.2]}, panel, told={"end": [2, 5]}, start=[1]
+    )
+    (tmp_path / "page.html").write_text(f"<p></p>{figure._repr_html_()}<p></p>")
+    book.write_data(tmp_path)
+    assert book.dead_links(tmp_path) == []
+    data = json.loads((tmp_path / "grown.json").read_text())
+    assert data == json.loads(json.dumps(figure.data))
+    assert data["panels"][0]["lines"] == {
+        "growing": [0, 1, 2, 3, 4, 5],
+        "fixed": [1, None, 123500],
+    }
+    (low, high), ticks = data["panels"][0]["limits"][1], data["panels"][0]["ticks"][1]
+    assert low <= 0 < 123456 <= high
+    assert low <= min(ticks) < max(ticks) <= high
 
 
 @pytest.fixture

@@ -120,5 +120,8 @@ function fold(answer) {
 
 document.querySelectorAll("figure.explore").forEach(explore);
 document.querySelectorAll(".solution.dropdown").forEach(fold);
+// Every exercise has a section of these names.
+const repeated = "#exercise-content, #solution-content";
+document.querySelectorAll(repeated).forEach((one) => one.removeAttribute("id"));
 // What a reader of the screen hears is what is written there.
 document.querySelectorAll("summary[aria-label]").forEach((one) => one.removeAttribute("aria-label"));
