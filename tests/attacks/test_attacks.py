@@ -234,9 +234,10 @@ class Attacks(RuleBasedStateMachine):
         change = draw.choice([(), (), ("--seed", "1"), ("--epochs", "3")])
         asked = read_object(path / "config.json").get("epochs", 0)
         finished = (path / "summary.json").exists()
+        rows = path / "metrics.jsonl"
         begun = (path / "env.json").exists() and (
             any(path.glob("checkpoints/*/*/manifest.json"))
-            or not (path / "metrics.jsonl").stat().st_size
+            or not (rows.is_file() and rows.stat().st_size)
         )
         run = Run(name, (*args, *change), damaged)
         wanted = 3 if "3" in run.args else 2
