@@ -123,7 +123,7 @@ def test_accuracies_of_the_dropout_mlp_hold(images):
 
 
 def test_scores_of_house_prices_hold():
-    x, prices, in_training = read_houses()
+    x, prices, in_training, _ = read_houses()
 
     def scores():
         _, history = house_prices.train_linear(
