@@ -131,7 +131,7 @@ def dropout_rows(
             of = gradients(params, x, y)
             return {k: p - shared.LEARNING_RATE * of[k] for k, p in params.items()}
 
-        call = torch.compile(step) if compile else step
+        call = torch.compile(step, dynamic=False) if compile else step
 
         def epoch() -> None:
             current = {name: p.detach() for name, p in params.items()}
@@ -292,7 +292,7 @@ def perceptron_rows(
 
     calls = {"stacked": loss}
     if compile:
-        calls["stacked, compiled"] = torch.compile(loss)
+        calls["stacked, compiled"] = torch.compile(loss, dynamic=False)
     for name, call in calls.items():
         run = finished(partial(train, call), device)
         yield Work(shared.PERCEPTRONS, f"PyTorch, {name}", run, members)
