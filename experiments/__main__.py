@@ -27,7 +27,7 @@ TIMES = {
     "growth": "1 min",
     "report": "20 min",
     "search": "1 min",
-    "time_to_accuracy": "15 min",
+    "time_to_accuracy": "3 min",
 }
 # The book's order: sections of the first and Chinese edition, and of the English one.
 SECTIONS = {

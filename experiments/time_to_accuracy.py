@@ -1,8 +1,8 @@
-"""Seconds to 88% and to 90% test accuracy on Fashion-MNIST, with a perceptron.
+"""Seconds to a test accuracy of 88% on Fashion-MNIST, with a perceptron.
 
 A run is everything from drawing the parameters to the test accuracy, with the images in
-memory and the program compiled. The recipes were chosen on 10,000 training images that
-were set aside; here they train on all of them. Accuracy is a mean over many seeds; the
+memory and the program compiled. The recipe was chosen on 10,000 training images that
+were set aside; here it trains on all of them. Accuracy is a mean over many seeds; the
 time is the median of runs that take turns with the same recipe in PyTorch.
 """
 
