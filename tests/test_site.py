@@ -163,6 +163,8 @@ def test_no_page_has_a_violation_that_an_empty_page_of_the_theme_has_not(
     theme = ["-D", "html_theme=sphinx_book_theme"]
     subprocess.run(sphinx + theme, cwd=tmp_path, check=True)
 
+    browser.set_script_timeout(300)  # the reference is long
+
     def violations(page, width, scheme):
         show(browser, page.as_uri(), width, scheme)
         browser.execute_script(axe)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
-from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
@@ -165,11 +165,15 @@ def values_of(function: Callable[..., PyTree], *args: PyTree) -> list[np.ndarray
 def narrowed(function: Callable[..., PyTree], *args: PyTree) -> list[str]:
     """Say whether a function makes less of numbers in float64."""
 
+    def is_jaxpr(parameter: Any) -> bool:
+        return isinstance(parameter, Jaxpr | ClosedJaxpr)
+
     def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
         for equation in jaxpr.eqns:
             yield equation
-            for inner in jaxprs_in_params(equation.params):
-                yield from equations(inner)
+            for inner in jax.tree.leaves(equation.params, is_leaf=is_jaxpr):
+                if is_jaxpr(inner):
+                    yield from equations(getattr(inner, "jaxpr", inner))
 
     def widths(some: Sequence[Any]) -> list[int]:
         kept = [x.aval.dtype for x in some if hasattr(x.aval, "dtype")]
