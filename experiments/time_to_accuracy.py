@@ -25,6 +25,7 @@ from ch4jax.statistics import mean_interval
 from ch4jax.training import Data
 from experiments.common import cli, roofline, timing
 from experiments.common.console import say
+from experiments.common.errors import UsageError
 from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.one_cycle import RECIPES, Recipe
 from experiments.common.run_folder import RunFolder
@@ -42,6 +43,12 @@ class Config(cli.Flags):
     """Runs whose accuracies are averaged."""
     data: cli.Source = "auto"
     """full, mini (the shipped tenth), auto (full if it is there), or a folder."""
+
+    def __post_init__(self) -> None:
+        """Check that there is an interval."""
+        super().__post_init__()
+        if self.seeds < 2:
+            raise UsageError(f"--seeds must be at least 2, got {self.seeds}")
 
 
 def train(

@@ -4,9 +4,11 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from experiments import time_to_accuracy
+from experiments.common.errors import UsageError
 from experiments.common.one_cycle import Recipe
 
 RECIPE = Recipe((32,), (0.1,), 0.005, 30, 4)
@@ -21,6 +23,11 @@ def test_the_learning_rate_peaks_after_a_quarter_and_ends_at_zero_in_both():
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert np.argmax(theirs) == 10
     assert (theirs[0], theirs[10], theirs[40]) == (0.1, 1.0, 0.0)
+
+
+def test_one_seed_has_no_interval():
+    with pytest.raises(UsageError, match="--seeds must be at least 2, got 1"):
+        time_to_accuracy.Config(seeds=1)
 
 
 def test_both_learn_and_every_seed_counts(few_images, tmp_path, monkeypatch):
