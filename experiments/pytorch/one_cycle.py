@@ -6,7 +6,6 @@ from jax.typing import ArrayLike
 from torch.nn.functional import cross_entropy
 
 from ch4jax.data.fashion_mnist import FashionMNIST
-from experiments.common import roofline
 from experiments.common.one_cycle import Recipe
 from experiments.pytorch import twins
 
@@ -14,16 +13,16 @@ from experiments.pytorch import twins
 class Runs:
     """Trains at each call, with the next seed, and notes the test accuracy."""
 
-    def __init__(self, recipe: Recipe, data: FashionMNIST) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, data: FashionMNIST, threads: int) -> None:
+        self.recipe, self.threads = recipe, threads
         self.accuracies: list[float] = []
         self.train = _tensors(data.train_images, data.train_labels)
         self.test = _tensors(data.test_images, data.test_labels)
-        torch.set_num_threads(roofline.threads())
 
     def __call__(self) -> float:
         """Return the test accuracy of a run."""
         torch.manual_seed(len(self.accuracies))
+        torch.set_num_threads(self.threads)
         recipe, (x, y) = self.recipe, self.train
         net = twins.perceptron(recipe.hidden, recipe.rates)
         adam = torch.optim.Adam(net.parameters(), recipe.learning_rate, fused=True)
