@@ -19,7 +19,7 @@ TIMES = {
     "parameters": "5 s",
     "layers": "5 s",
     "storage": "20 s",
-    "benchmark": "4 min",
+    "benchmark": "6 min",
     "book": "2 min",
     "claims": "4 min",
     "compare": "8 min",

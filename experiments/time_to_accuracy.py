@@ -7,35 +7,33 @@ time is the median of runs that take turns with the same recipe in PyTorch.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.stages import Compiled
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax import training
 from ch4jax.data import fashion_mnist
 from ch4jax.statistics import mean_interval
 from ch4jax.training import Data
-from experiments.common import cli, roofline, timing
+from experiments.common import cli, one_cycle, roofline, timing
 from experiments.common.console import say
 from experiments.common.errors import UsageError
 from experiments.common.networks import flax_network, metrics_fn
-from experiments.common.one_cycle import RECIPES, Recipe
 from experiments.common.run_folder import RunFolder
-
-GROUP = 2  # members that train at a time
 
 
 @dataclass(frozen=True)
 class Config(cli.Flags):
     """Flags of the measurement."""
+
+    keep_programs: ClassVar[bool] = False
 
     rounds: cli.Count = 5
     """Rounds that are timed, after one that warms up."""
@@ -51,37 +49,26 @@ class Config(cli.Flags):
             raise UsageError(f"--seeds must be at least 2, got {self.seeds}")
 
 
-def train(
-    recipe: Recipe, train_data: Data, test_data: Data, *, key: PRNGKeyArray
-) -> Float[Array, ""]:
+@jax.jit
+def train(train_data: Data, test_data: Data, *, key: PRNGKeyArray) -> Float[Array, ""]:
     """Return the test accuracy of a run."""
-    network = flax_network(recipe.hidden, recipe.rates, None)
-    factor = recipe.schedule(len(train_data[1]), jnp.minimum)
+    network = flax_network((one_cycle.HIDDEN,), (0.0,), None)
     init_key, train_key = jax.random.split(key)
     params, _ = training.fit(
         network.init(init_key),
         train_data,
         metrics_fn=metrics_fn(network),
-        optimizer=optax.adam(lambda step: recipe.learning_rate * factor(step)),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
+        optimizer=optax.adam(one_cycle.schedule(len(train_data[1]), jnp.minimum)),
+        epochs=one_cycle.EPOCHS,
+        batch_size=one_cycle.BATCH_SIZE,
         key=train_key,
     )
     evaluate = partial(training.evaluate, metrics_fn=metrics_fn(network))
     return evaluate(params, test_data)["accuracy"]
 
 
-@partial(jax.jit, static_argnames="recipe")
-def train_all(
-    recipe: Recipe, train_data: Data, test_data: Data, *, keys: Key[Array, " seeds"]
-) -> Float[Array, " seeds"]:
-    """Return the test accuracy of each run."""
-    run = partial(train, recipe, train_data, test_data)
-    return jax.lax.map(lambda key: run(key=key), keys, batch_size=GROUP)
-
-
 def run(config: Config) -> None:
-    """Time the recipes, average their accuracies, print and write both."""
+    """Average the accuracies, time the runs, print and write both."""
     data = fashion_mnist.load(config.data)
     folder = RunFolder.create("time_to_accuracy", config)
     arrays = (
@@ -89,58 +76,47 @@ def run(config: Config) -> None:
         (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
     )
     say(f"{config.seeds} seeds, then {config.rounds} rounds: minutes on a CPU")
-    keys = iter(jax.random.split(jax.random.key(config.seed), len(RECIPES)))
-    works: dict[str, Callable[[], Any]] = {}
-    accuracies: dict[str, Sequence[float] | np.ndarray] = {}
-    compiling: dict[str, float] = {}
-    for target, recipe in RECIPES.items():
-        ours = f"{target:.0%}, JAX"
-        key, seeds_key = jax.random.split(next(keys))
-        seeds = jax.random.split(seeds_key, config.seeds)
-        accuracies[ours] = np.asarray(train_all(recipe, *arrays, keys=seeds))
-        alone = jax.jit(partial(train, recipe))
-        alone, compiling[ours] = timing.compile(alone, *arrays, key=key)
+    key, seeds_key = jax.random.split(jax.random.key(config.seed))
+    program, compile_seconds = timing.compile(train, *arrays, key=key)
+    works: dict[str, Callable[[], Any]] = {"JAX": partial(program, *arrays, key=key)}
+    seeds = jax.random.split(seeds_key, config.seeds)
+    accuracies = {"JAX": [float(program(*arrays, key=seed)) for seed in seeds]}
+    if importlib.util.find_spec("torch"):
+        from experiments.pytorch.one_cycle import Runs
 
-        def again(program: Compiled = alone, key: PRNGKeyArray = key) -> Array:
-            return program(*arrays, key=jax.random.clone(key))
-
-        works[ours] = again
-        if importlib.util.find_spec("torch"):
-            from experiments.pytorch.one_cycle import Runs
-
-            # Small products are often faster on one thread.
-            for threads in sorted({1, roofline.threads()}):
-                name = f"{target:.0%}, PyTorch, threads: {threads}"
-                works[name] = runs = Runs(recipe, data, threads)
-                accuracies[name] = runs.accuracies
+        # Small products are often faster on one thread.
+        for threads in sorted({1, roofline.threads()}):
+            name = f"PyTorch, threads: {threads}"
+            works[name] = runs = Runs(data, threads)
+            accuracies[name] = runs.accuracies
     timings = timing.interleave(works, rounds=config.rounds)
     entries = [
         {
             "name": name,
             "accuracy": mean_interval(np.asarray(accuracies[name])),
             "seeds": len(accuracies[name]),
-            "compile": compiling.get(name),
-            **timings[name]._asdict(),
+            **seconds._asdict(),
         }
-        for name in works
+        for name, seconds in timings.items()
     ]
     disturbed = timing.disturbances(timings, floors={})
     warning = f" ({timing.NOT_QUIET})" if disturbed else ""
     folder.table(
-        ["", "accuracy", "95%", "seeds", "compile (s)", "median (s)"],
+        ["", "accuracy", "95%", "seeds", "median (s)", "fastest"],
         [
             [
                 e["name"],
                 f"{e['accuracy'].estimate:.4f}",
                 f"{e['accuracy'].low:.4f} to {e['accuracy'].high:.4f}",
                 str(e["seeds"]),
-                "-" if e["compile"] is None else f"{e['compile']:.1f}",
                 f"{e['median']:.2f}",
+                f"{e['fastest']:.2f}",
             ]
             for e in entries
         ],
         title=f"{data.name}, {len(data.train_labels):,} training images{warning}",
     )
+    say(f"compiling, once: {compile_seconds:.1f} s")
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
     reached = [
@@ -151,10 +127,9 @@ def run(config: Config) -> None:
         {
             "data": data.name,
             "runs": entries,
-            "recipes": {f"{t:.0%}": r._asdict() for t, r in RECIPES.items()},
             "threads": roofline.threads(),
             "quiet": not disturbed,
-            "seconds": folder.seconds(),
+            "seconds": {"compile": compile_seconds, "total": folder.seconds()},
         },
         headline=f"Mean test accuracy: {', '.join(reached)}{warning}.",
     )

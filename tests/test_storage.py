@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint import StandardCheckpointer
 
-from ch4jax import storage, training
+from ch4jax import house_prices, storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
-from ch4jax.interop import export, load_exported
+from ch4jax.interop import export, load_exported, load_torch, save_torch
 from ch4jax.storage import _manifest, _trees, atomic
 from ch4jax.storage._leaves import DTYPES
 
@@ -296,10 +296,16 @@ def test_a_file_that_was_put_into_a_saved_tree_is_not_removed(write, tmp_path):
     assert (tmp_path / "y" / "notes.txt").read_text() == "years of work"
 
 
-USES = [storage.load, storage.Checkpoints, load_exported, partial(storage.save, tree=1)]
+USES = [
+    *(storage.load, storage.Checkpoints, load_exported, load_torch),
+    *(partial(storage.save, tree=1), partial(export, params=1, config={})),
+    partial(save_torch, state_dict={}),
+    lambda path: house_prices.read(str(path)),
+    lambda path: house_prices.write_submission(path, [1], np.ones(1)),
+]
 
 
-@pytest.mark.parametrize("use", [*USES, partial(export, params=1, config={})])
+@pytest.mark.parametrize("use", USES)
 def test_a_path_that_is_not_local_is_an_error(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for url in ("gs://bucket/run", Path("s3://bucket/run"), "file:///tmp/x", ""):

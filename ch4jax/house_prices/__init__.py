@@ -238,5 +238,5 @@ def write_submission(
         raise ValueError(
             f"the price of Id {ids[bad[0]]} must be positive, got {prices[bad[0]]}"
         )
-    with atomic.writing(Path(path).expanduser()) as part:
+    with atomic.writing(atomic.resolve(path)) as part:
         pd.DataFrame({"Id": ids, "SalePrice": cents}).to_csv(part, index=False)

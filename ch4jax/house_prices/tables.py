@@ -23,6 +23,7 @@ from ch4jax.data import hub
 from ch4jax.data.files import open_file
 from ch4jax.errors import DataError
 from ch4jax.house_prices.features import ORDINAL
+from ch4jax.storage import atomic
 
 SHIPPED_FOLDER = Path(__file__).parent.parent / "data" / "samples" / "house_prices"
 KAGGLE_FOLDERS = (
@@ -60,6 +61,7 @@ def read(source: str = "auto") -> HousePrices:
     Raises:
       DataError: if a table is not what it should be; names the place in it.
       NetworkError: for `hub`, if a download fails.
+      ValueError: if `source` is a URL, is empty, or starts with the `~` of nobody.
     """
     if source == "auto":
         found = [folder for folder in KAGGLE_FOLDERS if folder.is_dir()]
@@ -71,7 +73,7 @@ def read(source: str = "auto") -> HousePrices:
         paths = [hub.download(f"kaggle_house_{name}") for name in ("train", "test")]
         contents = {path: path.read_bytes() for path in paths}
     else:
-        place = Path(source).expanduser()
+        place = atomic.resolve(source)
         paths = [place / "train.csv", place / "test.csv"]
         contents = {path: _read_kaggle(path) for path in paths}
     (train, content), (test, test_content) = contents.items()

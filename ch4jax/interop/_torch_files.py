@@ -58,8 +58,9 @@ def load_torch(path: str | Path, entry: str | None = None) -> Any:
         `torch.save` wrote its checksums; safetensors has none.
       Mismatch: if it holds anything else, such as code, which is never run, or claims
         more than a file of its size may: that is refused before it is unpacked.
+      ValueError: if `path` is a URL, is empty, or starts with the `~` of nobody.
     """
-    path = Path(path).expanduser()
+    path = atomic.resolve(path)
     try:
         with open_file(path, MAX_BYTES) as file:
             _check_claims(file, path)
@@ -148,13 +149,15 @@ def save_torch(path: str | Path, state_dict: StateDict) -> None:
         values.
       Refused: if entries share memory, as those of a shared layer do, or one is called
         `__metadata__`, and the file is .safetensors, which cannot express that.
+      ValueError: as `load_torch` does.
     """
-    torch, path = import_torch(), Path(path).expanduser()
+    kind, path = Path(path).suffix, atomic.resolve(path)
+    torch = import_torch()
     tensors = {
         name: tensor if is_tensor(tensor) else to_tensor(tensor, name)
         for name, tensor in tensors_of(state_dict, "the state_dict").items()
     }
-    if path.suffix == ".safetensors":
+    if kind == ".safetensors":
         from safetensors.torch import save
 
         if "__metadata__" in tensors:

@@ -1,4 +1,4 @@
-"""The recipes of `experiments.time_to_accuracy` in PyTorch."""
+"""The recipe of `experiments.time_to_accuracy` in PyTorch."""
 
 import numpy as np
 import torch
@@ -6,15 +6,15 @@ from jax.typing import ArrayLike
 from torch.nn.functional import cross_entropy
 
 from ch4jax.data.fashion_mnist import FashionMNIST
-from experiments.common.one_cycle import Recipe
+from experiments.common import one_cycle
 from experiments.pytorch import twins
 
 
 class Runs:
     """Trains at each call, with the next seed, and notes the test accuracy."""
 
-    def __init__(self, recipe: Recipe, data: FashionMNIST, threads: int) -> None:
-        self.recipe, self.threads = recipe, threads
+    def __init__(self, data: FashionMNIST, threads: int) -> None:
+        self.threads = threads
         self.accuracies: list[float] = []
         self.train = _tensors(data.train_images, data.train_labels)
         self.test = _tensors(data.test_images, data.test_labels)
@@ -23,13 +23,13 @@ class Runs:
         """Return the test accuracy of a run."""
         torch.manual_seed(len(self.accuracies))
         torch.set_num_threads(self.threads)
-        recipe, (x, y) = self.recipe, self.train
-        net = twins.perceptron(recipe.hidden, recipe.rates)
-        adam = torch.optim.Adam(net.parameters(), recipe.learning_rate, fused=True)
-        factor = recipe.schedule(len(x), min)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
-        for _ in range(recipe.epochs):
-            for rows in torch.randperm(len(x)).split(recipe.batch_size):
+        x, y = self.train
+        net = twins.perceptron([one_cycle.HIDDEN], [0.0])
+        adam = torch.optim.Adam(net.parameters(), 1.0, fused=True)
+        rate = one_cycle.schedule(len(x), min)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
+        for _ in range(one_cycle.EPOCHS):
+            for rows in torch.randperm(len(x)).split(one_cycle.BATCH_SIZE):
                 adam.zero_grad()
                 cross_entropy(net(x[rows]), y[rows]).backward()
                 adam.step()
