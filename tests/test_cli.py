@@ -388,6 +388,17 @@ def test_a_matplotlibrc_does_not_change_a_figure(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+def test_panels_are_drawn_stacked_too_each_with_the_labels_of_a_shared_axis(tmp_path):
+    with plots.figure(tmp_path / "f.png", 1, 3, size=(8.5, 2), sharey=True) as axes:
+        axes[0].set(ylabel="loss")
+    height, width = plots.plt.imread(tmp_path / "f.png").shape[:2]
+    stacked = plots.plt.imread(tmp_path / "f-narrow.png").shape
+    assert stacked[1] < 0.6 * width
+    assert stacked[0] > 2.5 * height
+    assert [panel.get_ylabel() for panel in axes] == ["loss"] * 3
+    assert all(panel.get_yticklabels()[0].get_visible() for panel in axes)
+
+
 def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_path):
     config = Config(out=tmp_path / "run", size=4)
     folder = RunFolder.create("little", config, {"data": "mini"})

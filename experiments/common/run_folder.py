@@ -158,9 +158,12 @@ class RunFolder:
             differs from run to run.
           **given: size, title, and what else `plots.figure` takes.
         """
-        with plots.figure(self.path / file, *panels, **given) as axes:
+        path = self.path / file
+        with plots.figure(path, *panels, **given) as axes:
             yield axes
-        self._figures.append({"file": file, "caption": caption, "alt": alt})
+        stacked = plots.narrow(path)
+        kept = {"narrow": stacked.name} if stacked.exists() else {}
+        self._figures.append({"file": file, "caption": caption, "alt": alt} | kept)
 
     def seconds(self) -> float:
         """Return the seconds since the folder was made."""
