@@ -1,6 +1,7 @@
 """The rule of the verdicts, the list of claims, and claims about rows and weights."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -50,8 +51,16 @@ def test_an_exact_claim_has_no_width():
 
 
 def test_claim_i_is_the_i_th():
-    for number, claim in enumerate(claims.CLAIMS, start=1):
+    for number, claim in enumerate(claims.CLAIMS.values(), start=1):
         assert claim.__doc__.startswith(f"Claim {number}:")
+
+
+@pytest.mark.parametrize("effects", [[YES], [-YES, NO], [-MAYBE / 99], [NO, YES, NO]])
+def test_a_claim_is_a_line_of_at_most_80_columns(effects):
+    for number in range(1, 22):
+        line = claims.line(finding(*effects)._replace(number=number))
+        assert len(line) <= 80
+        assert "\n" not in line
 
 
 @pytest.mark.parametrize("number", [0, 22, -1])
@@ -67,7 +76,11 @@ def test_the_summary_has_number_effect_interval_and_verdict(tmp_path, capsys):
     assert first["low"] < first["effect"] < first["high"]
     assert third["low"] == third["effect"] == third["high"]
     assert (first["runs"], first["verdict"]) == (40, HOLDS)
-    assert f"    {HOLDS}: {first['effect']:.3g} [" in capsys.readouterr().out
+    line = re.compile(r" 1\. more features than rows overfit +([\d.]+) \[.*\] +holds\n")
+    printed = line.search(capsys.readouterr().out)
+    assert float(printed[1]) == pytest.approx(first["effect"] / 0.25, rel=1e-2)
+    (table,) = json.loads((tmp_path / "record.json").read_text())["tables"]
+    assert len(table["rows"]) == len(first["conditions"]) + len(third["conditions"])
     assert (tmp_path / first["figure"]).exists()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
 from test_resume import rows
 
 from ch4jax.errors import DataError, NetworkError, Refused
@@ -448,3 +450,28 @@ def test_progress_off_a_terminal_is_a_line_a_step(capsys):
         done("first")
         done("second")
     assert capsys.readouterr().out == "work 1/2: first\nwork 2/2: second\n"
+
+
+@pytest.mark.parametrize(
+    "label", ["flax, no dropout", "ReLU, He, rate 0.2, clipped by value"]
+)
+def test_at_80_columns_a_bar_keeps_label_count_time_and_two_numbers(label, monkeypatch):
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(console, "console", terminal)
+    with console.progress(label, 10) as done:
+        done("", 10, short="loss 1.91e+03, test acc. 0.865")
+    text = re.sub(r"\x1b\S*?[A-Za-z]", "", shown.getvalue())
+    assert label in text
+    last = text.strip().rpartition("\n")[2].rpartition("\r")[2]
+    assert re.search("━+ 10/10 00:00 loss 1.91e\\+03, test acc. 0.865", last), last
+
+
+def test_a_terminal_breaks_lines_between_words_and_keeps_the_indent(monkeypatch):
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=20, color_system=None)
+    monkeypatch.setattr(console, "console", terminal)
+    console.say("one two three four five\n  f.png: what the figure shows")
+    assert shown.getvalue() == (
+        "one two three four\nfive\n  f.png: what the\n    figure shows\n"
+    )

@@ -1,10 +1,12 @@
 """What a command prints: lines, tables and progress."""
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,7 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column, Table
+from rich.table import Table
 
 # Of several processes only the first prints: `cli` sets `quiet` in the others.
 on_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -22,18 +24,36 @@ console = Console(highlight=False, width=None if on_terminal else 100)
 
 def say(text: str = "") -> None:
     """Print a line, or several; a terminal breaks them between words."""
-    console.print(text, markup=False, soft_wrap=not console.is_terminal)
+    if console.is_terminal:
+        text = "\n".join(wrap(line) for line in text.split("\n"))
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def wrap(line: str) -> str:
+    """Break a line between words; what was indented stays so, and a little more."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line,
+        console.width,
+        subsequent_indent=2 * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 ) -> None:
     """Print a table: the first column is text, the others are numbers."""
-    printed = Table(title=title or None, title_justify="left", title_style="bold")
+    printed = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
-        printed.add_column(column, justify="right" if i else "left")
+        printed.add_column(
+            column, justify="right" if i else "left", no_wrap=not i, overflow="fold"
+        )
     for row in rows:
         printed.add_row(*row)
+    if title:
+        console.print(title, style="bold", markup=False)
     console.print(printed)
 
 
@@ -54,18 +74,25 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator["Step"]:
 
         yield line
         return
+    # Bar, time and gaps take 21, two numbers up to 30.
+    beside = console.width - 21 - len(f"{total}/{total}")
+    if len(label) + 30 > beside:
+        say(label)
+        label = ""
+    beside -= len(label)
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}"),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[words]}"),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, words="compiling")
 
         def advance(text: str, steps: int = 1, *, short: str = "") -> None:
-            bar.update(task, advance=steps, words=short or text)
+            words = textwrap.shorten(short or text, beside, placeholder=" …")
+            bar.update(task, advance=steps, words=words)
 
         yield advance
 

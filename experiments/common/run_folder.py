@@ -140,6 +140,17 @@ class RunFolder:
           num_texts: how many columns, from the left, hold words; the others, numbers.
         """
         console.table(columns, rows, title)
+        self.keep_table(columns, rows, title, num_texts=num_texts)
+
+    def keep_table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str,
+        *,
+        num_texts: int,
+    ) -> None:
+        """Record a table for the page, and print nothing; see `table`."""
         self._tables.append(
             {"title": title, "columns": columns, "rows": rows, "num_texts": num_texts}
         )
