@@ -73,9 +73,6 @@ def run(config: Config) -> None:
     setting = Setting(config.seed, config.quick, folder)
     findings = []
     numbers = config.numbers or range(1, len(CLAIMS) + 1)
-    if len(numbers) == len(CLAIMS):
-        time = "90 seconds once compiled" if config.quick else "four minutes"
-        say(f"{len(CLAIMS)} claims, about {time} on two cores")
     say("effects, with 95% intervals, in multiples of the smallest that counts\n")
     for number in numbers:
         finding = list(CLAIMS.values())[number - 1](setting)

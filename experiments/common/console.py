@@ -21,6 +21,29 @@ from rich.table import Table
 on_terminal = sys.stdout is not None and sys.stdout.isatty()
 console = Console(highlight=False, width=None if on_terminal else 100)
 
+# On two cores, without flags, programs cached.
+TIMES = {
+    "aot": "6 min",
+    "weight_decay": "5 s",
+    "dropout": "50 s",
+    "backprop": "15 s",
+    "initialization": "4 min",
+    "house_prices": "10 s",
+    "blocks": "5 s",
+    "parameters": "5 s",
+    "layers": "5 s",
+    "storage": "20 s",
+    "benchmark": "6 min",
+    "book": "2 min",
+    "claims": "4 min",
+    "compare": "8 min",
+    "end_to_end": "5 min",
+    "growth": "1 min",
+    "report": "20 min",
+    "search": "1 min",
+    "time_to_accuracy": "3 min",
+}
+
 
 def say(text: str = "") -> None:
     """Print a line, or several; a terminal breaks them between words."""

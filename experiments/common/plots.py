@@ -93,6 +93,8 @@ def stack(drawing: Figure, rows: int, columns: int) -> None:
     stacked = -(-rows * columns // fit)
     drawing.set_size_inches(PHONE, height * stacked / rows)
     grid = GridSpec(stacked, fit, drawing)
+    for legend in drawing.legends:
+        legend.set_ncols(1)
     for i, axes in enumerate(drawing.axes):
         axes.set_subplotspec(grid[i])
         # Panels that share an axis no longer stand beside its labels.
