@@ -135,7 +135,7 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
         "for the concise version, without the half. scratch starts with a bias of 0, "
         "concise from N(0, 1); mapped starts as scratch does and takes its steps: "
         f"learning rate {rate:g}, weight decay {decay:g} (the weights differ by "
-        f"{difference:.1g} of their norm)."
+        f"{difference:.1g} of their norm).\n"
     )
     return {"results": results, "mapped_difference": difference}
 

@@ -452,15 +452,21 @@ def test_progress_off_a_terminal_is_a_line_a_step(capsys):
     assert capsys.readouterr().out == "work 1/2: first\nwork 2/2: second\n"
 
 
+def terminal(width, monkeypatch):
+    """Print to a terminal as wide as this; return what it shows."""
+    shown = io.StringIO()
+    own = Console(file=shown, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(console, "console", own)
+    return shown
+
+
 @pytest.mark.parametrize(
     "label", ["flax, no dropout", "ReLU, He, rate 0.2, clipped by value"]
 )
 def test_at_80_columns_a_bar_keeps_label_count_time_and_two_numbers(label, monkeypatch):
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=80, color_system=None)
-    monkeypatch.setattr(console, "console", terminal)
+    shown = terminal(80, monkeypatch)
     with console.progress(label, 10) as done:
-        done("", 10, short="loss 1.91e+03, test acc. 0.865")
+        done("loss 1.91e+03, test acc. 0.865, test loss 0.4", 10)
     text = re.sub(r"\x1b\S*?[A-Za-z]", "", shown.getvalue())
     assert label in text
     last = text.strip().rpartition("\n")[2].rpartition("\r")[2]
@@ -468,10 +474,18 @@ def test_at_80_columns_a_bar_keeps_label_count_time_and_two_numbers(label, monke
 
 
 def test_a_terminal_breaks_lines_between_words_and_keeps_the_indent(monkeypatch):
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=20, color_system=None)
-    monkeypatch.setattr(console, "console", terminal)
+    shown = terminal(20, monkeypatch)
     console.say("one two three four five\n  f.png: what the figure shows")
     assert shown.getvalue() == (
         "one two three four\nfive\n  f.png: what the\n    figure shows\n"
     )
+
+
+def test_a_table_that_is_too_wide_breaks_heads_and_no_cell(monkeypatch):
+    shown = terminal(40, monkeypatch)
+    console.table(
+        ["", "a very long head", "n"], [["scratch, lambda 0", "1", "0 of 2,048"]]
+    )
+    *_, row = shown.getvalue().rstrip().split("\n")
+    assert re.fullmatch(r"scratch, lambda 0 +1 +0 of 2,048", row)
+    assert all(len(line) <= 40 for line in shown.getvalue().split("\n"))

@@ -111,21 +111,21 @@ def line(finding: Finding) -> str:
 
 def keep_effects(findings: list[Finding], folder: RunFolder) -> None:
     """Record for the page what the lines have no room for."""
-    folder.keep_table(
-        ["claim", "condition", "unit", "verdict", "effect", "low", "high"],
+    columns = ["claim", "condition", "unit", "verdict", "effect", "low", "high"]
+    rows = [
         [
-            [
-                f"{finding.number}. {finding.claim}",
-                condition,
-                finding.unit,
-                finding.verdicts()[condition],
-                *(f"{number:.3g}" for number in interval),
-            ]
-            for finding in findings
-            for condition, interval in finding.intervals().items()
-        ],
-        "Effects with 95% intervals",
-        num_texts=4,
+            f"{finding.number}. {finding.claim}",
+            condition,
+            finding.unit,
+            finding.verdicts()[condition],
+            *(f"{number:.3g}" for number in interval),
+        ]
+        for finding in findings
+        for condition, interval in finding.intervals().items()
+    ]
+    title = "Effects with 95% intervals"
+    folder.tables.append(
+        {"title": title, "columns": columns, "rows": rows, "num_texts": 4}
     )
 
 

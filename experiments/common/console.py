@@ -48,20 +48,15 @@ TIMES = {
 def say(text: str = "") -> None:
     """Print a line, or several; a terminal breaks them between words."""
     if console.is_terminal:
-        text = "\n".join(wrap(line) for line in text.split("\n"))
+        lines = textwrap.TextWrapper(
+            console.width, break_long_words=False, break_on_hyphens=False
+        )
+        wrapped = []
+        for line in text.split("\n"):
+            lines.subsequent_indent = "    " * line.startswith("  ")
+            wrapped.append(lines.fill(line))
+        text = "\n".join(wrapped)
     console.print(text, markup=False, soft_wrap=True)
-
-
-def wrap(line: str) -> str:
-    """Break a line between words; what was indented stays so, and a little more."""
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.fill(
-        line,
-        console.width,
-        subsequent_indent=2 * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def table(
@@ -70,8 +65,11 @@ def table(
     """Print a table: the first column is text, the others are numbers."""
     printed = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
+        longest = max((len(row[i]) for row in rows), default=0)
+        # What is too wide breaks the heads that are longer than their numbers.
+        whole = i == 0 or len(column) <= longest
         printed.add_column(
-            column, justify="right" if i else "left", no_wrap=not i, overflow="fold"
+            column, justify="right" if i else "left", no_wrap=whole, overflow="fold"
         )
     for row in rows:
         printed.add_row(*row)
@@ -90,14 +88,14 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator["Step"]:
     if not console.is_terminal:
         reached = done
 
-        def line(text: str, steps: int = 1, *, short: str = "") -> None:
+        def line(text: str, steps: int = 1) -> None:
             nonlocal reached
             reached += steps
             say(f"{label} {reached}/{total}: {text}")
 
         yield line
         return
-    # Bar, time and gaps take 21, two numbers up to 30.
+    # Bar, time and gaps take 21, two numbers with their names about 30.
     beside = console.width - 21 - len(f"{total}/{total}")
     if len(label) + 30 > beside:
         say(label)
@@ -113,18 +111,18 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator["Step"]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, words="compiling")
 
-        def advance(text: str, steps: int = 1, *, short: str = "") -> None:
-            words = textwrap.shorten(short or text, beside, placeholder=" …")
+        def advance(text: str, steps: int = 1) -> None:
+            words = textwrap.shorten(text, beside, placeholder=" …")
             bar.update(task, advance=steps, words=words)
 
         yield advance
 
 
 class Step(Protocol):
-    """Called after one or several steps, with some words about them."""
+    """Called after some steps, with words to print or to show beside the bar."""
 
-    def __call__(self, text: str, steps: int = 1, *, short: str = "") -> None:
-        """Print a line with `text`, or move the bar and show `short` beside it."""
+    def __call__(self, text: str, steps: int = 1) -> None:
+        """Print a line, or move the bar."""
         ...
 
 

@@ -131,8 +131,7 @@ def train(
             # Not the training accuracy: with masks, it is another than that of tables.
             shown = [name for name in row if name not in ("seconds", "train_accuracy")]
             words = [_words(name, row[name]) for name in shown]
-            short = [_short(name, row[name]) for name in shown[:2]]
-            done(", ".join(words), short=", ".join(short))
+            done(", ".join(words))
             _check_finite(label, epoch, row["train_loss"])
 
             stop = distributed.agree(received[0] if received else 0)
@@ -184,12 +183,7 @@ def _columns(rows: Sequence[Row]) -> Row:
 
 
 def _words(name: str, values: np.ndarray) -> str:
-    return f"{name.replace('_', ' ')} {values.mean():.4f}"
-
-
-def _short(name: str, values: np.ndarray) -> str:
-    """Return `loss 0.336` or `test acc. 0.865`: two of them fit beside a bar."""
-    name = name.removeprefix("train_").replace("accuracy", "acc.")
+    name = name.removeprefix("train_").replace("accuracy", "acc.")  # beside a bar
     return f"{name.replace('_', ' ')} {values.mean():.3g}"
 
 

@@ -41,6 +41,7 @@ class RunFolder:
       name: of the experiment.
       path: the folder. Of several processes only the first keeps its own.
       checkpoints: the folder of the checkpoints, which all processes read.
+      tables: of the page; `table` prints what it adds.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -50,7 +51,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._start = time.perf_counter()
         self._first: dict[str, Mapping[str, Any]] = {}  # files still to be written
-        self._tables: list[dict[str, Any]] = []
+        self.tables: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
 
     @classmethod
@@ -142,18 +143,7 @@ class RunFolder:
           num_texts: how many columns, from the left, hold words; the others, numbers.
         """
         console.table(columns, rows, title)
-        self.keep_table(columns, rows, title, num_texts=num_texts)
-
-    def keep_table(
-        self,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        title: str,
-        *,
-        num_texts: int,
-    ) -> None:
-        """Record a table for the page, and print nothing; see `table`."""
-        self._tables.append(
+        self.tables.append(
             {"title": title, "columns": columns, "rows": rows, "num_texts": num_texts}
         )
 
@@ -191,7 +181,7 @@ class RunFolder:
         """
         self._write_json(
             "record.json",
-            {"headline": headline, "tables": self._tables, "figures": self._figures},
+            {"headline": headline, "tables": self.tables, "figures": self._figures},
         )
         # Last, since a run that has a summary is finished.
         self._write_json("summary.json", {"experiment": self.name, **summary})
