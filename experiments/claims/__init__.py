@@ -79,20 +79,17 @@ def run(config: Config) -> None:
         findings.append(finding)
         say(line(finding))
     keep_effects(findings, folder)
-    if any(not finding.exact for finding in findings):
-        draw_forest(findings, folder)
     verdicts = [finding.verdict() for finding in findings]
     counts = {found: verdicts.count(found) for found in (HOLDS, FAILS, OPEN)}
     conditional = len(verdicts) - sum(counts.values())
-    folder.finish(
-        {
-            "claims": [record(finding) for finding in findings],
-            "seconds": folder.seconds(),
-        },
-        headline=f"Of {len(findings)} claims {counts[HOLDS]} hold, {conditional} hold "
-        f"under conditions, {counts[FAILS]} do not hold here, {counts[OPEN]} are not "
-        "decided.",
+    headline = (
+        f"Of {len(findings)} claims {counts[HOLDS]} hold, {conditional} hold under "
+        f"conditions, {counts[FAILS]} do not hold here, {counts[OPEN]} are not decided."
     )
+    if any(not finding.exact for finding in findings):
+        draw_forest(findings, headline, folder)
+    claims = [record(finding) for finding in findings]
+    folder.finish({"claims": claims, "seconds": folder.seconds()}, headline=headline)
 
 
 def line(finding: Finding) -> str:
@@ -149,7 +146,7 @@ def record(finding: Finding) -> dict[str, Any]:
     }
 
 
-def draw_forest(findings: list[Finding], folder: RunFolder) -> None:
+def draw_forest(findings: list[Finding], title: str, folder: RunFolder) -> None:
     """Draw each interval in multiples of the smallest effect that counts."""
     rows = [
         (finding, condition, interval)
@@ -160,8 +157,9 @@ def draw_forest(findings: list[Finding], folder: RunFolder) -> None:
     with folder.figure(
         "forest.png",
         size=(8.5, 1.2 + 0.27 * len(rows)),
-        title="Effects with 95% intervals, in multiples of the smallest that counts",
-        caption="A claim holds where the whole interval lies right of the line at 1.",
+        title=title,
+        caption="Effects with 95% intervals, in multiples of the smallest that counts: "
+        "a claim holds where the whole interval lies right of the line at 1.",
         alt="Forest plot: a row for each condition of each claim, with a point for the "
         "effect and a bar for its interval, on a scale that is logarithmic away from "
         "zero; vertical lines at zero and one.",

@@ -93,8 +93,11 @@ def stack(drawing: Figure, rows: int, columns: int) -> None:
     stacked = -(-rows * columns // fit)
     drawing.set_size_inches(PHONE, height * stacked / rows)
     grid = GridSpec(stacked, fit, drawing)
-    for legend in drawing.legends:
-        legend.set_ncols(1)
+    for legend in list(drawing.legends):
+        words = [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+        lines = [line for line in legend.legend_handles if line is not None]
+        drawing.legend(lines, words, loc="outside lower center")
     for i, axes in enumerate(drawing.axes):
         axes.set_subplotspec(grid[i])
         # Panels that share an axis no longer stand beside its labels.
