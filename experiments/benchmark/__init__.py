@@ -70,8 +70,8 @@ def run(config: Config) -> None:
     say(f"products alone: {floors['products_gflops']:.0f} GFLOP/s")
     for entry in not_run:
         say(f"not run: {entry['name']}: {entry['reason']}")
-    where = f"on {found['processor']}, {found['threads']} threads{warning}"
-    figures.draw(measured, f"speed, PyTorch's fastest = 1, {where}", folder)
+    headline = tables.headline(measured, warning)
+    figures.draw(measured, headline, folder)
     summary = {
         "data": data.name,
         "images": num_rows,
@@ -82,7 +82,7 @@ def run(config: Config) -> None:
         "quiet": not disturbed,
         "seconds": folder.seconds(),
     }
-    folder.finish(summary, headline=tables.headline(measured, warning))
+    folder.finish(summary, headline=headline)
 
 
 def machine() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from experiments.claims import (
 )
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import cli, plots
-from experiments.common.console import say
+from experiments.common.console import count, say
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
@@ -83,8 +83,8 @@ def run(config: Config) -> None:
     counts = {found: verdicts.count(found) for found in (HOLDS, FAILS, OPEN)}
     conditional = len(verdicts) - sum(counts.values())
     headline = (
-        f"Of {len(findings)} claims {counts[HOLDS]} hold, {conditional} hold under "
-        f"conditions, {counts[FAILS]} do not hold here, {counts[OPEN]} are not decided."
+        f"{count(len(findings), 'claim')}: {counts[HOLDS]} hold, {conditional} under "
+        f"conditions, {counts[FAILS]} not here; {counts[OPEN]} not decided."
     )
     if any(not finding.exact for finding in findings):
         draw_forest(findings, headline, folder)
