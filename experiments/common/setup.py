@@ -5,6 +5,7 @@ Call these before anything is computed.
 
 import os
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -41,6 +42,19 @@ def check_platform(asked: str | None) -> None:
     if found is None or asked not in (None, found):
         asked = asked or jax.config.values["jax_platforms"]
         raise UsageError(f"--platform {asked}: no such device here ({reason}); try cpu")
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """Compute on the CPU, which JAX has beside a GPU or TPU, within a `with`.
+
+    Raises:
+      UsageError: if JAX_PLATFORMS leaves it out.
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError as error:
+        asked = jax.config.values["jax_platforms"]
+        raise UsageError(f"JAX_PLATFORMS must name cpu too, got {asked}") from error
 
 
 def check_settings() -> None:
