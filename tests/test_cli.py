@@ -214,6 +214,15 @@ def test_products_are_float32_unless_a_flag_or_jax_s_variable_asks_otherwise(
     assert setup.numerics()["jax_default_matmul_precision"] == precision
 
 
+def test_a_gpu_of_any_maker_is_found_and_the_cpu_beside_it(settings, monkeypatch):
+    setup.set_platform("gpu")
+    assert not jax.config.values["jax_platforms"]  # its own gpu fails without AMD's
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    setup.check_platform("gpu")
+    with pytest.raises(UsageError, match=r"--platform tpu: .* \(JAX finds gpu\)"):
+        setup.check_platform("tpu")
+
+
 def test_an_unknown_platform_is_refused_with_code_2():
     refused = command("experiments.dropout", "--platform", "abacus", "--data", "mini")
     assert refused.returncode == 2

@@ -5,6 +5,7 @@ Call these before anything is computed.
 
 import os
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -21,16 +22,39 @@ DRAWS = (
 NOT_NUMBERS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
-def check_platform() -> None:
-    """Raise UsageError if there is no device of the platform that was asked for."""
+def set_platform(asked: str | None) -> None:
+    """Let JAX look for every device, or for the CPU alone if `asked` is cpu.
+
+    Its own name for GPUs asks for those of all makers, and fails if one is missing.
+    """
+    if asked is not None:
+        jax.config.update("jax_platforms", "cpu" if asked == "cpu" else "")
+
+
+def check_platform(asked: str | None) -> None:
+    """Raise UsageError if JAX does not compute on the platform that was asked for."""
     try:
-        jax.devices()
+        found = jax.default_backend()
+        reason = f"JAX finds {found}"
     except (RuntimeError, AssertionError) as error:  # the latter for cuda
-        asked = jax.config.values["jax_platforms"]
+        found = None
         reason = str(error).partition("\n")[0].partition(" (")[0] or "not installed"
-        raise UsageError(
-            f"--platform {asked}: no such device here ({reason}); try cpu"
-        ) from error
+    if found is None or asked not in (None, found):
+        asked = asked or jax.config.values["jax_platforms"]
+        raise UsageError(f"--platform {asked}: no such device here ({reason}); try cpu")
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """Compute on the CPU, which JAX has beside a GPU or TPU, within a `with`.
+
+    Raises:
+      UsageError: if JAX_PLATFORMS leaves it out.
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError as error:
+        asked = jax.config.values["jax_platforms"]
+        raise UsageError(f"JAX_PLATFORMS must name cpu too, got {asked}") from error
 
 
 def check_settings() -> None:
