@@ -136,7 +136,7 @@ def train(
             # Not the training accuracy: with masks, it is another than that of tables.
             shown = [name for name in row if name not in ("seconds", "train_accuracy")]
             words = [_words(name, row[name]) for name in shown]
-            done(", ".join(words), short=", ".join(words[:2]))
+            done(", ".join(words))
             _check_finite(label, epoch, row["train_loss"])
 
             stop = distributed.agree(received[0] if received else 0)
@@ -186,7 +186,8 @@ def _columns(rows: Sequence[Row]) -> Row:
 
 
 def _words(name: str, values: np.ndarray) -> str:
-    return f"{name.replace('_', ' ')} {values.mean():.4f}"
+    name = name.removeprefix("train_").replace("accuracy", "acc.")  # beside a bar
+    return f"{name.replace('_', ' ')} {values.mean():.3g}"
 
 
 def _check_finite(label: str, epoch: int, losses: np.ndarray) -> None:

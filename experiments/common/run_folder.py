@@ -42,6 +42,7 @@ class RunFolder:
       name: of the experiment.
       path: the folder. Of several processes only the first keeps its own.
       checkpoints: the folder of the checkpoints, which all processes read.
+      tables: of the page; `table` prints what it adds.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -51,7 +52,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._start = time.perf_counter()
         self._first: dict[str, Mapping[str, Any]] = {}  # files still to be written
-        self._tables: list[dict[str, Any]] = []
+        self.tables: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
 
     @classmethod
@@ -97,6 +98,8 @@ class RunFolder:
         folder._first = {"config.json": flags, "env.json": found}
         if earlier is None:
             folder.continue_from([])
+        if "min" in (time := console.TIMES.get(name, "")):
+            console.say(f"without flags this takes about {time} on two cores\n")
         return folder
 
     def continue_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,7 +145,7 @@ class RunFolder:
           num_texts: how many columns, from the left, hold words; the others, numbers.
         """
         console.table(columns, rows, title)
-        self._tables.append(
+        self.tables.append(
             {"title": title, "columns": columns, "rows": rows, "num_texts": num_texts}
         )
 
@@ -160,9 +163,12 @@ class RunFolder:
             differs from run to run.
           **given: size, title, and what else `plots.figure` takes.
         """
-        with plots.figure(self.path / file, *panels, **given) as axes:
+        path = self.path / file
+        with plots.figure(path, *panels, **given) as axes:
             yield axes
-        self._figures.append({"file": file, "caption": caption, "alt": alt})
+        stacked = plots.narrow(path)
+        kept = {"narrow": stacked.name} if stacked.exists() else {}
+        self._figures.append({"file": file, "caption": caption, "alt": alt} | kept)
 
     def seconds(self) -> float:
         """Return the seconds since the folder was made."""
@@ -177,7 +183,7 @@ class RunFolder:
         """
         self._write_json(
             "record.json",
-            {"headline": headline, "tables": self._tables, "figures": self._figures},
+            {"headline": headline, "tables": self.tables, "figures": self._figures},
         )
         # Last, since a run that has a summary is finished.
         self._write_json("summary.json", {"experiment": self.name, **summary})
