@@ -40,7 +40,7 @@ def command(*args, **environment):
         [sys.executable, "-m", *args],
         capture_output=True,
         text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "no", **environment},
         check=False,
     )
 
@@ -187,6 +187,7 @@ def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
         ("jax_disable_jit", True),
         ("jax_numpy_dtype_promotion", "strict"),
         ("jax_default_prng_impl", "rbg"),
+        ("jax_transfer_guard_device_to_host", "disallow"),
     ],
 )
 def test_settings_with_which_nothing_works_are_refused(
@@ -215,12 +216,28 @@ def test_products_are_float32_unless_a_flag_or_jax_s_variable_asks_otherwise(
     assert setup.numerics()["jax_default_matmul_precision"] == precision
 
 
+def test_a_gpu_of_any_maker_is_found_and_the_cpu_beside_it(settings, monkeypatch):
+    setup.set_platform("gpu")
+    assert not jax.config.values["jax_platforms"]  # its own gpu fails without AMD's
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    setup.check_platform("gpu")
+    with pytest.raises(UsageError, match=r"--platform tpu: .* \(JAX finds gpu\)"):
+        setup.check_platform("tpu")
+
+
 def test_an_unknown_platform_is_refused_with_code_2():
     refused = command("experiments.dropout", "--platform", "abacus", "--data", "mini")
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr.startswith("error: --platform abacus: no such device here")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["maybe", ""])
+def test_a_variable_that_jax_cannot_parse_is_one_line_with_code_2(value):
+    refused = command("experiments.layers", "--help", JAX_DEFAULT_PRNG_IMPL=value)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert re.fullmatch("error: .*jax_default_prng_impl.*\n", refused.stderr)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_code_2(

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from ch4jax import storage
+from ch4jax.errors import Mismatch
 from ch4jax.training import (
     Data,
     Metrics,
@@ -87,9 +88,13 @@ def train(
     checkpoints = _open(folder.checkpoints / re.sub(r"[^\w.]+", "-", label))
     rows: list[Row] = []
     if checkpoints.steps():
-        like = {"states": states, "keys": keys, "history": ...}
+        like = {"states": states, "keys": keys, "history": ..., "label": ...}
         with signals.postponed():
             epoch, saved = checkpoints.restore(like)
+        if saved["label"] != label:
+            raise Mismatch(
+                f"{checkpoints.directory} is of {saved['label']}, not of {label}"
+            )
         states, keys, columns = saved["states"], saved["keys"], saved["history"]
         rows = [{name: v[i] for name, v in columns.items()} for i in range(epoch)]
     folder.continue_from(
@@ -140,10 +145,8 @@ def train(
             if stop or epoch == epochs or (every and epoch % every == 0):
                 whole = sharding.gather(states, mesh)
                 if jax.process_index() == 0:
-                    history = _columns(rows)
-                    checkpoints.save(
-                        epoch, {"states": whole, "keys": keys, "history": history}
-                    )
+                    saved = {"states": whole, "keys": keys, "label": label}
+                    checkpoints.save(epoch, saved | {"history": _columns(rows)})
             if stop:
                 distributed.leave()
                 again = resume.command(folder.name, folder.path)

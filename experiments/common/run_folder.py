@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import errno
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -69,8 +70,8 @@ class RunFolder:
 
         Raises:
           UsageError: if the folder cannot be written or resumed, or holds something
-            and is not to be resumed; if there are not as many devices; if the
-            processes of the run differ.
+            and is not to be resumed; if another process is writing to it; if there
+            are not as many devices; if the processes of the run differ.
           Damaged: if none of the checkpoints to resume from can be read.
         """
         flags = _plain(dataclasses.asdict(config) | dict(resolved or {}))
@@ -92,6 +93,7 @@ class RunFolder:
         else:
             path = make_folder(config.out, Path("runs") / name, f"-seed{config.seed}")
         folder = cls(name, path)
+        lock(path)
         folder.checkpoints = (earlier or path) / "checkpoints"
         folder._first = {"config.json": flags, "env.json": found}
         if earlier is None:
@@ -193,6 +195,26 @@ class RunFolder:
         text = json.dumps(_plain(content), indent=2, allow_nan=False)
         with writable(self.path), atomic.writing(self.path / name) as part:
             part.write_text(text + "\n")
+
+
+_locked: list[int] = []  # the descriptor of the folder that this process writes to
+
+
+def lock(path: Path) -> None:
+    """Keep other processes from writing to a folder, until this one ends.
+
+    Raises:
+      UsageError: if another process does.
+    """
+    while _locked:  # of an earlier run
+        os.close(_locked.pop())
+    _locked.append(os.open(path, os.O_RDONLY))
+    try:
+        fcntl.flock(_locked[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"--resume {path}: another process trains there") from error
+    except OSError:  # a file system without locks
+        pass
 
 
 def make_folder(out: Path | None, parent: Path, suffix: str = "") -> Path:
