@@ -166,9 +166,13 @@ def joint(setting: Setting) -> Finding:
         for decay in (0.0, 3.0)
     ]
     each = jax.tree.map(lambda *parts: jnp.concatenate(parts), *variants)
+    sizes = (
+        ((256, 256), each),
+        ((64, 64), each._replace(keys=jax.random.clone(each.keys))),
+    )
     scores = [
-        100 * train(recipe._replace(hidden=hidden), each).test["accuracy"][-1]
-        for hidden in ((256, 256), (64, 64))
+        100 * train(recipe._replace(hidden=hidden), those).test["accuracy"][-1]
+        for hidden, those in sizes
     ]
     names = ("none", "dropout", "weight decay", "dropout, weight decay")
     names += ("64 units", "dropout, 64 units", "weight decay, 64 units", "all three")
