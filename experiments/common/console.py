@@ -63,13 +63,24 @@ def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 ) -> None:
     """Print a table: the first column is text, the others are numbers."""
-    printed = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for i, column in enumerate(columns):
-        longest = max((len(row[i]) for row in rows), default=0)
-        # What is too wide breaks the heads that are longer than their numbers.
-        whole = i == 0 or len(column) <= longest
+    printed = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(columns))]
+    whole = [max(map(len, head.split()), default=0) for head in columns]
+    widths = cells
+    for most in range(console.width, 0, -1):  # the heads break, if it is too wide
+        heads = (min(len(head), most) for head in columns)
+        widths = [max(width) for width in zip(cells, whole, heads, strict=True)]
+        if sum(widths) + 2 * len(widths) - 2 <= console.width:
+            break
+    for i, head in enumerate(columns):
+        number = i > 0 and cells[i] < 20  # words break, if that was not enough
         printed.add_column(
-            column, justify="right" if i else "left", no_wrap=whole, overflow="fold"
+            head,
+            justify="right" if i else "left",
+            width=widths[i] if number else None,
+            overflow="fold",
         )
     for row in rows:
         printed.add_row(*row)
