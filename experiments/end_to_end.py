@@ -111,19 +111,11 @@ def commands(seed: int, data: FashionMNIST, out: Path) -> dict[str, list[str]]:
     """Return the two commands, by name."""
     source = data.name if data.name == "mini" else str(data.folder)
     recipe = ["--impl", "flax", "--learning-rate", "0.5", "--epochs", "10"]
+    recipe += ["--no-figures", "--no-lesson"]
     where = ["--seed", str(seed), "--data", source, "--platform", "cpu"]
     python = [sys.executable, "-m"]
     return {
-        OURS: [
-            *python,
-            OURS,
-            *where,
-            *recipe,
-            "--no-figures",
-            "--no-lesson",
-            "--out",
-            str(out),
-        ],
+        OURS: [*python, OURS, *where, *recipe, "--out", str(out)],
         THEIRS: [*python, "experiments.pytorch.script", str(data.folder), str(seed)],
     }
 

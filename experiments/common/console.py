@@ -75,13 +75,9 @@ def table(
         if sum(widths) + 2 * len(widths) - 2 <= console.width:
             break
     for i, head in enumerate(columns):
-        number = i > 0 and cells[i] < 20  # words break, if that was not enough
-        printed.add_column(
-            head,
-            justify="right" if i else "left",
-            width=widths[i] if number else None,
-            overflow="fold",
-        )
+        kept = widths[i] if i and cells[i] < 20 else None  # words break at last
+        side = "right" if i else "left"
+        printed.add_column(head, justify=side, width=kept, overflow="fold")
     for row in rows:
         printed.add_row(*row)
     if title:
