@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from jaxtyping import ArrayLike, PyTree
 
-from ch4jax.errors import Mismatch
 from ch4jax.interop import import_torch
 from ch4jax.parity import _causes, _layers
 from ch4jax.parity._flax import Flax
@@ -62,7 +61,8 @@ def compare(
       theirs: a module of PyTorch.
       inputs: an array, or a tuple of arrays; their first axis counts rows.
       labels: an array with as many rows.
-      losses: functions of outputs and labels, ours and theirs; without them,
+      losses: functions of outputs and labels, ours and theirs, which may take our
+        `params` and PyTorch's `module` as keywords, for a penalty; without them,
         cross-entropy of integer labels, else the mean squared error.
       params: variables of Linen, or parameters of a function. A Linen module whose
         original is PyTorch's needs none.
@@ -163,13 +163,14 @@ def _same_numbers(
         expected = module(*map(torch.tensor, s.inputs))
     inputs = arrays(s.inputs)
     outputs, _ = s.side.apply(s.params, s.state, inputs, train=False, key=s.key)
-    found = {"outputs in evaluation": _outputs(outputs, expected)}
+    found = {"outputs in evaluation": difference(outputs, expected)}
     masks, _ = _masks(s, s.state, s.inputs, 0)
     kept = [mask.kept for mask in masks]
     value = s.value(s.params, s.state, s.inputs, s.labels, kept)
     (loss, (outputs, state)), (grads, input_grads) = value
     tensors, expected, torch_loss = _theirs(s, module, s.inputs, s.labels, masks)
-    found["outputs in training"] = _outputs(outputs, expected)
+    expected = jax.tree.map(lambda x: x.detach(), expected)
+    found["outputs in training"] = difference(outputs, expected)
     found["loss"] = difference(loss, torch_loss.detach())
     gradients = differences(grads, s.side.gradients(module, s.options))
     found["gradients of the parameters"] = largest(gradients)
@@ -186,14 +187,6 @@ def _same_numbers(
         found["state after a step"] = largest(changed)
     checks = [Check(1, what, dtype, apart, allowed) for what, apart in found.items()]
     return checks, gradients, changed
-
-
-def _outputs(ours: PyTree, theirs: PyTree) -> float:
-    """Return the largest difference of any output."""
-    a, b = jax.tree.leaves(ours), jax.tree.leaves(theirs)
-    if len(a) != len(b):
-        raise Mismatch(f"{len(a)} outputs for PyTorch's {len(b)}")
-    return float(np.max([difference(x, y.detach()) for x, y in zip(a, b, strict=True)]))
 
 
 def _floats(ours: PyTree, theirs: PyTree) -> dict[str, float]:

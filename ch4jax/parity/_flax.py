@@ -180,9 +180,7 @@ class Plain(Side):
         return variables, {}
 
     def apply(self, params, state, inputs, *, train, key):
-        taken = inspect.signature(self.function).parameters
-        options = {"train": train, "key": key if train else None}
-        options = {k: v for k, v in options.items() if k in taken}
+        options = accepted(self.function, train=train, key=key if train else None)
         return self.function(params, *inputs, **options), state
 
 
@@ -233,6 +231,14 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 def _mode(module: linen.Module | nnx.Module, train: bool) -> dict[str, Any]:
     """Return how the module's `__call__` is told that it trains, if it takes that."""
-    taken = inspect.signature(type(module).__call__).parameters
     modes = {"train": train, "training": train, "deterministic": not train}
-    return {name: value for name, value in modes.items() if name in taken}
+    return accepted(type(module).__call__, **modes)
+
+
+def accepted(function: Callable[..., Any], **options: PyTree) -> dict[str, Any]:
+    """Return those of the options that a function takes by name."""
+    try:
+        names = inspect.signature(function).parameters
+    except ValueError:  # it is written in C
+        return {}
+    return {name: value for name, value in options.items() if name in names}

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from ch4jax import interop
 from ch4jax.parity import _causes, _layers
 from ch4jax.parity._causes import Change, Operation
-from ch4jax.parity._flax import Calls, Plain
+from ch4jax.parity._flax import Calls, Plain, accepted
 from ch4jax.parity._layers import Place
 from ch4jax.parity._masks import recorded, replayed_in_jax
 from ch4jax.parity._report import path_of
@@ -31,7 +31,8 @@ def parting(
         outputs, _ = s.side.apply(
             s.params, s.state, arrays(s.inputs), train=train, key=s.key
         )
-    loss = s.losses[0](outputs, jnp.asarray(s.labels))
+    given = accepted(s.losses[0], params=s.params)
+    loss = s.losses[0](outputs, jnp.asarray(s.labels), **given)
     ours.append((_layers.LOSS, "out of", loss, None))
     plain, values = isinstance(s.side, Plain), []
 

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ch4jax.errors import Mismatch
+
 
 class Check(NamedTuple):
     """One comparison: how far apart, and how far apart it may be."""
@@ -78,13 +80,25 @@ class Report(NamedTuple):
 
 
 def difference(ours: PyTree, theirs: PyTree, least: float = 0.0) -> float:
-    """Return ||a - b|| / ||b||, infinite for unequal shapes.
+    """Return ||a - b|| / ||b||, the largest over the arrays of two trees.
+
+    It is infinite for unequal shapes, and NaN if an entry is.
 
     Args:
-      ours: an array.
-      theirs: an array.
+      ours: a tree of arrays, or one.
+      theirs: as many, in the same order.
       least: what stands in for a smaller ||b||.
+
+    Raises:
+      Mismatch: if there are not as many.
     """
+    a, b = jax.tree.leaves(ours), jax.tree.leaves(theirs)
+    if len(a) != len(b):
+        raise Mismatch(f"{len(a)} arrays for PyTorch's {len(b)}")
+    return float(np.max([_apart(*pair, least) for pair in zip(a, b, strict=True)]))
+
+
+def _apart(ours: PyTree, theirs: PyTree, least: float) -> float:
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
     if a.shape != b.shape:
         return math.inf
@@ -108,7 +122,7 @@ def differences(ours: PyTree, theirs: PyTree) -> dict[str, float]:
     )
     sizes = [float(np.linalg.norm(np.asarray(b, float))) for _, b in pairs]
     least = 1e-3 * max(sizes, default=0.0)
-    return {path_of(keys): difference(a, b, least) for (keys, a), b in pairs}
+    return {path_of(keys): _apart(a, b, least) for (keys, a), b in pairs}
 
 
 def path_of(keys: tuple[Any, ...]) -> str:

@@ -13,14 +13,14 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ch4jax import interop
 from ch4jax.interop import import_torch
-from ch4jax.parity._flax import Flax, Side, carries, side_of
+from ch4jax.parity._flax import Flax, Side, accepted, carries, side_of
 from ch4jax.parity._masks import Mask, replayed_in_jax, replayed_in_torch
 
 if TYPE_CHECKING:
     import torch
 
 ALLOWED = {"float64": 1e-12, "float32": 1e-4}  # relative, of levels 1 and 2
-Losses = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
+Losses = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class Setting(NamedTuple):
@@ -58,9 +58,11 @@ def prepared(
         side = side_of(ours, params, arrays(rows))
         module = copy.deepcopy(theirs).to(getattr(torch, dtype))
         if original == "flax":
-            values = interop.to_torch(side.cast(dtype), module, **options)
-            module.load_state_dict(values)
-        start, state = side.carried(module, options)
+            variables = side.cast(dtype)
+            module.load_state_dict(interop.to_torch(variables, module, **options))
+            start, state = side.split(variables)
+        else:
+            start, state = side.carried(module, options)
         integers = np.issubdtype(labels.dtype, np.integer)
         losses = losses or (_cross_entropy() if integers else _squares())
         key = jax.random.key(seed)
@@ -105,7 +107,7 @@ def _squares() -> Losses:
     return ours, import_torch().nn.functional.mse_loss
 
 
-def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., Any]:
+def _value(side: Side, our_loss: Callable, key: PRNGKeyArray) -> Callable[..., Any]:
     """Return what gives loss, outputs, state, and gradients with recorded masks."""
 
     @jax.jit
@@ -113,7 +115,8 @@ def _value(side: Side, row_loss: Callable, key: PRNGKeyArray) -> Callable[..., A
         def loss(params: PyTree, inputs: Sequence[Any]) -> Any:
             with replayed_in_jax(kept):
                 outputs, new = side.apply(params, state, inputs, train=True, key=key)
-            return row_loss(outputs, labels), (outputs, new)
+            given = accepted(our_loss, params=params)
+            return our_loss(outputs, labels, **given), (outputs, new)
 
         grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)
         return grad(params, inputs)
@@ -133,4 +136,6 @@ def forward(
     tensors = [torch.tensor(x, requires_grad=x.dtype.kind == "f") for x in inputs]
     with replayed_in_torch(masks) if module.training else nullcontext():
         outputs = module(*tensors)
-    return tensors, outputs, s.losses[1](outputs, torch.tensor(labels))
+    loss = s.losses[1]
+    given = accepted(loss, module=module)
+    return tensors, outputs, loss(outputs, torch.tensor(labels), **given)

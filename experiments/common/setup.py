@@ -61,7 +61,8 @@ def check_settings() -> None:
     """Compute in float32, and refuse settings with which no command works.
 
     Raises:
-      UsageError: if JAX does not compile, promotes no dtypes, or has other keys.
+      UsageError: if JAX does not compile, promotes no dtypes, transfers nothing, or
+        has other keys.
     """
     if jax.config.values["jax_enable_x64"]:
         jax.config.update("jax_enable_x64", False)
@@ -77,6 +78,13 @@ def check_settings() -> None:
             "JAX_DEFAULT_PRNG_IMPL must be threefry2x32, with which a seed draws the "
             f"same alone and among others, got {kind}"
         )
+    for way in ("host_to_device", "device_to_host", "device_to_device"):
+        guard = f"jax_transfer_guard_{way}"
+        if "disallow" in (jax.config.values[guard] or ""):
+            raise UsageError(
+                f"{guard.upper()} must be allow or log: commands print and draw what "
+                f"the device computes, got {jax.config.values[guard]}"
+            )
     promotion = jax.config.values["jax_numpy_dtype_promotion"]
     if getattr(promotion, "value", promotion) == "strict":
         raise UsageError(

@@ -70,7 +70,6 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
         )._replace(
             optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)},
             epochs=10,
-            rates=RATES,
         )
         for name, side, module, runs in (
             ("Flax", ours, normal, 0),

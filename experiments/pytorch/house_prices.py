@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ch4jax import house_prices, training
+from ch4jax.parity import Pair
 from ch4jax.training import folds
 from experiments.pytorch.systems import (
     Batches,
-    Optimizers,
     Ours,
     Outcome,
     System,
@@ -61,13 +61,10 @@ def systems(num_rows: int | None = None) -> list[System]:
         clamped = torch.clamp(outputs[:, 0], 1, float("inf"))
         return mse_loss(clamped.log(), labels.log()).sqrt()
 
-    adam: Optimizers = (
-        optax.adam(RATE),
-        lambda module: torch.optim.Adam(module.parameters(), lr=RATE),
-    )
-    with_l2: Optimizers = (
+    adam = Pair(optax.adam(RATE), lambda p: torch.optim.Adam(p, lr=RATE).step)
+    with_l2 = Pair(
         optax.chain(optax.add_decayed_weights(0.1), optax.adam(RATE)),
-        lambda module: torch.optim.Adam(module.parameters(), RATE, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=RATE, weight_decay=0.1).step,
     )
     return [
         System(
@@ -75,8 +72,8 @@ def systems(num_rows: int | None = None) -> list[System]:
             (x, prices),
             Ours(
                 lambda key: house_prices.init_linear(x.shape[1], key=key),
-                lambda params, rows, _: house_prices.linear(params, rows),
-                lambda _, outputs, labels: jnp.square(outputs - labels),
+                lambda params, rows, _: house_prices.linear(params, rows)[:, None],
+                lambda _, outputs, labels: jnp.square(outputs[:, 0] - labels),
             ),
             Theirs(
                 lambda: nn.Linear(x.shape[1], 1),
@@ -94,8 +91,8 @@ def systems(num_rows: int | None = None) -> list[System]:
                 margin=0.005,
                 runs=30,
                 epochs=epochs,
-                optimizers=adam,
-                score=house_prices.log_rmse,
+                pair=adam,
+                score=lambda y, prices: house_prices.log_rmse(y[:, 0], prices),
                 torch_score=torch_log_rmse,
             ),
         )

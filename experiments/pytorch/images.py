@@ -1,6 +1,6 @@
 """Classifiers of Fashion-MNIST on both sides: rows, loss and judgement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import optax
@@ -10,6 +10,7 @@ from torch import nn
 
 from ch4jax import training
 from ch4jax.data.fashion_mnist import FashionMNIST
+from ch4jax.parity import Pair
 from experiments.pytorch.systems import Ours, Outcome, Rows, System, Theirs, sgd
 
 
@@ -42,26 +43,35 @@ def classifier(
     a side.
     """
     data = pixels(images.train_images, images.train_labels)
-    constant, torch_sgd = sgd(learning_rate)
     steps = 10 * -(-len(data[0]) // batch_size)
     cosine = optax.cosine_decay_schedule(learning_rate, steps)
+
+    def torch_cosine(parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
+        optimizer = torch.optim.SGD(parameters, lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+        def step() -> None:
+            optimizer.step()
+            schedule.step()
+
+        return step
+
     outcome = Outcome(
         "test accuracy",
         test=pixels(images.test_images, images.test_labels),
         margin=0.005,
         runs=runs,
         epochs=10,
-        optimizers=(optax.sgd(cosine), torch_sgd),
+        pair=Pair(optax.sgd(cosine), torch_cosine),
         score=lambda logits, labels: (logits.argmax(axis=-1) == labels).mean(),
         torch_score=lambda y, labels: (y.argmax(dim=1) == labels).double().mean(),
-        schedule=torch.optim.lr_scheduler.CosineAnnealingLR,
     )
     return System(
         name,
         data,
         ours,
         Theirs(module, lambda _, *pair: nn.functional.cross_entropy(*pair)),
-        {"SGD": (constant, torch_sgd)},
+        {"SGD": sgd(learning_rate)},
         epochs=1,
         batch_size=batch_size,
         outcome=outcome if runs else None,

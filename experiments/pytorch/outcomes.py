@@ -12,7 +12,7 @@ from experiments.pytorch.systems import Outcome, System, as_arrays, as_tensors, 
 
 def independent_runs(system: System, outcome: Outcome, key: PRNGKeyArray) -> Outcomes:
     """Train both sides many times, each with its own randomness, and compare."""
-    optimizers = {outcome.metric: outcome.optimizers}
+    optimizers = {outcome.metric: outcome.pair}
     system = system._replace(optimizers=optimizers, epochs=outcome.epochs)
 
     @jax.jit
@@ -34,25 +34,19 @@ def independent_runs(system: System, outcome: Outcome, key: PRNGKeyArray) -> Out
 
 def torch_run(system: System, outcome: Outcome, seed: int) -> float:
     """Train as a PyTorch user does, from PyTorch's own start; returns the metric."""
-    inputs, labels = as_tensors(system.data, torch.float32)
+    inputs, labels = as_tensors(system.data)
     torch.manual_seed(seed)
     module = system.theirs.module()
-    optimizer = outcome.optimizers[1](module)
+    step = outcome.pair.theirs(module.parameters())
     rows = torch.tensor(system.rows)
-    schedule = None
-    if outcome.schedule:
-        steps = system.epochs * -(-len(rows) // system.batch_size)
-        schedule = outcome.schedule(optimizer, steps)
     for _ in range(system.epochs):
         for batch in rows[torch.randperm(len(rows))].split(system.batch_size):
-            optimizer.zero_grad()
+            module.zero_grad()
             system.theirs.loss(module, module(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
+            step()
     module.eval()
     with torch.no_grad():
-        x, labels = as_tensors(outcome.test, torch.float32)
+        x, labels = as_tensors(outcome.test)
         return outcome.torch_score(module(x), labels).item()
 
 

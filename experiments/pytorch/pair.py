@@ -1,12 +1,13 @@
 """Two modules of your own, from a file, held to each other by `ch4jax.parity`."""
 
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ch4jax import parity
-from ch4jax.parity import Report
+from ch4jax.parity import Check, Report
 from experiments.common import plots
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
@@ -43,25 +44,31 @@ def write_template(path: Path) -> None:
         raise UsageError(f"--template {path}: {error.strerror}") from error
 
 
-def show(pair: dict, folder: RunFolder) -> Report:
-    """Compare the two modules; print the checks, and draw depth and drift."""
-    report = parity.compare(**pair)
+def table(verdicts: Sequence[tuple[str, Check]], folder: RunFolder) -> None:
+    """Print one line for each check, with the name of what it is of."""
     folder.table(
-        ["level", "what", "dtype", "verdict", "apart", "at most"],
+        ["system", "level", "what", "dtype", "verdict", "apart", "at most"],
         [
             [
+                system,
                 str(check.level),
                 check.what,
                 check.dtype,
-                "equal" if check.passed else "not equal",
+                "equal" if check.passed else "failed",
                 f"{check.difference:.1e}",
                 f"{check.allowed:.1e}",
             ]
-            for check in report.checks
+            for system, check in verdicts
         ],
         title="checks",
-        num_texts=4,
+        num_texts=5,
     )
+
+
+def show(pair: dict, folder: RunFolder) -> Report:
+    """Compare the two modules; print the checks, and draw depth and drift."""
+    report = parity.compare(**pair)
+    table([("pair", check) for check in report.checks], folder)
     with folder.figure(
         "pair.png",
         1,

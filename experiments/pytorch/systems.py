@@ -17,13 +17,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from torch import Tensor, nn
 
 from ch4jax import initialization, interop, parameters, training
+from ch4jax.parity import Pair
 
 Rows = tuple[np.ndarray, np.ndarray]  # inputs and labels
-Optimizers = tuple[
-    optax.GradientTransformation, Callable[[nn.Module], torch.optim.Optimizer]
-]
 Batches = Iterator[tuple[np.ndarray, np.ndarray, PRNGKeyArray]]
-Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 
 class Ours(NamedTuple):
@@ -64,10 +61,9 @@ class Outcome(NamedTuple):
         chosen before any run was seen.
       runs: on each side.
       epochs: of each run.
-      optimizers: as in `System.optimizers`.
+      pair: the optimiser on both sides.
       score: (outputs, labels) -> metric.
       torch_score: the same in PyTorch.
-      schedule: for PyTorch's optimiser and number of steps, its scheduler.
     """
 
     metric: str
@@ -75,10 +71,9 @@ class Outcome(NamedTuple):
     margin: float
     runs: int
     epochs: int
-    optimizers: Optimizers
+    pair: Pair
     score: Callable[[Array, Array], Array]
     torch_score: Callable[[Tensor, Tensor], Tensor]
-    schedule: Callable[[torch.optim.Optimizer, int], Scheduler] | None = None
 
 
 def fit(
@@ -121,11 +116,9 @@ class System(NamedTuple):
       data: rows to train on, NumPy's, float64 where they are numbers.
       ours: the package's side.
       theirs: PyTorch's side.
-      optimizers: by name; ours, and a function of the module that makes PyTorch's. The
-        first is that of a whole run.
+      optimizers: by name; the first is that of a whole run.
       epochs: of a whole run.
       batch_size: rows in a batch.
-      rates: of dropout, one for each mask.
       fold: numbers of the rows to train on; all if None.
       run: trains by a program of the package, as `fit` does.
       batches: those that `run` deals.
@@ -136,10 +129,9 @@ class System(NamedTuple):
     data: Rows
     ours: Ours
     theirs: Theirs
-    optimizers: dict[str, Optimizers]
+    optimizers: dict[str, Pair]
     epochs: int
     batch_size: int
-    rates: tuple[float, ...] = ()
     fold: np.ndarray | None = None
     run: Callable[["System", PyTree, training.Data, PRNGKeyArray], PyTree] = fit
     batches: Callable[["System", PRNGKeyArray], Batches] = batches
@@ -174,10 +166,10 @@ def slope(system: System, key: PRNGKeyArray) -> PyTree:
     return jax.device_get(jax.jit(jax.value_and_grad(loss))(system.start(key)))
 
 
-def sgd(learning_rate: float) -> Optimizers:
+def sgd(learning_rate: float) -> Pair:
     """Return plain SGD on either side."""
-    return optax.sgd(learning_rate), lambda module: torch.optim.SGD(
-        module.parameters(), lr=learning_rate
+    return Pair(
+        optax.sgd(learning_rate), lambda p: torch.optim.SGD(p, lr=learning_rate).step
     )
 
 
@@ -197,25 +189,30 @@ def as_arrays(rows: Rows) -> training.Data:
     return jnp.asarray(inputs, float), jnp.asarray(labels, dtype)
 
 
-def as_tensors(rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return rows as PyTorch's: classes as integers, numbers of the dtype given."""
+def as_tensors(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return rows as PyTorch's: classes as integers, numbers in JAX's precision."""
     inputs, labels = rows
+    dtype = precision()
     label_dtype = dtype if labels.dtype.kind == "f" else torch.int64
     return torch.tensor(inputs, dtype=dtype), torch.tensor(labels, dtype=label_dtype)
 
 
-def module_with(system: System, params: PyTree, dtype: torch.dtype) -> nn.Module:
-    """Return PyTorch's network with our parameters in it."""
-    module = system.theirs.module().to(dtype)
-    names = getattr(module, "names", None)
+def precision() -> torch.dtype:
+    """Return JAX's current precision."""
+    return getattr(torch, str(jnp.result_type(float)))
+
+
+def carried(params: PyTree, module: nn.Module) -> nn.Module:
+    """Return a network of PyTorch with our parameters, in the current precision."""
+    names = getattr(module.to(precision()), "names", None)
     module.load_state_dict(interop.to_torch(params, module, names=names))
     return module
 
 
-def as_tree(module: nn.Module, like: PyTree, *, grads: bool = False) -> PyTree:
+def as_tree(module: nn.Module, like: PyTree, *, gradients: bool = False) -> PyTree:
     """Return PyTorch's parameters, or their gradients, as a tree like ours."""
     names = getattr(module, "names", None)
-    return interop.from_torch(module, like, names=names, gradients=grads)
+    return interop.from_torch(module, like, names=names, gradients=gradients)
 
 
 def torch_start(like: PyTree, *, key: PRNGKeyArray) -> PyTree:

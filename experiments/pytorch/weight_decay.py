@@ -1,6 +1,6 @@
 """Linear regression with an L2 penalty (D2L 3.7) on both sides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -13,35 +13,37 @@ from torch.nn.functional import mse_loss
 
 from ch4jax import training, weight_decay
 from ch4jax.data import synthetic
+from ch4jax.parity import Pair
 from experiments.pytorch.systems import Ours, Outcome, System, Theirs, keys_of, sgd
 
 LAMBD, RATE = 3.0, 0.003
 
 
-def torch_l2(
-    make: Callable[..., torch.optim.Optimizer], **options: float
-) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """Return what makes an optimiser of PyTorch that decays the weight alone."""
+def pair(
+    ours: optax.GradientTransformation,
+    make: Callable[..., torch.optim.Optimizer],
+    **options: float,
+) -> Pair:
+    """Return an optimiser with PyTorch's, which decays the weight alone."""
 
-    def optimizer(module: nn.Module) -> torch.optim.Optimizer:
-        weight, bias = module.parameters()
+    def theirs(parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
+        weight, bias = parameters
         decayed = {"params": [weight], "weight_decay": LAMBD}
         groups = [decayed, {"params": [bias], "weight_decay": 0.0}]
-        return make(groups, lr=RATE, **options)
+        return make(groups, lr=RATE, **options).step
 
-    return optimizer
+    return Pair(ours, theirs)
 
 
 OPTIMIZERS = {
-    "SGD with L2": (weight_decay.l2_sgd(RATE, LAMBD), torch_l2(torch.optim.SGD)),
-    "momentum with L2": (
-        weight_decay.l2_sgd(RATE, LAMBD, momentum=0.9),
-        torch_l2(torch.optim.SGD, momentum=0.9),
+    "SGD with L2": pair(weight_decay.l2_sgd(RATE, LAMBD), torch.optim.SGD),
+    "momentum with L2": pair(
+        weight_decay.l2_sgd(RATE, LAMBD, momentum=0.9), torch.optim.SGD, momentum=0.9
     ),
-    "Adam with L2": (weight_decay.l2_adam(RATE, LAMBD), torch_l2(torch.optim.Adam)),
-    "AdamW": (
+    "Adam with L2": pair(weight_decay.l2_adam(RATE, LAMBD), torch.optim.Adam),
+    "AdamW": pair(
         optax.adamw(RATE, weight_decay=LAMBD, mask=weight_decay.kernel_mask),
-        torch_l2(torch.optim.AdamW),
+        torch.optim.AdamW,
     ),
 }
 
@@ -124,7 +126,7 @@ def systems(rows: int = 20, num_inputs: int = 200) -> list[System]:
             margin=0.02,
             runs=100,
             epochs=100,
-            optimizers=sgd(RATE),
+            pair=sgd(RATE),
             score=lambda y, labels: jnp.sqrt(jnp.square(y - labels).mean()),
             torch_score=lambda y, labels: mse_loss(y, labels).sqrt(),
         ),

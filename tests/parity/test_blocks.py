@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from parity.carry import carry, gradients
 from support import relative_difference
 from test_modules import EXAMPLES, variables
 
 from ch4jax.blocks import FixedHiddenMLP
 from experiments.pytorch import twins
+from experiments.pytorch.systems import as_tree, carried
 
 
 @pytest.fixture
@@ -34,11 +34,12 @@ def ours(variables, x):
 
 def theirs(variables, x):
     """Return what `ours` does."""
-    twin = carry(variables, twins.FixedHiddenMLP())
+    twin = carried(variables, twins.FixedHiddenMLP())
     x = torch.tensor(x, requires_grad=True)
     y = twin(x)
     y.backward()
-    return y.detach().numpy(), (gradients(twin, variables["params"]), x.grad)
+    grads = as_tree(twin, variables["params"], gradients=True)
+    return y.detach().numpy(), (grads, x.grad)
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from ch4jax import blocks, dropout, interop, parity, training, weight_decay
 from ch4jax.data import fashion_mnist
+from ch4jax.errors import Mismatch
 from experiments import compare
 from experiments.common import cli
 from experiments.common.errors import Failed, UsageError
@@ -65,8 +66,8 @@ def failed(verdicts):
 
 
 def with_optimizer(system, name, ours):
-    _, theirs = system.optimizers[name]
-    return system._replace(optimizers={name: (ours, theirs)})
+    pair = system.optimizers[name]._replace(ours=ours)
+    return system._replace(optimizers={name: pair})
 
 
 def with_ours(system, **functions):
@@ -85,7 +86,7 @@ def small_systems(family, images):
         for system in house_systems.systems(num_rows=100):
             yield system._replace(epochs=2)
     elif family == "initialization":
-        for system in deep_mlp_systems.systems(images, depth=3, width=8):
+        for system in deep_mlp_systems.systems(images, depth=3, width=8)[2:]:
             yield system._replace(batch_size=32)
     else:
         for system in modules.systems(images):
@@ -96,15 +97,18 @@ def small_systems(family, images):
 @pytest.mark.parametrize("family", compare.TOPICS)
 def test_what_is_equal_passes_every_level(family, images):
     for system in small_systems(family, images):
-        verdicts, _ = levels.given_the_same(system, key())
-        assert failed(verdicts) == [], system.name
-        assert {verdict.level for verdict in verdicts} == {1, 2, 3}
+        report = levels.same_numbers(system, key())
+        assert report.passed, f"{system.name}\n{report}"
+        assert {check.level for check in report.checks} == {1, 2, 3}
+        assert report.layers
+        assert failed(levels.whole_runs(system, key())[0]) == [], system.name
 
 
 @pytest.mark.parametrize("fault", DECAYS)
 def test_a_wrong_weight_decay_is_found(fault, regression):
     system = with_optimizer(regression, *DECAYS[fault])
-    assert failed(levels.one_step(system, "float64", key()))
+    name, _ = DECAYS[fault]
+    assert failed(levels.same_numbers(system, key()).checks) == [f"{name}, 3 steps"]
 
 
 def test_masks_with_the_wrong_probability_are_found(perceptron, monkeypatch):
@@ -112,8 +116,8 @@ def test_masks_with_the_wrong_probability_are_found(perceptron, monkeypatch):
     monkeypatch.setattr(
         dropout, "dropout_layer", lambda x, rate, *, key: right(x, 1 - rate, key=key)
     )
-    found = failed(levels.honest_masks(perceptron, key()))
-    assert found == ["fraction kept by the masks (deviations)"]
+    with pytest.raises(Mismatch, match=r"dropout rate 0\.8 for PyTorch's 0\.2"):
+        levels.same_numbers(perceptron, key())
 
 
 def test_a_missing_rescaling_is_found(perceptron, monkeypatch):
@@ -123,29 +127,27 @@ def test_a_missing_rescaling_is_found(perceptron, monkeypatch):
         "dropout_layer",
         lambda x, rate, *, key: (1 - rate) * right(x, rate, key=key),
     )
-    found = failed(levels.same_numbers(perceptron, "float64", key()))
-    assert "outputs, float64" in found
+    report = levels.same_numbers(perceptron, key())
+    assert "outputs in training" in failed(report.checks)
+    assert report.first.startswith("4, whose output is ")
 
 
-def one_key_for_two_layers(params, x, key):
-    for layer, rate in zip(params, (0.2, 0.5, 0.0), strict=True):
-        x = dropout.dropout_layer(x @ layer["kernel"], rate, key=key)
-    return x
+def test_one_key_for_two_layers_is_found(perceptron, monkeypatch):
+    monkeypatch.setattr(jax.random, "fold_in", lambda key, _: jax.random.clone(key))
+    with jax.debug_key_reuse(False):
+        found = failed(levels.same_numbers(perceptron, key()).checks)
+    assert found[0] == "masks of two layers, correlation"
 
 
-def one_key_for_two_steps(params, x, _):
-    return dropout.mlp(params, x, (0.2, 0.5), key=key())
+def test_one_key_for_two_steps_is_found(perceptron):
+    def predict(params, x, step_key):
+        kept = None if step_key is None else key()
+        return dropout.mlp(params, x, (0.2, 0.5), key=kept)
 
-
-@pytest.mark.parametrize(
-    ("predict", "of"),
-    [(one_key_for_two_layers, "layers"), (one_key_for_two_steps, "steps")],
-)
-def test_a_key_used_twice_is_found(predict, of, perceptron):
     system = with_ours(perceptron, predict=predict)
     with jax.debug_key_reuse(False):
-        found = failed(levels.honest_masks(system, key()))
-    assert found == [f"masks of two {of}, correlation (deviations)"]
+        found = failed(levels.same_numbers(system, key()).checks)
+    assert found == ["masks of two steps, correlation"]
 
 
 def test_the_sum_of_the_losses_for_their_mean_is_found(regression):
@@ -153,8 +155,10 @@ def test_the_sum_of_the_losses_for_their_mean_is_found(regression):
         return len(labels) * jnp.square(outputs - labels)[:, 0]
 
     system = with_ours(regression, row_losses=summed)
-    found = failed(levels.same_numbers(system, "float64", key()))
-    assert found == ["loss, float64", "gradients, float64"]
+    report = levels.same_numbers(system, key())
+    gradients = "gradients of the parameters", "gradient of the input"
+    assert failed(report.checks) == ["loss", *gradients]
+    assert "out of the loss, Flax's value is 5 times PyTorch's" in report.notes
 
 
 def test_a_kernel_that_is_not_transposed_is_found(monkeypatch):
@@ -168,8 +172,9 @@ def test_a_kernel_that_is_not_transposed_is_found(monkeypatch):
     x = np.random.default_rng(0).normal(size=(32, 20))
     model = blocks.FixedHiddenMLP()  # whose kernel is square
     system = modules.regression("square", model, twins.FixedHiddenMLP, x)
-    found = failed(levels.same_numbers(system, "float64", key()))
-    assert "outputs, float64" in found
+    report = levels.same_numbers(system, key())
+    assert "outputs in training" in failed(report.checks)
+    assert report.first.startswith("linear, whose output is ")
 
 
 def test_a_dropped_last_batch_is_found(perceptron, monkeypatch):
@@ -190,8 +195,7 @@ def test_batches_that_the_program_does_not_see_are_found(perceptron):
         yield from batches
 
     system = perceptron._replace(batches=without_last)
-    run = levels.whole_run(system, "float64", key())
-    found = failed(levels.whole_runs(system, key(), *run))
+    found = failed(levels.whole_runs(system, key())[0])
     assert any("compiled" in what for what in found)
 
 
@@ -222,7 +226,7 @@ def test_outcomes_that_differ_by_the_margin_are_not_equivalent():
 def test_a_difference_that_is_no_number_fails():
     nan, zeros = {"w": jnp.array([jnp.nan])}, {"w": jnp.zeros(1)}
     for ours, theirs in ((nan, zeros), (zeros, nan)):
-        apart = levels.difference(ours, theirs)
+        apart = parity.difference(ours, theirs)
         assert not parity.Check(1, "what", "", apart, 1e-12).passed
 
 
@@ -240,21 +244,21 @@ def test_the_command_prints_its_verdicts_and_leaves_them(tmp_path, monkeypatch, 
     outcome = scratch.outcome._replace(runs=4, epochs=1, margin=10.0)
     run_weight_decay(scratch._replace(epochs=1, outcome=outcome), tmp_path, monkeypatch)
     summary, record = (read(tmp_path / f"{n}.json") for n in ("summary", "record"))
-    assert {row["verdict"] for row in summary["verdicts"]} == {"equal"}
+    assert all(row["passed"] for row in summary["verdicts"])
     assert {row["level"] for row in summary["verdicts"]} == {1, 2, 3, 4}
     steps = {dtype: len(c) for dtype, c in summary["courses"][scratch.name].items()}
     assert steps == {"float64": 2, "float32": 2}
     assert len(summary["outcomes"][scratch.name]["theirs"]) == 4
     assert len(record["tables"][0]["rows"]) == len(summary["verdicts"])
     assert [f["file"] for f in record["figures"]] == ["drift.png", "outcomes.png"]
-    assert "weight decay, scratch, 13 comparisons, 0 failed" in capsys.readouterr().out
+    assert "weight decay, scratch, 18 comparisons, 0 failed" in capsys.readouterr().out
 
 
 def test_on_another_device_than_the_cpu_both_have_the_same_loss_and_gradients(
     regression, perceptron, tmp_path, monkeypatch
 ):
     course = {"float64": [0.0], "float32": [0.0]}
-    monkeypatch.setattr(levels, "given_the_same", lambda system, key: ([], course))
+    monkeypatch.setattr(levels, "whole_runs", lambda system, key: ([], course))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a rehearsal
     run_weight_decay(regression, tmp_path, monkeypatch)
     verdicts = read(tmp_path / "summary.json")["verdicts"]
@@ -269,8 +273,9 @@ def test_a_failed_verdict_fails_the_command(regression, tmp_path, monkeypatch):
     wrong = with_optimizer(regression, "SGD with L2", optax.sgd(RATE))
     with pytest.raises(Failed, match="weight decay, concise, level 2, SGD with L2"):
         run_weight_decay(wrong, tmp_path, monkeypatch)
-    verdicts = read(tmp_path / "summary.json")["verdicts"]
-    assert "failed" in {row["verdict"] for row in verdicts}
+    summary = read(tmp_path / "summary.json")
+    assert not all(row["passed"] for row in summary["verdicts"])
+    assert summary["reports"][wrong.name]["notes"] == ["SGD with L2: no decay"]
     assert " failed." in read(tmp_path / "record.json")["headline"]
 
 

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from parity.carry import carry, difference
 from support import relative_difference
 
 from ch4jax import house_prices
 from ch4jax.interop import from_torch
+from ch4jax.parity import difference
 from ch4jax.training import folds
+from experiments.pytorch.systems import carried
 
 EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 100, 64, 0.3
 
@@ -17,7 +18,7 @@ EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 100, 64, 0.3
 def torch_run(params, x, prices, in_training, epochs_of_batches):
     """Train as the book does; returns its parameters and both curves."""
     x, prices = torch.tensor(x), torch.tensor(prices)
-    net = carry(params, torch.nn.Linear(x.shape[1], 1))
+    net = carried(params, torch.nn.Linear(x.shape[1], 1))
     loss = torch.nn.MSELoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=5.0, weight_decay=WEIGHT_DECAY)
 

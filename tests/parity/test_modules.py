@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
-from parity.carry import carry, gradients
 from support import relative_difference
 from test_modules import EXAMPLES, apply, inputs, variables
 
@@ -17,6 +16,7 @@ from ch4jax.dropout import DropoutMLP
 from ch4jax.layers import CenteredLayer, MyLinear
 from ch4jax.parameters import Block, RGNet, SharedMLP
 from experiments.pytorch import twins
+from experiments.pytorch.systems import as_tree, carried
 
 TWINS = {
     MLP: twins.MLP,
@@ -52,11 +52,11 @@ def test_values_and_gradients_are_those_of_pytorch(module, x64):
     y, (by_variables, by_x) = value_and_gradients(drawn, x)
     ours = by_variables.get("params", {})
 
-    twin = carry(drawn, TWINS[module]())
+    twin = carried(drawn, TWINS[module]())
     x = torch.tensor(np.asarray(x), requires_grad=True)
     twin_y = twin(x)
     twin_y.backward(torch.tensor(weights))
-    theirs = flatten_dict(gradients(twin, ours))
+    theirs = flatten_dict(as_tree(twin, ours, gradients=True))
 
     assert relative_difference(y, twin_y.detach()) <= 1e-12
     assert relative_difference(by_x, x.grad) <= 1e-12

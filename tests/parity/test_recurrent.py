@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from parity.carry import difference
 
+from ch4jax.parity import difference
 from ch4jax.recurrent import Params, init_lstm, init_rnn, lstm, rnn
 
 BOTH = [(init_rnn, rnn, torch.nn.RNN), (init_lstm, lstm, torch.nn.LSTM)]

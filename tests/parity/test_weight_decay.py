@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from parity.carry import difference
 
 from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
+from ch4jax.parity import difference
 
 ROWS, INPUTS, LAMBD = 20, 200, 3.0
 RECIPE = {"learning_rate": 0.003, "epochs": 125, "batch_size": 6}  # 500 steps

@@ -282,6 +282,19 @@ def test_another_smoothing_of_the_labels_is_named():
     assert report.notes[0].startswith("label_smoothing=0.1 of cross_entropy for ")
 
 
+def test_losses_may_add_a_penalty_of_the_parameters():
+    def ours(logits, labels, params):
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean() + jnp.square(params["Dense_0"]["kernel"]).sum()
+
+    def theirs(logits, labels, module):
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        return loss + module[0].weight.square().sum()
+
+    options = {"losses": (ours, theirs), "pairs": some(QUICK), "steps": 0}
+    parity.assert_same(Normed(), *normed(), **options)
+
+
 def test_masks_that_keep_too_much_are_found():
     rng = np.random.default_rng(0)
     masks = [[parity.Mask(rng.uniform(size=(50, 8)) > 0.2, 0.2)] for _ in range(4)]
