@@ -9,7 +9,7 @@ import pytest
 import ch4jax
 
 MODULES = [info.name for info in pkgutil.walk_packages(ch4jax.__path__, "ch4jax.")]
-MODULES += ["experiments.common.console"]
+MODULES += ["experiments.common.console", "experiments.growth", "experiments.search"]
 WITH_EXAMPLES = {"dropout", "weight_decay", "initialization", "blocks", "layers"}
 WITH_EXAMPLES |= {"parameters", "house_prices", "training._epoch"}
 WITH_EXAMPLES |= {"training.folds"}
