@@ -1,4 +1,4 @@
-"""List the experiments; nothing is imported for it."""
+"""List the experiments; none is imported for it."""
 
 import ast
 import pkgutil
@@ -7,28 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-# On two cores, without flags, programs cached.
-TIMES = {
-    "aot": "6 min",
-    "weight_decay": "5 s",
-    "dropout": "50 s",
-    "backprop": "15 s",
-    "initialization": "4 min",
-    "house_prices": "10 s",
-    "blocks": "5 s",
-    "parameters": "5 s",
-    "layers": "5 s",
-    "storage": "20 s",
-    "benchmark": "6 min",
-    "book": "2 min",
-    "claims": "4 min",
-    "compare": "8 min",
-    "end_to_end": "5 min",
-    "growth": "1 min",
-    "report": "20 min",
-    "search": "1 min",
-    "time_to_accuracy": "3 min",
-}
+from experiments.common.console import TIMES
+
 # The book's order: sections of the first and Chinese edition, and of the English one.
 SECTIONS = {
     "weight_decay": ("4.5", "3.7"),

@@ -6,7 +6,8 @@ writes one to start from).
 Each system goes through four levels: (1) the same parameters and rows give the same
 outputs, loss and gradients; (2) one step of each optimiser; (3) a whole run with the
 same parameters, batches and masks; (4) independent runs end alike, by an equivalence
-test. It needs PyTorch: `pip install "ch4jax[torch]"`.
+test. On a GPU or TPU, PyTorch stays on the CPU, and our loss and gradients are compared
+with those that JAX has there too. It needs PyTorch: `pip install "ch4jax[torch]"`.
 """
 
 import importlib.util
@@ -18,9 +19,10 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from ch4jax import parity
 from ch4jax.data import fashion_mnist
 from ch4jax.parity import Check, Outcomes
-from experiments.common import cli, plots
+from experiments.common import cli, plots, setup
 from experiments.common.console import progress, say
 from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
@@ -72,6 +74,7 @@ def run(config: Config) -> None:
         modules,
         outcomes,
         pair,
+        systems,
         weight_decay,
     )
 
@@ -106,11 +109,11 @@ def run(config: Config) -> None:
         "blocks": lambda: modules.systems(images),
     }
     topics = [topic for topic in TOPICS if topic in config.systems]
-    systems = [system for topic in topics for system in families[topic]()]
+    compared = [system for topic in topics for system in families[topic]()]
     verdicts: list[tuple[str, Check]] = []
     courses, judged, reports = {}, {}, {}
-    with progress("systems", len(systems)) as done:
-        for system in systems:
+    with progress("systems", len(compared)) as done:
+        for system in compared:
             key = jax.random.key(config.seed)
             report = levels.same_numbers(system, key)
             if not report.passed:
@@ -118,6 +121,12 @@ def run(config: Config) -> None:
                 say(f"{system.name}\n{report}")
             runs, courses[system.name] = levels.whole_runs(system, key)
             found = [*report.checks, *runs, outcomes.same_start(system, key)]
+            if jax.default_backend() != "cpu":
+                with setup.on_cpu():
+                    there = systems.slope(system, key)
+                apart = parity.difference(systems.slope(system, key), there)
+                what = "loss and gradients, beside the CPU's"
+                found.append(Check(1, what, "float32", apart, 1e-4))
             if system.outcome and not config.quick:
                 runs = outcomes.independent_runs(system, system.outcome, key)
                 judged[system.name] = runs
@@ -145,7 +154,7 @@ def run(config: Config) -> None:
             "seconds": folder.seconds(),
         },
         headline=f"{len(verdicts) - len(failed)} of {len(verdicts)} comparisons of "
-        f"{len(systems)} systems with PyTorch are equal, {len(failed)} failed.",
+        f"{len(compared)} systems with PyTorch are equal, {len(failed)} failed.",
     )
     if failed:
         name, first = failed[0]

@@ -176,9 +176,10 @@ def draw(
     with folder.figure(
         "end_to_end.png",
         size=(8.5, 2.2),
-        title="whole commands, from start to end: two networks, ten epochs of "
-        f"{images:,} images{warning}",
-        caption="How long you wait after typing the command.",
+        title=f"Whole commands: PyTorch takes {entries[1]['ratio']:.2f} times as long"
+        f"{warning}",
+        caption="How long you wait after typing the command: two networks, ten epochs "
+        f"of {images:,} images.",
         alt="Three bars, the median seconds of whole commands: ours the first time, "
         "ours with compiled programs kept, and PyTorch's; a point for each round.",
     ) as axes:

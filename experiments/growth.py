@@ -2,7 +2,8 @@
 
 One epoch of the dropout MLP, scanned, beside its matrix products: each of the four
 sizes is changed in turn while the others stay. Memory is what the compiled program
-takes for its arguments, results and scratch.
+takes for its arguments, results and scratch. A GPU or TPU gets sizes that fill it, and
+is timed beside the CPU at the CPU's own sizes, to find from which it is faster.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import optax
 from jaxtyping import PyTree
 
 from ch4jax.training import population
-from experiments.common import cli, console, plots, roofline, timing
+from experiments.common import cli, console, plots, roofline, setup, timing
 from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.run_folder import RunFolder
 
@@ -85,11 +86,7 @@ def run(config: Config) -> None:
     folder = RunFolder.create("growth", config)
     cpu = jax.default_backend() == "cpu"
     base, axes = (BASE, AXES) if cpu else (LARGE_BASE, LARGE_AXES)
-    settings = {
-        (axis, size): base._replace(**{axis.replace(" ", "_"): size})
-        for axis, sizes in axes.items()
-        for size in (sizes[::2][:3] if config.quick else sizes)
-    }
+    settings = settings_of(base, axes, config.quick)
     points, disturbed = measure(settings, config.rounds)
     for point in points:
         folder.metrics(**point._asdict())
@@ -110,9 +107,11 @@ def run(config: Config) -> None:
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
     draw(points, base, warning, folder)
+    crossed = {} if cpu else beside_the_cpu(config, folder)
     summary = {
         "base": {name.replace("_", " "): size for name, size in base._asdict().items()},
         "points": [p._asdict() for p in points],
+        "faster_than_cpu_from": crossed,
         "quiet": not disturbed,
         "seconds": folder.seconds(),
     }
@@ -121,6 +120,49 @@ def run(config: Config) -> None:
         headline=f"An epoch takes {min(ratios):.2f} to {max(ratios):.2f} times as long "
         f"as its matrix products alone{warning}.",
     )
+
+
+def settings_of(
+    base: Setting, axes: Mapping[str, Sequence[int]], quick: bool
+) -> dict[tuple[str, int], Setting]:
+    """Return the setting of every axis and size; if `quick`, of three sizes an axis."""
+    return {
+        (axis, size): base._replace(**{axis.replace(" ", "_"): size})
+        for axis, sizes in axes.items()
+        for size in (sizes[::2][:3] if quick else sizes)
+    }
+
+
+def beside_the_cpu(config: Config, folder: RunFolder) -> dict[str, int | None]:
+    """Time the CPU's sizes on this device and on the CPU; return their `crossovers`."""
+    settings = settings_of(BASE, AXES, config.quick)
+    here, disturbed = measure(settings, config.rounds)
+    with setup.on_cpu():
+        there, on_cpu = measure(settings, config.rounds)
+    columns = ["", "size", f"{jax.default_backend()} (s)", "CPU (s)"]
+    cells = [
+        [a.axis, f"{a.size:,}", f"{a.seconds:.4f}", f"{b.seconds:.4f}"]
+        for a, b in zip(here, there, strict=True)
+    ]
+    warning = f" ({timing.NOT_QUIET})" if disturbed or on_cpu else ""
+    folder.table(columns, cells, f"the same epoch on two devices{warning}")
+    return crossovers(here, there)
+
+
+def crossovers(here: Sequence[Point], there: Sequence[Point]) -> dict[str, int | None]:
+    """Return the size of each axis from which `here` is always faster, None if none.
+
+    >>> slow, fast = (Point("rows", 64, s, s, s, None, s) for s in (2.0, 1.0))
+    >>> crossovers([slow, fast._replace(size=128)], [fast, slow._replace(size=128)])
+    {'rows': 128}
+    """
+    found: dict[str, int | None] = {}
+    for ours, theirs in zip(here, there, strict=True):
+        if ours.seconds >= theirs.seconds:
+            found[ours.axis] = None
+        elif found.get(ours.axis) is None:
+            found[ours.axis] = ours.size
+    return found
 
 
 def epoch(setting: Setting) -> tuple[Callable[[], PyTree], float | None, float]:

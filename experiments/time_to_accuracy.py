@@ -75,7 +75,7 @@ def run(config: Config) -> None:
         (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
         (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
     )
-    say(f"{config.seeds} seeds, then {config.rounds} rounds: minutes on a CPU")
+    say(f"{config.seeds} seeds, then {config.rounds} rounds")
     key, seeds_key = jax.random.split(jax.random.key(config.seed))
     program, compile_seconds = timing.compile(train, *arrays, key=key)
     works: dict[str, Callable[[], Any]] = {"JAX": partial(program, *arrays, key=key)}

@@ -188,12 +188,12 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
         "Adam divides the gradient by its own root mean square, and the gradient of an "
         "L2 penalty with it: no weight moves by much more than the learning rate in a "
         "step, however large lambda is. AdamW subtracts learning rate x lambda of "
-        "each weight beside Adam's step.\n"
+        "each weight beside Adam's step."
     )
     draw_true_weights({config: grids["scratch"], larger: grids.pop(large)}, folder)
-    small = "The larger lambda, the smaller the weights; dotted: weights of zero."
+    small = "Decay shrinks the weights, and the test loss to that of weights of zero"
     draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
-    rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay."
+    rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay"
     draw_grids(config, grids, folder, "adam.png", rescaled)
     return summaries
 
@@ -203,17 +203,21 @@ def draw_curves(
 ) -> None:
     """Draw both losses against the epoch, without and with the penalty."""
     lambdas = dict.fromkeys(lambd for lambd, _ in histories)
+    last = {lambd: histories[lambd, "scratch"]["test_loss"][-1] for lambd in lambdas}
+    ends = ", ".join(f"{loss:.3g} (lambda {lambd:g})" for lambd, loss in last.items())
     with folder.figure(
         "curves.png",
         1,
         len(lambdas),
         size=(8.5, 3.4),
-        title=f"{config.inputs} weights learnt from {config.train_rows} rows",
+        title=f"{config.inputs} weights learnt from {config.train_rows} rows, from "
+        f"scratch: the test loss ends at {ends}",
         caption="How far the test loss stays above the training loss for each lambda.",
         alt="Line charts of the halved squared error against the epoch on a "
         "logarithmic scale, one chart for each lambda: training and test loss, from "
         "scratch solid and concise dashed.",
         squeeze=False,
+        sharey=True,
     ) as panels:
         epochs = np.arange(1, config.epochs + 1)
         for axes, lambd in zip(panels[0], lambdas, strict=True):
@@ -222,9 +226,10 @@ def draw_curves(
                     losses = histories[lambd, method][f"{split}_loss"]
                     line = {"color": plots.COLOURS[i], "label": f"{method}, {split}"}
                     axes.plot(epochs, losses, dashes, **line)
-            axes.set(xlabel="epoch", ylabel="halved squared error", yscale="log")
+            axes.set(xlabel="epoch", yscale="log")
             axes.set_title(f"lambda {lambd:g}", fontsize=10)
             axes.legend()
+        panels[0, 0].set_ylabel("halved squared error")
 
 
 def draw_true_weights(grids: Mapping[Config, Measures], folder: RunFolder) -> None:
@@ -258,7 +263,7 @@ def draw_grids(
     grids: Mapping[str, Measures],
     folder: RunFolder,
     file: str,
-    caption: str,
+    title: str,
 ) -> None:
     """Draw each measure against lambda: the median, and the middle 80% of the seeds."""
     lambdas = linear_problem.grid_lambdas(config.lambdas)
@@ -268,9 +273,9 @@ def draw_grids(
         1,
         3,
         size=(8.5, 3.0),
-        title=f"After {config.epochs} epochs; losses are halved squared errors; median "
-        f"and middle 80% of {config.seeds} seeds",
-        caption=caption,
+        title=title,
+        caption=f"After {config.epochs} epochs; losses are halved squared errors; "
+        f"median and middle 80% of {config.seeds} seeds; dotted: weights of zero.",
         alt="Three line charts against lambda on logarithmic axes: training loss, test "
         f"loss and norm of the weights, a line for each of {', '.join(grids)}: the "
         "median over the seeds, with a band for the middle 80%.",

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
 from test_resume import rows
 
 from ch4jax.errors import DataError, NetworkError, Refused
@@ -38,7 +40,7 @@ def command(*args, **environment):
         [sys.executable, "-m", *args],
         capture_output=True,
         text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "no", **environment},
         check=False,
     )
 
@@ -185,6 +187,7 @@ def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
         ("jax_disable_jit", True),
         ("jax_numpy_dtype_promotion", "strict"),
         ("jax_default_prng_impl", "rbg"),
+        ("jax_transfer_guard_device_to_host", "disallow"),
     ],
 )
 def test_settings_with_which_nothing_works_are_refused(
@@ -213,12 +216,28 @@ def test_products_are_float32_unless_a_flag_or_jax_s_variable_asks_otherwise(
     assert setup.numerics()["jax_default_matmul_precision"] == precision
 
 
+def test_a_gpu_of_any_maker_is_found_and_the_cpu_beside_it(settings, monkeypatch):
+    setup.set_platform("gpu")
+    assert not jax.config.values["jax_platforms"]  # its own gpu fails without AMD's
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    setup.check_platform("gpu")
+    with pytest.raises(UsageError, match=r"--platform tpu: .* \(JAX finds gpu\)"):
+        setup.check_platform("tpu")
+
+
 def test_an_unknown_platform_is_refused_with_code_2():
     refused = command("experiments.dropout", "--platform", "abacus", "--data", "mini")
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr.startswith("error: --platform abacus: no such device here")
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["maybe", ""])
+def test_a_variable_that_jax_cannot_parse_is_one_line_with_code_2(value):
+    refused = command("experiments.layers", "--help", JAX_DEFAULT_PRNG_IMPL=value)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert re.fullmatch("error: .*jax_default_prng_impl.*\n", refused.stderr)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
@@ -388,6 +407,17 @@ def test_a_matplotlibrc_does_not_change_a_figure(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+def test_panels_are_drawn_stacked_too_each_with_the_labels_of_a_shared_axis(tmp_path):
+    with plots.figure(tmp_path / "f.png", 1, 3, size=(8.5, 2), sharey=True) as axes:
+        axes[0].set(ylabel="loss")
+    height, width = plots.plt.imread(tmp_path / "f.png").shape[:2]
+    stacked = plots.plt.imread(tmp_path / "f-narrow.png").shape
+    assert stacked[1] < 0.6 * width
+    assert stacked[0] > 2.5 * height
+    assert [panel.get_ylabel() for panel in axes] == ["loss"] * 3
+    assert all(panel.get_yticklabels()[0].get_visible() for panel in axes)
+
+
 def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_path):
     config = Config(out=tmp_path / "run", size=4)
     folder = RunFolder.create("little", config, {"data": "mini"})
@@ -437,3 +467,42 @@ def test_progress_off_a_terminal_is_a_line_a_step(capsys):
         done("first")
         done("second")
     assert capsys.readouterr().out == "work 1/2: first\nwork 2/2: second\n"
+
+
+def terminal(width, monkeypatch):
+    """Print to a terminal as wide as this; return what it shows."""
+    shown = io.StringIO()
+    own = Console(file=shown, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(console, "console", own)
+    return shown
+
+
+@pytest.mark.parametrize(
+    "label", ["flax, no dropout", "ReLU, He, rate 0.2, clipped by value"]
+)
+def test_at_80_columns_a_bar_keeps_label_count_time_and_two_numbers(label, monkeypatch):
+    shown = terminal(80, monkeypatch)
+    with console.progress(label, 10) as done:
+        done("loss 1.91e+03, test acc. 0.865, test loss 0.4", 10)
+    text = re.sub(r"\x1b\S*?[A-Za-z]", "", shown.getvalue())
+    assert label in text
+    last = text.strip().rpartition("\n")[2].rpartition("\r")[2]
+    assert re.search("━+ 10/10 00:00 loss 1.91e\\+03, test acc. 0.865", last), last
+
+
+def test_a_terminal_breaks_lines_between_words_and_keeps_the_indent(monkeypatch):
+    shown = terminal(20, monkeypatch)
+    console.say("one two three four five\n  f.png: what the figure shows")
+    assert shown.getvalue() == (
+        "one two three four\nfive\n  f.png: what the\n    figure shows\n"
+    )
+
+
+def test_a_table_that_is_too_wide_breaks_heads_and_no_cell(monkeypatch):
+    shown = terminal(40, monkeypatch)
+    console.table(
+        ["", "a very long head", "n"], [["scratch, lambda 0", "1", "0 of 2,048"]]
+    )
+    *_, row = shown.getvalue().rstrip().split("\n")
+    assert re.fullmatch(r"scratch, lambda 0 +1 +0 of 2,048", row)
+    assert all(len(line) <= 40 for line in shown.getvalue().split("\n"))

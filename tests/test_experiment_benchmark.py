@@ -180,11 +180,11 @@ def test_a_tiny_model_takes_as_many_steps_in_each_of_four_ways(monkeypatch):
     ["cpu", pytest.param("gpu", marks=pytest.mark.long)],  # a rehearsal
 )
 def test_growth_measures_time_and_memory_of_each_size(platform, tmp_path, monkeypatch):
-    prefix = "" if platform == "cpu" else "LARGE_"
     axes = {"batch size": (16, 256), "population": (1, 2)}
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(growth, f"{prefix}BASE", growth.Setting(rows=64, width=8))
-    monkeypatch.setattr(growth, f"{prefix}AXES", axes)
+    for prefix in ("", "LARGE_"):
+        monkeypatch.setattr(growth, f"{prefix}BASE", growth.Setting(rows=64, width=8))
+        monkeypatch.setattr(growth, f"{prefix}AXES", axes)
     growth.run(growth.Config(rounds=1, out=tmp_path))
     summary = read(tmp_path)
     points = summary["points"]
@@ -194,3 +194,5 @@ def test_growth_measures_time_and_memory_of_each_size(platform, tmp_path, monkey
     assert points[3]["floor_seconds"] == 2 * points[2]["floor_seconds"]
     assert points[0]["memory_mb"] > 64 * 28 * 28 / 1e6  # the images alone
     assert summary["base"]["batch size"] == 256
+    crossed = summary["faster_than_cpu_from"]
+    assert set(crossed) == (set() if platform == "cpu" else set(axes))

@@ -126,6 +126,7 @@ RIGHT = {
 
 WRONG_FILES = {
     "empty": (b"", "lacks the column 'Id' and 80 more"),
+    "semicolons": (SMALL.replace(b",", b";"), "has no commas, but starts with 'Id;MS"),
     "a header alone": (LINES[0], "has a header and no rows"),
     "a column missing": (columns(lambda r: r[:-2]), "lacks the column .SaleCondition"),
     "a column twice": (columns(lambda r: [*r, 4]), "has twice the column 'LotArea'"),

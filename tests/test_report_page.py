@@ -36,6 +36,8 @@ def write_run(folder, name, record, data=None, **environment):
         (folder / f"{file}.json").write_text(json.dumps(content))
     for figure in record.get("figures", []):
         Image.new("1", (1360, 512)).save(folder / figure["file"])
+        if "narrow" in figure:
+            Image.new("1", (680, 1024)).save(folder / figure["narrow"])
 
 
 def table(rows, title="Numbers"):
@@ -54,6 +56,7 @@ def runs(tmp_path_factory):
             for n in ("predictions", "curves")
         ],
     }
+    shown["figures"][1]["narrow"] = "curves-narrow.png"
     write_run(root / "deep" / "er", "dropout", shown, data="mini")
     long = table([[f"JAX, number {i}", str(i)] for i in range(30)])
     write_run(root / "benchmark", "benchmark", {"tables": [long]})
@@ -122,7 +125,8 @@ def test_hostile_text_stays_text(html, read):
 def test_nothing_outside_the_file_is_asked_for(html, read):
     for tag, attrs in read.tags:
         assert tag not in {"script", "iframe", "object", "embed", "base"}
-        assert attrs.get("src", "data:").startswith("data:")
+        for source in ("src", "srcset"):
+            assert attrs.get(source, "data:").startswith("data:")
         assert attrs.get("href", "#").startswith(("#", "data:"))
     assert "url(" not in html
     assert "@import" not in html
@@ -285,7 +289,7 @@ def test_in_a_browser_it_fits_every_width_and_both_colour_schemes(browser):
             ]"""
         )
         assert wide <= 0, (scheme, width)
-        assert images == [1360] * 3
+        assert images == [1360, 1360, 680 if width == 360 else 1360]
     assert backgrounds["light"] != backgrounds["dark"]
     assert browser.get_log("browser") == []
 

@@ -1,5 +1,6 @@
 """Interrupted and resumed equals uninterrupted, bit for bit, and what is refused."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -12,9 +13,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from ch4jax.errors import Damaged
+from ch4jax.errors import DataError
 from experiments import dropout
-from experiments.common import resume, signals
+from experiments.common import resume, run_folder, signals
 from experiments.common.errors import Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
@@ -85,6 +86,10 @@ def damage(folder):
         manifest.write_text(manifest.read_text()[:-3])
 
 
+def no_packages(file):
+    file.write_text('{"packages": []}')
+
+
 def fifo(file):
     file.unlink()
     os.mkfifo(file)
@@ -94,12 +99,21 @@ def no_object(file):
     file.write_text("[]")
 
 
+def swap(folder):
+    first, second = folder.glob("checkpoints/*")
+    first.rename(folder / "elsewhere")
+    second.rename(first)
+    (folder / "elsewhere").rename(second)
+
+
 UNFIT = {
     "is finished; --epochs must be above 2": lambda run: None,
     "is not JSON": damage,
     "saved no checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
     "no sound config.json": lambda run: no_object(run / "config.json"),
     "no sound env.json": lambda run: fifo(run / "env.json"),
+    "no sound env.json in": lambda run: no_packages(run / "env.json"),
+    " is of flax, no dropout, not of ": swap,
 }
 
 
@@ -112,7 +126,7 @@ def test_a_run_that_cannot_be_resumed_keeps_every_file(few_images, tmp_path):
         before = files(unfit)
         epochs = 2 if "finished" in line else 3
         again = replace(config, epochs=epochs, out=None, resume=unfit)
-        with pytest.raises((UsageError, Damaged), match=line):
+        with pytest.raises((UsageError, DataError), match=line):
             dropout.run(again)
         assert files(unfit) == before
 
@@ -122,6 +136,21 @@ def test_a_finished_run_resumes_to_more_epochs(few_images, tmp_path):
     run(short)
     longer = run(replace(short, epochs=3, out=None, resume=short.out))
     assert longer == run(replace(SMALL, out=tmp_path / "straight"))
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path):
+    config = replace(SMALL, resume=tmp_path / "run")
+    RunFolder.create("dropout", replace(SMALL, out=config.resume))
+    RunFolder.create("dropout", config)
+    before = files(tmp_path)
+    run_folder.lock(tmp_path)  # no longer the run
+    other = os.open(config.resume, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match="another process trains there"):
+        RunFolder.create("dropout", config)
+    assert files(tmp_path) == before
+    os.close(other)
+    RunFolder.create("dropout", config)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,8 @@ def _read_cells(
         raise DataError(
             f"{name} is not a table in CSV: {error} in line {reader.line_num}"
         ) from error
+    if len(header) == 1:
+        raise DataError(f"{name} has no commas, but starts with {header[0][:40]!r}")
     times = Counter(header)
     for fault, wrong in (
         ("lacks the column", [c for c in columns if c not in times]),

@@ -24,29 +24,30 @@ from experiments.common.console import say
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
-CLAIMS = (
-    linear.more_features_than_rows,  # 1; number i is the i-th
-    capacity.deep_networks_overfit,  # 2
-    dropout.unbiased,  # 3
-    dropout.overfitting,  # 4
-    dropout.joint,  # 5
-    dropout.training_only,  # 6
-    capacity.more_data_helps,  # 7
-    linear.dropping_is_blunter,  # 8
-    linear.decay_helps,  # 9
-    depth.gradient_with_depth,  # 10
-    depth.sigmoid_saturates,  # 11
-    depth.lower_layers_stay,  # 12
-    recall.sums_for_products,  # 13
-    depth.normalising,  # 14
-    depth.start_fits_activation,  # 15
-    symmetry.units_stay_alike,  # 16
-    houses.adam_forgives_the_rate,  # 17
-    houses.relative_errors_want_logarithms,  # 18
-    houses.folds_foretell_the_error,  # 19
-    symmetry.shared_layer,  # 20
-    capacity.interactions,  # 21
-)
+# Number i is the i-th; the name is for a line of 80 columns.
+CLAIMS = {
+    "more features than rows overfit": linear.more_features_than_rows,
+    "deep networks overfit": capacity.deep_networks_overfit,
+    "dropout's noise is unbiased": dropout.unbiased,
+    "dropout reduces overfitting": dropout.overfitting,
+    "dropout and decay work together": dropout.joint,
+    "masks belong to training only": dropout.training_only,
+    "more images relieve overfitting": capacity.more_data_helps,
+    "dropping features is blunter": linear.dropping_is_blunter,
+    "decay lowers the test error": linear.decay_helps,
+    "gradients vanish or explode": depth.gradient_with_depth,
+    "the sigmoid saturates": depth.sigmoid_saturates,
+    "layers near the input stay": depth.lower_layers_stay,
+    "sums in place of products help": recall.sums_for_products,
+    "normalising helps": depth.normalising,
+    "the start fits the activation": depth.start_fits_activation,
+    "units that start alike stay so": symmetry.units_stay_alike,
+    "Adam forgives the learning rate": houses.adam_forgives_the_rate,
+    "prices want logarithms": houses.relative_errors_want_logarithms,
+    "folds foretell the error": houses.folds_foretell_the_error,
+    "a shared layer sums gradients": symmetry.shared_layer,
+    "interactions need a network": capacity.interactions,
+}
 
 
 @dataclass(frozen=True)
@@ -72,43 +73,63 @@ def run(config: Config) -> None:
     setting = Setting(config.seed, config.quick, folder)
     findings = []
     numbers = config.numbers or range(1, len(CLAIMS) + 1)
-    if len(numbers) == len(CLAIMS):
-        time = "90 seconds once compiled" if config.quick else "four minutes"
-        say(f"{len(CLAIMS)} claims, about {time} on two cores\n")
+    say("effects, with 95% intervals, in multiples of the smallest that counts\n")
     for number in numbers:
-        finding = CLAIMS[number - 1](setting)
+        finding = list(CLAIMS.values())[number - 1](setting)
         findings.append(finding)
         say(line(finding))
-    if any(not finding.exact for finding in findings):
-        draw_forest(findings, folder)
+    keep_effects(findings, folder)
     verdicts = [finding.verdict() for finding in findings]
     counts = {found: verdicts.count(found) for found in (HOLDS, FAILS, OPEN)}
     conditional = len(verdicts) - sum(counts.values())
-    folder.finish(
-        {
-            "claims": [record(finding) for finding in findings],
-            "seconds": folder.seconds(),
-        },
-        headline=f"Of {len(findings)} claims {counts[HOLDS]} hold, {conditional} hold "
-        f"under conditions, {counts[FAILS]} do not hold here, {counts[OPEN]} are not "
-        "decided.",
+    headline = (
+        f"Of {len(findings)} claims {counts[HOLDS]} hold, {conditional} hold under "
+        f"conditions, {counts[FAILS]} do not hold here, {counts[OPEN]} are not decided."
     )
+    if any(not finding.exact for finding in findings):
+        draw_forest(findings, headline, folder)
+    claims = [record(finding) for finding in findings]
+    folder.finish({"claims": claims, "seconds": folder.seconds()}, headline=headline)
 
 
 def line(finding: Finding) -> str:
-    """Return the claim, its verdict and its effect, in at most 80 columns a line."""
-    effect, low, high = next(iter(finding.intervals().values()))
+    """Return name, effect and verdict in at most 80 columns.
+
+    The effect is that of the first condition.
+    """
+    name = list(CLAIMS)[finding.number - 1]
+    effect, low, high = np.array(finding.first()) / finding.smallest
     between = "" if finding.exact else f" [{low:.3g}, {high:.3g}]"
-    return (
-        f"{finding.number:2d}. {finding.claim}\n"
-        f"    {finding.verdict()}: {effect:.3g}{between} {finding.unit}"
+    held, each = finding.verdict().partition(" by ")[0], finding.verdicts()
+    if held.startswith("holds if"):
+        held = f"holds in {[*each.values()].count(HOLDS)} of {len(each)} cases"
+    return f"{finding.number:2d}. {name:<31} {effect:>6.3g}{between:<16} {held}"
+
+
+def keep_effects(findings: list[Finding], folder: RunFolder) -> None:
+    """Record for the page what the lines have no room for."""
+    columns = ["claim", "condition", "unit", "verdict", "effect", "low", "high"]
+    rows = [
+        [
+            f"{finding.number}. {finding.claim}",
+            condition,
+            finding.unit,
+            finding.verdicts()[condition],
+            *(f"{number:.3g}" for number in interval),
+        ]
+        for finding in findings
+        for condition, interval in finding.intervals().items()
+    ]
+    title = "Effects with 95% intervals"
+    folder.tables.append(
+        {"title": title, "columns": columns, "rows": rows, "num_texts": 4}
     )
 
 
 def record(finding: Finding) -> dict[str, Any]:
     """Return a finding as `summary.json` has it; numbers are of the first condition."""
     intervals = finding.intervals()
-    effect, low, high = next(iter(intervals.values()))
+    effect, low, high = finding.first()
     return {
         "number": finding.number,
         "claim": finding.claim,
@@ -125,7 +146,7 @@ def record(finding: Finding) -> dict[str, Any]:
     }
 
 
-def draw_forest(findings: list[Finding], folder: RunFolder) -> None:
+def draw_forest(findings: list[Finding], title: str, folder: RunFolder) -> None:
     """Draw each interval in multiples of the smallest effect that counts."""
     rows = [
         (finding, condition, interval)
@@ -136,8 +157,9 @@ def draw_forest(findings: list[Finding], folder: RunFolder) -> None:
     with folder.figure(
         "forest.png",
         size=(8.5, 1.2 + 0.27 * len(rows)),
-        title="Effects with 95% intervals, in multiples of the smallest that counts",
-        caption="A claim holds where the whole interval lies right of the line at 1.",
+        title=title,
+        caption="Effects with 95% intervals, in multiples of the smallest that counts: "
+        "a claim holds where the whole interval lies right of the line at 1.",
         alt="Forest plot: a row for each condition of each claim, with a point for the "
         "effect and a bar for its interval, on a scale that is logarithmic away from "
         "zero; vertical lines at zero and one.",

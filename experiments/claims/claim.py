@@ -75,12 +75,20 @@ class Finding(NamedTuple):
             }
         return {name: mean_interval(values) for name, values in self.effects.items()}
 
-    def verdict(self) -> str:
-        """Return the verdict over all conditions, by the rule of this module."""
-        each = {
+    def first(self) -> Interval:
+        """Return the interval that the summary quotes."""
+        return next(iter(self.intervals().values()))
+
+    def verdicts(self) -> dict[str, str]:
+        """Return the verdict on each condition, by the rule of this module."""
+        return {
             name: verdict(interval, self.smallest)
             for name, interval in self.intervals().items()
         }
+
+    def verdict(self) -> str:
+        """Return the verdict over all conditions."""
+        each = self.verdicts()
         where = [name for name, found in each.items() if found == HOLDS]
         if len(where) == len(each):
             return HOLDS

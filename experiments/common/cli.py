@@ -248,13 +248,12 @@ def main(config_type: type[Config], run: Callable[[Config], None]) -> NoReturn:
 
 
 def _run(config: Config, run: Callable[[Config], None]) -> int:
-    if config.platform is not None:
-        jax.config.update("jax_platforms", config.platform)
+    setup.set_platform(config.platform)
     if isinstance(config, TrainingFlags) and config.several:
         distributed.join(config.coordinator, config.num_processes, config.process_id)
     setup.check_settings()
     setup.set_precision(config.precision)
-    setup.check_platform()
+    setup.check_platform(config.platform)
     console.quiet = jax.process_index() > 0
     threefry.unroll()
     if config.keep_programs:

@@ -1,10 +1,12 @@
 """What a command prints: lines, tables and progress."""
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -13,27 +15,66 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column, Table
+from rich.table import Table
 
 # Of several processes only the first prints: `cli` sets `quiet` in the others.
 on_terminal = sys.stdout is not None and sys.stdout.isatty()
 console = Console(highlight=False, width=None if on_terminal else 100)
 
+# On two cores, without flags, programs cached.
+TIMES = {
+    "aot": "6 min",
+    "weight_decay": "5 s",
+    "dropout": "50 s",
+    "backprop": "15 s",
+    "initialization": "4 min",
+    "house_prices": "10 s",
+    "blocks": "5 s",
+    "parameters": "5 s",
+    "layers": "5 s",
+    "storage": "20 s",
+    "benchmark": "6 min",
+    "book": "2 min",
+    "claims": "4 min",
+    "compare": "8 min",
+    "end_to_end": "5 min",
+    "growth": "1 min",
+    "report": "20 min",
+    "search": "1 min",
+    "time_to_accuracy": "3 min",
+}
+
 
 def say(text: str = "") -> None:
     """Print a line, or several; a terminal breaks them between words."""
-    console.print(text, markup=False, soft_wrap=not console.is_terminal)
+    if console.is_terminal:
+        lines = textwrap.TextWrapper(
+            console.width, break_long_words=False, break_on_hyphens=False
+        )
+        wrapped = []
+        for line in text.split("\n"):
+            lines.subsequent_indent = "    " * line.startswith("  ")
+            wrapped.append(lines.fill(line))
+        text = "\n".join(wrapped)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 ) -> None:
     """Print a table: the first column is text, the others are numbers."""
-    printed = Table(title=title or None, title_justify="left", title_style="bold")
+    printed = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
-        printed.add_column(column, justify="right" if i else "left")
+        longest = max((len(row[i]) for row in rows), default=0)
+        # What is too wide breaks the heads that are longer than their numbers.
+        whole = i == 0 or len(column) <= longest
+        printed.add_column(
+            column, justify="right" if i else "left", no_wrap=whole, overflow="fold"
+        )
     for row in rows:
         printed.add_row(*row)
+    if title:
+        console.print(title, style="bold", markup=False)
     console.print(printed)
 
 
@@ -47,34 +88,41 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator["Step"]:
     if not console.is_terminal:
         reached = done
 
-        def line(text: str, steps: int = 1, *, short: str = "") -> None:
+        def line(text: str, steps: int = 1) -> None:
             nonlocal reached
             reached += steps
             say(f"{label} {reached}/{total}: {text}")
 
         yield line
         return
+    # Bar, time and gaps take 21, two numbers with their names about 30.
+    beside = console.width - 21 - len(f"{total}/{total}")
+    if len(label) + 30 > beside:
+        say(label)
+        label = ""
+    beside -= len(label)
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}"),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[words]}"),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, words="compiling")
 
-        def advance(text: str, steps: int = 1, *, short: str = "") -> None:
-            bar.update(task, advance=steps, words=short or text)
+        def advance(text: str, steps: int = 1) -> None:
+            words = textwrap.shorten(text, beside, placeholder=" …")
+            bar.update(task, advance=steps, words=words)
 
         yield advance
 
 
 class Step(Protocol):
-    """Called after one or several steps, with some words about them."""
+    """Called after some steps, with words to print or to show beside the bar."""
 
-    def __call__(self, text: str, steps: int = 1, *, short: str = "") -> None:
-        """Print a line with `text`, or move the bar and show `short` beside it."""
+    def __call__(self, text: str, steps: int = 1) -> None:
+        """Print a line, or move the bar."""
         ...
 
 

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from ch4jax import storage
+from ch4jax.errors import Mismatch
 from ch4jax.training import (
     Data,
     Metrics,
@@ -87,9 +88,13 @@ def train(
     checkpoints = _open(folder.checkpoints / re.sub(r"[^\w.]+", "-", label))
     rows: list[Row] = []
     if checkpoints.steps():
-        like = {"states": states, "keys": keys, "history": ...}
+        like = {"states": states, "keys": keys, "history": ..., "label": ...}
         with signals.postponed():
             epoch, saved = checkpoints.restore(like)
+        if saved["label"] != label:
+            raise Mismatch(
+                f"{checkpoints.directory} is of {saved['label']}, not of {label}"
+            )
         states, keys, columns = saved["states"], saved["keys"], saved["history"]
         rows = [{name: v[i] for name, v in columns.items()} for i in range(epoch)]
     folder.continue_from(
@@ -131,7 +136,7 @@ def train(
             # Not the training accuracy: with masks, it is another than that of tables.
             shown = [name for name in row if name not in ("seconds", "train_accuracy")]
             words = [_words(name, row[name]) for name in shown]
-            done(", ".join(words), short=", ".join(words[:2]))
+            done(", ".join(words))
             _check_finite(label, epoch, row["train_loss"])
 
             stop = distributed.agree(received[0] if received else 0)
@@ -140,10 +145,8 @@ def train(
             if stop or epoch == epochs or (every and epoch % every == 0):
                 whole = sharding.gather(states, mesh)
                 if jax.process_index() == 0:
-                    history = _columns(rows)
-                    checkpoints.save(
-                        epoch, {"states": whole, "keys": keys, "history": history}
-                    )
+                    saved = {"states": whole, "keys": keys, "label": label}
+                    checkpoints.save(epoch, saved | {"history": _columns(rows)})
             if stop:
                 distributed.leave()
                 again = resume.command(folder.name, folder.path)
@@ -183,7 +186,8 @@ def _columns(rows: Sequence[Row]) -> Row:
 
 
 def _words(name: str, values: np.ndarray) -> str:
-    return f"{name.replace('_', ' ')} {values.mean():.4f}"
+    name = name.removeprefix("train_").replace("accuracy", "acc.")  # beside a bar
+    return f"{name.replace('_', ' ')} {values.mean():.3g}"
 
 
 def _check_finite(label: str, epoch: int, losses: np.ndarray) -> None:

@@ -17,10 +17,13 @@ from jaxtyping import ArrayLike, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap as ListedColormap  # for experiments
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from ch4jax.storage import atomic
 
+PHONE = 4.25  # inches that a telephone is wide, at the letters of a figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLE: Any = {
     "axes.axisbelow": True,
@@ -48,6 +51,8 @@ def figure(
 ) -> Iterator[Any]:
     """Lend axes to draw on; the PNG is written when the block ends.
 
+    Panels that are side by side are written once more, stacked, to `narrow(path)`.
+
     Args:
       path: the PNG to write.
       rows: of panels.
@@ -65,11 +70,42 @@ def figure(
         drawing, axes = plt.subplots(rows, columns, figsize=size, **grid)
         try:
             yield axes
-            drawing.suptitle(title, fontsize=10)
+            drawing.suptitle(title, fontsize=10, wrap=True)
             with atomic.writing(path) as part:
                 drawing.savefig(part, format="png")
+            if columns > 1:
+                stack(drawing, rows, columns)
+                with atomic.writing(narrow(path)) as part:
+                    drawing.savefig(part, format="png", bbox_inches="tight")
         finally:
             plt.close(drawing)
+
+
+def narrow(path: Path) -> Path:
+    """Return where `figure` writes the stacked panels, if there are several."""
+    return path.with_name(f"{path.stem}-narrow.png")
+
+
+def stack(drawing: Figure, rows: int, columns: int) -> None:
+    """Put as many panels side by side as fit a telephone, each as large as it was."""
+    width, height = drawing.get_size_inches()
+    fit = max(1, int(PHONE * columns / width))
+    stacked = -(-rows * columns // fit)
+    drawing.set_size_inches(PHONE, height * stacked / rows)
+    grid = GridSpec(stacked, fit, drawing)
+    for legend in list(drawing.legends):
+        words = [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+        lines = [line for line in legend.legend_handles if line is not None]
+        drawing.legend(lines, words, loc="outside lower center")
+    for i, axes in enumerate(drawing.axes):
+        axes.set_subplotspec(grid[i])
+        # Panels that share an axis no longer stand beside its labels.
+        axes.tick_params(labelleft=True, labelbottom=True)
+        for label in ("xlabel", "ylabel"):
+            group = getattr(axes, f"get_shared_{label[0]}_axes")().get_siblings(axes)
+            words = [getattr(panel, f"get_{label}")() for panel in (axes, *group)]
+            axes.set(**{label: next(filter(None, words), "")})
 
 
 def band(

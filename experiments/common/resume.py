@@ -118,7 +118,9 @@ def command(name: str, folder: Path | None = None) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if content := read_object(path):
+    content = read_object(path)
+    parts = [content.get(name, {}) for name in ("numerics", "packages")]
+    if content and all(isinstance(part, dict) for part in parts):
         return content
     raise UsageError(
         f"--resume {path.parent} must be the folder of a run; there is no sound "

@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import errno
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -41,6 +42,7 @@ class RunFolder:
       name: of the experiment.
       path: the folder. Of several processes only the first keeps its own.
       checkpoints: the folder of the checkpoints, which all processes read.
+      tables: of the page; `table` prints what it adds.
     """
 
     def __init__(self, name: str, path: Path) -> None:
@@ -50,7 +52,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._start = time.perf_counter()
         self._first: dict[str, Mapping[str, Any]] = {}  # files still to be written
-        self._tables: list[dict[str, Any]] = []
+        self.tables: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
 
     @classmethod
@@ -68,8 +70,8 @@ class RunFolder:
 
         Raises:
           UsageError: if the folder cannot be written or resumed, or holds something
-            and is not to be resumed; if there are not as many devices; if the
-            processes of the run differ.
+            and is not to be resumed; if another process is writing to it; if there
+            are not as many devices; if the processes of the run differ.
           Damaged: if none of the checkpoints to resume from can be read.
         """
         flags = _plain(dataclasses.asdict(config) | dict(resolved or {}))
@@ -91,10 +93,13 @@ class RunFolder:
         else:
             path = make_folder(config.out, Path("runs") / name, f"-seed{config.seed}")
         folder = cls(name, path)
+        lock(path)
         folder.checkpoints = (earlier or path) / "checkpoints"
         folder._first = {"config.json": flags, "env.json": found}
         if earlier is None:
             folder.continue_from([])
+        if "min" in (time := console.TIMES.get(name, "")):
+            console.say(f"without flags this takes about {time} on two cores\n")
         return folder
 
     def continue_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -140,7 +145,7 @@ class RunFolder:
           num_texts: how many columns, from the left, hold words; the others, numbers.
         """
         console.table(columns, rows, title)
-        self._tables.append(
+        self.tables.append(
             {"title": title, "columns": columns, "rows": rows, "num_texts": num_texts}
         )
 
@@ -158,9 +163,12 @@ class RunFolder:
             differs from run to run.
           **given: size, title, and what else `plots.figure` takes.
         """
-        with plots.figure(self.path / file, *panels, **given) as axes:
+        path = self.path / file
+        with plots.figure(path, *panels, **given) as axes:
             yield axes
-        self._figures.append({"file": file, "caption": caption, "alt": alt})
+        stacked = plots.narrow(path)
+        kept = {"narrow": stacked.name} if stacked.exists() else {}
+        self._figures.append({"file": file, "caption": caption, "alt": alt} | kept)
 
     def seconds(self) -> float:
         """Return the seconds since the folder was made."""
@@ -175,7 +183,7 @@ class RunFolder:
         """
         self._write_json(
             "record.json",
-            {"headline": headline, "tables": self._tables, "figures": self._figures},
+            {"headline": headline, "tables": self.tables, "figures": self._figures},
         )
         # Last, since a run that has a summary is finished.
         self._write_json("summary.json", {"experiment": self.name, **summary})
@@ -187,6 +195,26 @@ class RunFolder:
         text = json.dumps(_plain(content), indent=2, allow_nan=False)
         with writable(self.path), atomic.writing(self.path / name) as part:
             part.write_text(text + "\n")
+
+
+_locked: list[int] = []  # the descriptor of the folder that this process writes to
+
+
+def lock(path: Path) -> None:
+    """Keep other processes from writing to a folder, until this one ends.
+
+    Raises:
+      UsageError: if another process does.
+    """
+    while _locked:  # of an earlier run
+        os.close(_locked.pop())
+    _locked.append(os.open(path, os.O_RDONLY))
+    try:
+        fcntl.flock(_locked[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"--resume {path}: another process trains there") from error
+    except OSError:  # a file system without locks
+        pass
 
 
 def make_folder(out: Path | None, parent: Path, suffix: str = "") -> Path:

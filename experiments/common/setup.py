@@ -5,6 +5,7 @@ Call these before anything is computed.
 
 import os
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -21,23 +22,47 @@ DRAWS = (
 NOT_NUMBERS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
-def check_platform() -> None:
-    """Raise UsageError if there is no device of the platform that was asked for."""
+def set_platform(asked: str | None) -> None:
+    """Let JAX look for every device, or for the CPU alone if `asked` is cpu.
+
+    Its own name for GPUs asks for those of all makers, and fails if one is missing.
+    """
+    if asked is not None:
+        jax.config.update("jax_platforms", "cpu" if asked == "cpu" else "")
+
+
+def check_platform(asked: str | None) -> None:
+    """Raise UsageError if JAX does not compute on the platform that was asked for."""
     try:
-        jax.devices()
+        found = jax.default_backend()
+        reason = f"JAX finds {found}"
     except (RuntimeError, AssertionError) as error:  # the latter for cuda
-        asked = jax.config.values["jax_platforms"]
+        found = None
         reason = str(error).partition("\n")[0].partition(" (")[0] or "not installed"
-        raise UsageError(
-            f"--platform {asked}: no such device here ({reason}); try cpu"
-        ) from error
+    if found is None or asked not in (None, found):
+        asked = asked or jax.config.values["jax_platforms"]
+        raise UsageError(f"--platform {asked}: no such device here ({reason}); try cpu")
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """Compute on the CPU, which JAX has beside a GPU or TPU, within a `with`.
+
+    Raises:
+      UsageError: if JAX_PLATFORMS leaves it out.
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError as error:
+        asked = jax.config.values["jax_platforms"]
+        raise UsageError(f"JAX_PLATFORMS must name cpu too, got {asked}") from error
 
 
 def check_settings() -> None:
     """Compute in float32, and refuse settings with which no command works.
 
     Raises:
-      UsageError: if JAX does not compile, promotes no dtypes, or has other keys.
+      UsageError: if JAX does not compile, promotes no dtypes, transfers nothing, or
+        has other keys.
     """
     if jax.config.values["jax_enable_x64"]:
         jax.config.update("jax_enable_x64", False)
@@ -53,6 +78,13 @@ def check_settings() -> None:
             "JAX_DEFAULT_PRNG_IMPL must be threefry2x32, with which a seed draws the "
             f"same alone and among others, got {kind}"
         )
+    for way in ("host_to_device", "device_to_host", "device_to_device"):
+        guard = f"jax_transfer_guard_{way}"
+        if "disallow" in (jax.config.values[guard] or ""):
+            raise UsageError(
+                f"{guard.upper()} must be allow or log: commands print and draw what "
+                f"the device computes, got {jax.config.values[guard]}"
+            )
     promotion = jax.config.values["jax_numpy_dtype_promotion"]
     if getattr(promotion, "value", promotion) == "strict":
         raise UsageError(

@@ -316,21 +316,22 @@ def draw_curves(
     folder: RunFolder,
 ) -> None:
     """Draw loss and accuracy of every variant against the epoch."""
+    histories = {label: result.history for label, result in trained.items()}
+    ends = [of["test_accuracy"][-1].mean() for of in histories.values()]
     with folder.figure(
         "curves.png",
         1,
         2,
         size=(8.5, 3.8),
-        title=f"MLP on Fashion-MNIST ({data.name}), learning rate "
-        f"{config.learning_rate}, mean of {count(config.seeds, 'seed')}",
+        title=f"On {len(data.train_labels):,} images the test accuracies end between "
+        f"{min(ends):.3f} and {max(ends):.3f}",
         caption="What dropout costs in training, and what it does to the gap between "
-        "training and test.",
+        f"training and test; mean of {count(config.seeds, 'seed')}.",
         alt="Two line charts against the epoch, one colour for the network with and "
         "one for the network without dropout: on the left the training loss on a "
         "logarithmic scale, on the right training accuracy, dotted, and test accuracy, "
         "solid. If there are several seeds a band is one standard deviation.",
     ) as panels:
-        histories = {label: result.history for label, result in trained.items()}
         plots.training_curves(panels, histories)
 
 

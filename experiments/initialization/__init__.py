@@ -23,7 +23,7 @@ from jax import numpy as jnp
 from ch4jax.data import fashion_mnist
 from ch4jax.initialization import product_log_norms, sigmoid_gradient
 from experiments.common import cli, plots
-from experiments.common.console import say
+from experiments.common.console import count, say
 from experiments.common.run_folder import RunFolder
 from experiments.initialization.networks import (
     INITIALIZERS,
@@ -54,9 +54,8 @@ def run(config: Config) -> None:
     data = fashion_mnist.load("mini")
     folder = RunFolder.create("initialization", config)
     say(
-        f"{config.seeds} networks of each of {len(VARIANTS)} kinds, {config.depth} "
-        f"layers, {config.epochs} epochs; the defaults take about four minutes on two "
-        "cores\n"
+        f"{count(config.seeds, 'network')} of each of {len(VARIANTS)} kinds, "
+        f"{config.depth} layers, {count(config.epochs, 'epoch')}\n"
     )
     setting = Setting(
         data, config.width, config.depth, config.epochs, config.seeds, config, folder
@@ -117,9 +116,10 @@ def show_products(seed: int, folder: RunFolder) -> dict[str, float]:
     with folder.figure(
         "products.png",
         size=(8.5, 3.2),
-        title="Products of random 4 x 4 matrices: mean and deviation of 64 draws",
-        caption="What a hundred layers do to a signal: it explodes or vanishes, unless "
-        "the scale is right.",
+        title="A product of 100 matrices explodes or vanishes unless their scale "
+        "is right",
+        caption="What a hundred layers do to a signal: random 4 x 4 matrices, mean and "
+        "standard deviation of 64 draws.",
         alt="Line chart of the decimal logarithm of the norm of a product of random "
         "matrices against their number, from 1 to 100, a line with a band for each of "
         "three standard deviations of the entries.",

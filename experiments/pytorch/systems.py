@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import torch
 from jax import numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from torch import Tensor, nn
 
 from ch4jax import initialization, interop, parameters, training
@@ -153,6 +153,17 @@ class System(NamedTuple):
         """Be the metrics function of `ch4jax.training`."""
         outputs = self.ours.predict(params, inputs, key)
         return {"loss": self.ours.row_losses(params, outputs, labels)}
+
+
+def slope(system: System, key: PRNGKeyArray) -> PyTree:
+    """Return loss and gradients on the first batch in training mode, NumPy's."""
+    rows, real, step_key = next(system.batches(system, key))
+    inputs, labels = as_arrays((system.data[0][rows[real]], system.data[1][rows[real]]))
+
+    def loss(params: PyTree) -> Float[Array, ""]:
+        return system.metrics_fn(params, inputs, labels, key=step_key)["loss"].mean()
+
+    return jax.device_get(jax.jit(jax.value_and_grad(loss))(system.start(key)))
 
 
 def sgd(learning_rate: float) -> Pair:

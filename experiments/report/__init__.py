@@ -18,6 +18,7 @@ from ch4jax.data.files import read_object
 from ch4jax.storage import atomic
 from experiments.__main__ import experiments
 from experiments.common import cli
+from experiments.common.console import TIMES
 from experiments.common.errors import UsageError
 from experiments.common.run_folder import make_folder, writable
 from experiments.report.page import Entry, render
@@ -27,7 +28,7 @@ MARK = b'<meta name="generator" content="ch4jax experiments.report">'
 LEFT_OUT = {"aot", "book", "report", "launch"}
 # The longest comes first.
 QUICK = {
-    "initialization": ("--epochs", "2", "--seeds", "1"),
+    "initialization": ("--epochs", "2", "--seeds", "2"),
     "dropout": ("--data", "mini", "--train-size", "1000"),
     "weight_decay": ("--lambdas", "24", "--seeds", "8"),
     "house_prices": ("--seeds", "2"),
@@ -79,6 +80,7 @@ def run(config: Config) -> int:
     if config.runs:
         make = find_runs(config.runs, sentences)
     else:
+        print(f"about {'2 minutes' if config.quick else TIMES['report']} on two cores")
         make = run_all(config, make_folder(None, config.out / "runs"))
     made = {entry.name: entry for entry in make}
     entries = [made[name]._replace(sentence=sentences[name]) for name in sentences]

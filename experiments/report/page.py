@@ -97,7 +97,7 @@ def section(entry: Entry) -> Section:
         record.get("headline", ""),
         record.get("tables", []),
         [
-            f | shown
+            f | shown | {"narrow": "narrow" in f and picture(folder / f["narrow"])}
             for f in record.get("figures", [])
             if (shown := picture(folder / f["file"]))
         ],

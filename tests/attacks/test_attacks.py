@@ -62,10 +62,8 @@ SOUND = {
     "--weight-decay": ("0",),
     "--label-noise": ("0",),
 }
-STEPS = (
-    "resume resume resume resume run_a_command run_a_command damage copy save report"
-)
-STEPS = [*STEPS.split(), "put_into_a_run", "name_no_path", "name_no_number"]
+STEPS = {"resume": 4, "run_a_command": 2, "name_no_path": 2, "name_no_number": 2}
+STEPS |= dict.fromkeys(["damage", "copy", "save", "report", "put_into_a_run"], 1)
 NO_PATH = (
     "hf",
     "/dev/zero",
@@ -211,7 +209,8 @@ class Attacks(RuleBasedStateMachine):
 
     @rule(draw=st.randoms(use_true_random=True))
     def step(self, draw):
-        name = draw.choice(STEPS if self.runs else ["run_a_command"])
+        steps = STEPS if self.runs else {"run_a_command": 1}
+        (name,) = draw.choices([*steps], steps.values())
         note(name)
         getattr(self, name)(draw)
 

@@ -17,7 +17,7 @@ from experiments.common.errors import Failed, UsageError
 from experiments.pytorch import deep_mlp as deep_mlp_systems
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
-from experiments.pytorch import levels, modules, outcomes, twins
+from experiments.pytorch import levels, modules, outcomes, systems, twins
 from experiments.pytorch import weight_decay as weight_decay_systems
 
 LAMBD, RATE = weight_decay_systems.LAMBD, weight_decay_systems.RATE
@@ -252,6 +252,21 @@ def test_the_command_prints_its_verdicts_and_leaves_them(tmp_path, monkeypatch, 
     assert len(record["tables"][0]["rows"]) == len(summary["verdicts"])
     assert [f["file"] for f in record["figures"]] == ["drift.png", "outcomes.png"]
     assert "weight decay, scratch, 18 comparisons, 0 failed" in capsys.readouterr().out
+
+
+def test_on_another_device_than_the_cpu_both_have_the_same_loss_and_gradients(
+    regression, perceptron, tmp_path, monkeypatch
+):
+    course = {"float64": [0.0], "float32": [0.0]}
+    monkeypatch.setattr(levels, "whole_runs", lambda system, key: ([], course))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a rehearsal
+    run_weight_decay(regression, tmp_path, monkeypatch)
+    verdicts = read(tmp_path / "summary.json")["verdicts"]
+    (beside,) = [row for row in verdicts if "beside the CPU's" in row["what"]]
+    assert beside["difference"] == 0
+    loss, grads = systems.slope(perceptron, key())
+    assert np.isfinite(loss)
+    assert all(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
 def test_a_failed_verdict_fails_the_command(regression, tmp_path, monkeypatch):
