@@ -119,8 +119,8 @@ def run(config: Config) -> None:
             if not report.passed:
                 reports[system.name] = report.to_dict()
                 say(f"{system.name}\n{report}")
-            runs, courses[system.name] = levels.whole_runs(system, key)
-            found = [*report.checks, *runs, outcomes.same_start(system, key)]
+            whole, courses[system.name] = levels.whole_runs(system, key)
+            found = [*report.checks, *whole, outcomes.same_start(system, key)]
             if jax.default_backend() != "cpu":
                 with setup.on_cpu():
                     there = systems.slope(system, key)

@@ -193,9 +193,11 @@ def _floats(ours: PyTree, theirs: PyTree) -> dict[str, float]:
     """Return the differences of what is no key and no counter."""
 
     def floats(tree: PyTree) -> dict[str, Any]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        kept = {path_of(keys): x for keys, x in leaves}
-        return {p: x for p, x in kept.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+        return {
+            path_of(keys): x
+            for keys, x in jax.tree.leaves_with_path(tree)
+            if jnp.issubdtype(x.dtype, jnp.floating)
+        }
 
     return differences(floats(ours), floats(theirs))
 

@@ -58,15 +58,10 @@ def optimizers() -> Mapping[str, Pair]:
     def plain(make: Callable[..., Any], **options: float | bool) -> Callable[..., Any]:
         return lambda params: make(params, lr=RATE, **options).step
 
-    def scheduled(params: Iterable[Any]) -> Callable[[], None]:
+    def scheduled(params: Iterable[Any]) -> Callable[[], Any]:
         optimizer = optim.SGD(params, lr=RATE)
         schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-
-        def step() -> None:
-            optimizer.step()
-            schedule.step()
-
-        return step
+        return lambda: (optimizer.step(), schedule.step())
 
     def clipped(params: Iterable[Any]) -> Callable[[], None]:
         params = list(params)

@@ -113,15 +113,10 @@ def differences(ours: PyTree, theirs: PyTree) -> dict[str, float]:
     An array that is smaller than a thousandth of the largest is measured against that:
     the gradient of a bias before BatchNorm is zero but for rounding.
     """
-    pairs = list(
-        zip(
-            jax.tree_util.tree_leaves_with_path(ours),
-            jax.tree.leaves(theirs),
-            strict=True,
-        )
-    )
-    sizes = [float(np.linalg.norm(np.asarray(b, float))) for _, b in pairs]
+    named, others = jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs)
+    sizes = [float(np.linalg.norm(np.asarray(b, float))) for b in others]
     least = 1e-3 * max(sizes, default=0.0)
+    pairs = zip(named, others, strict=True)
     return {path_of(keys): _apart(a, b, least) for (keys, a), b in pairs}
 
 

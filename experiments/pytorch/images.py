@@ -46,15 +46,10 @@ def classifier(
     steps = 10 * -(-len(data[0]) // batch_size)
     cosine = optax.cosine_decay_schedule(learning_rate, steps)
 
-    def torch_cosine(parameters: Iterable[nn.Parameter]) -> Callable[[], None]:
+    def torch_cosine(parameters: Iterable[nn.Parameter]) -> Callable[[], PyTree]:
         optimizer = torch.optim.SGD(parameters, lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-
-        def step() -> None:
-            optimizer.step()
-            schedule.step()
-
-        return step
+        return lambda: (optimizer.step(), schedule.step())
 
     outcome = Outcome(
         "test accuracy",

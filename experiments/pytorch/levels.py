@@ -5,12 +5,10 @@ run by the package's own step, and by its compiled program. The fourth, runs tha
 nothing, is that of `experiments.pytorch.outcomes`.
 """
 
-from collections.abc import Iterator
 from functools import partial
 
 import jax
 import numpy as np
-import torch
 from jax import numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -86,14 +84,21 @@ def whole_run(
         step = jax.jit(
             partial(training.train_step, metrics_fn=system.metrics_fn, optimizer=ours)
         )
+        inputs, labels = as_arrays(system.data)
+        x, y = as_tensors(system.data)
         course, masks = [], []
-        for batch, key_of_run in steps(system, key):
+        for rows, real, key_of_run in system.batches(system, key):
+            batch = training.Batch(inputs[rows], labels[rows], jnp.asarray(real))
             if masks or not course:  # what drops nothing at first never does
                 step_key = jax.random.fold_in(key_of_run, state.step)
                 with parity.recorded() as masks:
                     system.ours.predict(state.params, batch.inputs, step_key)
             module.zero_grad()
-            torch_loss(system, module, batch, masks).backward()
+            with parity.replayed_in_torch(
+                [mask._replace(kept=mask.kept[real]) for mask in masks]
+            ):
+                outputs = module(x[rows[real]])
+            system.theirs.loss(module, outputs, y[rows[real]]).backward()
             torch_step()
             state, _ = step(state, batch, key=key_of_run)
             course.append(parity.difference(state.params, as_tree(module, params)))
@@ -163,27 +168,3 @@ def moved(params: PyTree, seed: int) -> PyTree:
     return jax.tree.map(
         lambda leaf: leaf * (1 + eps * rng.choice([-1.0, 0.0, 1.0], leaf.shape)), params
     )
-
-
-def steps(
-    system: System, key: PRNGKeyArray
-) -> Iterator[tuple[training.Batch, PRNGKeyArray]]:
-    """Yield each batch of a run, as `training.train_step` takes it, with its key."""
-    inputs, labels = as_arrays(system.data)
-    for rows, real, step_key in system.batches(system, key):
-        yield training.Batch(inputs[rows], labels[rows], jnp.asarray(real)), step_key
-
-
-def torch_loss(
-    system: System,
-    module: torch.nn.Module,
-    batch: training.Batch,
-    masks: list[parity.Mask],
-) -> torch.Tensor:
-    """Return PyTorch's loss on the real rows, under our masks."""
-    real = np.asarray(batch.real)
-    rows = (np.asarray(batch.inputs)[real], np.asarray(batch.labels)[real])
-    x, labels = as_tensors(rows)
-    with parity.replayed_in_torch([m._replace(kept=m.kept[real]) for m in masks]):
-        outputs = module(x)
-    return system.theirs.loss(module, outputs, labels)

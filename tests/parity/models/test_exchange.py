@@ -17,10 +17,6 @@ NAMES = (
 )
 
 
-def tensors(inputs):
-    return [torch.tensor(x) for x in inputs]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_equal_and_every_bit_comes_back(name, x64):
     model = importlib.import_module(f"parity.models.{name}")
@@ -40,7 +36,7 @@ def test_outputs_are_equal_and_every_bit_comes_back(name, x64):
         params = from_torch(theirs, ours, **model.OPTIONS)
         outputs = params(*map(jnp.asarray, inputs))
     with torch.no_grad():
-        expected = theirs(*tensors(inputs))
+        expected = theirs(*map(torch.tensor, inputs))
     for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True):
         assert relative_difference(a, b) <= 1e-12
     back = to_torch(params, theirs, **model.OPTIONS)
