@@ -42,6 +42,7 @@ from experiments.common.run_folder import RunFolder
 Row = dict[str, Any]
 DEFAULTS = "v5e:1x1 v5e:2x4 v5e:16x16 v6e:1x1 v5p:1x1x1 h100:1 h100:8"
 COMPILERS = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
+LITTLE_EFFORT = {"exec_time_optimization_effort": -1.0}
 # Bytes of a chip, which XLA refuses to exceed on a TPU; its maker's peak in bfloat16.
 CHIPS = {
     "v5e": (15.75 * 2**30, 197e12),
@@ -224,10 +225,12 @@ def programs(mesh: Mesh, *, every: bool) -> Iterator[Program]:
     yield Program(f"house prices, {settings * k * seeds:,} MLPs", houses)
 
 
-def examine(target: Target, program: Program, effort: float = 0.0) -> Row:
-    """Return what the compiler knows of a program; no `mb` if a chip has too little.
+def examine(
+    target: Target, program: Program, options: dict[str, Any] | None = None
+) -> Row:
+    """Return what the compiler, given its options, knows of a program.
 
-    `effort` is XLA's, to make the program fast: from -1, least, to 1.
+    There is no `mb` if a chip has too little memory.
     """
     memory, peak = CHIPS[target.kind]
     row: Row = {
@@ -243,7 +246,6 @@ def examine(target: Target, program: Program, effort: float = 0.0) -> Row:
     }
     say(f"compiling for {row['label']}")
     try:
-        options = {"exec_time_optimization_effort": effort} if effort else None
         compiled = program.lower().compile(options)
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -335,7 +337,7 @@ def largest_population(target: Target) -> Iterator[Row]:
     """
     low, high, most, number = 0, math.inf, 0, 1024
     while high - low > low // 8 + 1:
-        row = examine(target, dropout_program(target.mesh, number), effort=-1.0)
+        row = examine(target, dropout_program(target.mesh, number), LITTLE_EFFORT)
         yield row
         if row["mb"] is None:
             high = number

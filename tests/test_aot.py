@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from ch4jax import training
+from ch4jax.training import sharding
 from experiments import aot
 from experiments.common.errors import UsageError
 
@@ -54,6 +55,23 @@ def test_a_target_that_cannot_be_compiled_for_is_one_line(target, message, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=message):
         aot.Config(targets=(target,))
+
+
+def test_the_largest_population_leaves_a_twentieth_and_an_eighth_more_is_refused(
+    monkeypatch,
+):
+    def examine(target, program, options):
+        mb = 3.1 * program.members
+        fits = {"mb": mb if mb <= 17_000 else None}
+        return {"members": program.members, "memory_mb": 17_000} | fits
+
+    monkeypatch.setattr(aot, "examine", examine)
+    chip = aot.Target("v5e:1x1", "v5e", sharding.make_mesh(1))
+    rows = list(aot.largest_population(chip))
+    low = max(row["members"] for row in rows if row["mb"])
+    high = min(row["members"] for row in rows if not row["mb"])
+    assert 0.94 * 17_000 < 3.1 * low < 0.95 * 17_000
+    assert high - low <= low // 8 + 1
 
 
 def softmax(params, x, labels, *, key):
