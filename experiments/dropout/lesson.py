@@ -71,7 +71,7 @@ def show(
         ],
         title=f"{share}: mean of {RUNS} runs ± standard deviation",
     )
-    draw(curves, share, folder)
+    draw(curves, label_noise, folder)
     gain = mean_interval(last["test_accuracy"][-1] - last["test_accuracy"][0])
     return {
         "rows": rows,
@@ -99,19 +99,21 @@ def closing(gain: Interval, label_noise: float) -> str:
     )
 
 
-def draw(curves: Curves, share: str, folder: RunFolder) -> None:
+def draw(curves: Curves, label_noise: float, folder: RunFolder) -> None:
     """Draw training accuracy and test loss against the epoch."""
     # Orange learns by heart; the more dropout, the cooler.
     colours = [plots.COLOURS[i] for i in (1, 0, 2)]
+    labels = "wrong labels" if label_noise else "its labels"
     with folder.figure(
         "lesson.png",
         1,
         2,
         size=(8.5, 3.6),
-        title="Without dropout, the network learns wrong labels by heart "
+        title=f"Without dropout, the network learns {labels} by heart "
         "and gets worse on new images",
-        caption=f"With {share}: what the network makes of its own labels, and of new "
-        f"images; mean of {RUNS} runs and one standard deviation.",
+        caption=f"With {label_noise:.0%} of the labels drawn again: what the network "
+        f"makes of its own labels, and of new images; mean of {RUNS} runs and one "
+        "standard deviation.",
         alt="Two line charts against the epoch, a colour for each pair of dropout "
         "rates: on the left the accuracy on the training images, on the right the loss "
         "on the test images, each with a band of one standard deviation over the runs.",
