@@ -176,7 +176,13 @@ FAULTS = [
     (15, "holds if ReLU or", "(?!holds$|.*ReLU)", {(depth, "he_normal"): half_of_he}),
     (16, HOLDS, "holds if no dropout: alike", {(symmetry, "RATES"): (0.0, 0.0)}),
     (16, HOLDS, "holds if dropout: apart", {(symmetry, "START"): xavier_normal}),
-    (17, f"(?!{FAILS})", FAILS, {(optax, "scale_by_adam"): optax.identity}),
+    (
+        *(17, f"(?!{FAILS})", FAILS),
+        {
+            (optax, "scale_by_adam"): optax.identity,
+            (houses, "_house_error"): lambda *_: 1.0,
+        },
+    ),
     (18, HOLDS, f"{FAILS}|{OPEN}", {(house_prices, "squared_log_error"): in_dollars}),
     (19, HOLDS, FAILS, {(houses, "_fit"): leaking}),
     (
