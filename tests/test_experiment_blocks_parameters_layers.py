@@ -23,14 +23,14 @@ chimera, the blocks nested in one another: -0.
 nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1))): shape (2, 1)
 parameters of its last layer: {'kernel': Array(
 params/layers_2/bias: [-0.0
-│ params/layers_0/kernel │ (4, 8) │
+params/layers_0/kernel  (4, 8)
 RGNet: shape (2, 1)
   (block3): Block(
 Init params/layers_2/kernel (8, 1)
 params/layers_0/bias (8,), of unit 0: 0.0
 params/layers_2/kernel (8, 1), of unit 0: [42. 42. 42. 42. 42. 42. 42. 42.]
 plus 1, and 42 at [0, 0]: [42.
-│ one module listed twice │                     True │
+one module listed twice                      True
 CenteredLayer of 1, 2, 3, 4, 5: [-2. -1.  0.  1.  2.]
 CenteredLayer after nn.Dense(128), of (4, 8): mean
 weight of MyLinear(5, 3): shape (5, 3)
