@@ -136,7 +136,7 @@ def run(config: Config) -> None:
             failed = sum(not check.passed for check in found)
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
             folder.metrics(system=system.name, verdicts=[*map(row, named)])
-    pair.table(verdicts, folder)
+            pair.table(found, folder, system.name)
     say(
         "float32 drifts because training amplifies rounding, step after step; the same "
         "program in float64 stays at rounding, so rounding is all that grows"

@@ -60,9 +60,13 @@ def say(text: str = "") -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    *,
+    num_texts: int = 1,
 ) -> None:
-    """Print a table: the first column is text, the others are numbers."""
+    """Print a table: the first columns, `num_texts` of them, are words."""
     printed = Table(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False
     )
@@ -76,12 +80,12 @@ def table(
             break
     for i, head in enumerate(columns):
         kept = widths[i] if i and cells[i] < 20 else None  # words break at last
-        side = "right" if i else "left"
+        side = "left" if i < num_texts else "right"
         printed.add_column(head, justify=side, width=kept, overflow="fold")
     for row in rows:
         printed.add_row(*row)
     if title:
-        console.print(title, style="bold", markup=False)
+        console.print(f"\n{title}", style="bold", markup=False)
     console.print(printed)
 
 

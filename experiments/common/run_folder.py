@@ -144,7 +144,7 @@ class RunFolder:
           title: stands above.
           num_texts: how many columns, from the left, hold words; the others, numbers.
         """
-        console.table(columns, rows, title)
+        console.table(columns, rows, title, num_texts=num_texts)
         self.tables.append(
             {"title": title, "columns": columns, "rows": rows, "num_texts": num_texts}
         )

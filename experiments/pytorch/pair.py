@@ -44,13 +44,12 @@ def write_template(path: Path) -> None:
         raise UsageError(f"--template {path}: {error.strerror}") from error
 
 
-def table(verdicts: Sequence[tuple[str, Check]], folder: RunFolder) -> None:
-    """Print one line for each check, with the name of what it is of."""
+def table(checks: Sequence[Check], folder: RunFolder, title: str) -> None:
+    """Print one line for each check."""
     folder.table(
-        ["system", "level", "what", "dtype", "verdict", "apart", "at most"],
+        ["level", "what", "dtype", "verdict", "apart", "at most"],
         [
             [
-                system,
                 str(check.level),
                 check.what,
                 check.dtype,
@@ -58,17 +57,17 @@ def table(verdicts: Sequence[tuple[str, Check]], folder: RunFolder) -> None:
                 f"{check.difference:.1e}",
                 f"{check.allowed:.1e}",
             ]
-            for system, check in verdicts
+            for check in checks
         ],
-        title="checks",
-        num_texts=5,
+        title,
+        num_texts=4,
     )
 
 
 def show(pair: dict, folder: RunFolder) -> Report:
     """Compare the two modules; print the checks, and draw depth and drift."""
     report = parity.compare(**pair)
-    table([("pair", check) for check in report.checks], folder)
+    table(report.checks, folder, "checks")
     with folder.figure(
         "pair.png",
         1,
