@@ -102,8 +102,8 @@ def run(config: Config) -> None:
         fits = max((row["members"] for row in search.result() if row["mb"]), default=1)
         largest = [dropout_program(target.mesh, fits) for target in alike]
         rows = [*examined, *search.result(), *pool.map(examine, alike, largest)]
-    columns = ["", "MB a chip", "MFLOP a step", "by hand", "products", "collectives"]
-    columns += ["bytes", "at least (us)"]
+    columns = ["", "MB a chip", "GFLOP a step (by hand)", "products", "collectives"]
+    columns += ["at least (us)"]
     for target in targets:
         chips = f"{target.mesh.size} of {CHIPS[target.kind][0] / 1e6:,.0f} MB"
         cells = [cells_of(row) for row in rows if row["target"] == target.name]
@@ -351,17 +351,16 @@ def largest_population(target: Target) -> Iterator[Row]:
 def cells_of(row: Row) -> list[str]:
     """Return a row of the table."""
     if row["mb"] is None:
-        return [row["program"], "does not fit", *"------"]
+        return [row["program"], "refused", *"----"]
     by_hand, bound = row["flops_by_hand"], row["bound_microseconds"]
+    sums = f"{row['collectives']} of {row['collective_bytes'] / 1e6:.1f} MB"
     return [
         row["program"],
-        f"{row['mb']:,.1f}",
-        f"{row['flops'] / 1e6:,.0f}",
-        f"{by_hand / 1e6:,.0f}" if by_hand else "-",
+        f"{row['mb']:,.0f}",
+        f"{row['flops'] / 1e9:,.4g}" + (f" ({by_hand / 1e9:,.4g})" if by_hand else ""),
         ", ".join(f"{n} {name}" for name, n in row["precision"].items()),
-        str(row["collectives"]),
-        f"{row['collective_bytes']:,}",
-        f"{bound:.1f}" if bound else "-",
+        sums if row["collectives"] else "none",
+        f"{bound:,.1f}" if bound else "-",
     ]
 
 
