@@ -4,7 +4,7 @@ Given a file with two modules of your own, it compares those (`--template pair.p
 writes one to start from).
 
 Each system goes through four levels: (1) the same parameters and rows give the same
-outputs, loss and gradients; (2) one step of each optimiser; (3) a whole run with the
+outputs, loss and gradients; (2) three steps of each optimiser; (3) a whole run with the
 same parameters, batches and masks; (4) independent runs end alike, by an equivalence
 test. On a GPU or TPU, PyTorch stays on the CPU, and our loss and gradients are compared
 with those that JAX has there too. It needs PyTorch: `pip install "ch4jax[torch]"`.
@@ -86,15 +86,13 @@ def run(config: Config) -> None:
         )
         return
     if config.pair:
-        found = pair.read(config.pair)
+        given = pair.read(config.pair)
         folder = RunFolder.create("compare", config)
-        report = pair.show(found, folder)
-        equal = f"{config.pair} is equal on {len(report.checks)} checks."
-        folder.finish(
-            report.to_dict(), headline=equal if report.passed else report.first
-        )
+        report = pair.show(given, folder)
+        found = pair.sentence(report)
+        folder.finish(report.to_dict(), headline=found)
         if not report.passed:
-            raise Failed(report.first or "the modules are not equal")
+            raise Failed(found)
         return
     folder = RunFolder.create("compare", config)
     device = jax.devices()[0].device_kind

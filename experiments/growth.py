@@ -107,12 +107,12 @@ def run(config: Config) -> None:
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
     draw(points, base, warning, folder)
-    crossed = {} if cpu else beside_the_cpu(config, folder)
+    crossed, spread = ({}, False) if cpu else beside_the_cpu(config, folder)
     summary = {
         "base": {name.replace("_", " "): size for name, size in base._asdict().items()},
         "points": [p._asdict() for p in points],
         "faster_than_cpu_from": crossed,
-        "quiet": not disturbed,
+        "quiet": not (disturbed or spread),
         "seconds": folder.seconds(),
     }
     folder.finish(
@@ -133,8 +133,14 @@ def settings_of(
     }
 
 
-def beside_the_cpu(config: Config, folder: RunFolder) -> dict[str, int | None]:
-    """Time the CPU's sizes on this device and on the CPU; return their `crossovers`."""
+def beside_the_cpu(
+    config: Config, folder: RunFolder
+) -> tuple[dict[str, int | None], bool]:
+    """Time the CPU's sizes on this device and on the CPU.
+
+    Returns:
+      Their `crossovers`, and whether they must not be quoted.
+    """
     settings = settings_of(BASE, AXES, config.quick)
     here, disturbed = measure(settings, config.rounds)
     with setup.on_cpu():
@@ -144,9 +150,10 @@ def beside_the_cpu(config: Config, folder: RunFolder) -> dict[str, int | None]:
         [a.axis, f"{a.size:,}", f"{a.seconds:.4f}", f"{b.seconds:.4f}"]
         for a, b in zip(here, there, strict=True)
     ]
-    warning = f" ({timing.NOT_QUIET})" if disturbed or on_cpu else ""
+    spread = bool(disturbed or on_cpu)
+    warning = f" ({timing.NOT_QUIET})" if spread else ""
     folder.table(columns, cells, f"the same epoch on two devices{warning}")
-    return crossovers(here, there)
+    return crossovers(here, there), spread
 
 
 def crossovers(here: Sequence[Point], there: Sequence[Point]) -> dict[str, int | None]:

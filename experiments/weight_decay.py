@@ -191,7 +191,7 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
         "each weight beside Adam's step."
     )
     draw_true_weights({config: grids["scratch"], larger: grids.pop(large)}, folder)
-    small = "Decay shrinks the weights, and the test loss to that of weights of zero"
+    small = "The larger lambda, the smaller the weights"
     draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
     rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay"
     draw_grids(config, grids, folder, "adam.png", rescaled)

@@ -221,6 +221,7 @@ def test_a_gpu_of_any_maker_is_found_and_the_cpu_beside_it(settings, monkeypatch
     assert not jax.config.values["jax_platforms"]  # its own gpu fails without AMD's
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     setup.check_platform("gpu")
+    setup.check_platform("cuda")
     with pytest.raises(UsageError, match=r"--platform tpu: .* \(JAX finds gpu\)"):
         setup.check_platform("tpu")
 

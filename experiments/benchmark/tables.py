@@ -100,8 +100,9 @@ def headline(rows: Sequence[Row], warning: str) -> str:
     ranges = []
     for system, group in by_system(rows).items():
         jax = [row["to_pytorch"] for row in group if row["name"].startswith("JAX")]
-        if speeds := [speed for speed in jax if speed is not None]:
-            ranges.append(f"{short(min(speeds))} to {short(max(speeds))} ({system})")
+        if speeds := sorted(speed for speed in jax if speed is not None):
+            ends = dict.fromkeys(map(short, (speeds[0], speeds[-1])))
+            ranges.append(f"{' to '.join(ends)} ({system})")
     if not ranges:
         return "PyTorch was not timed."
     speeds = ", ".join(ranges)

@@ -18,17 +18,17 @@ DRAWS = (
     *("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable"),
     "jax_random_seed_offset",
 )
+# JAX's names for what `--platform` names; none stands for whatever there is. Its own
+# gpu asks for those of all makers, and fails if one is missing.
+PLATFORMS = {"cpu": "cpu", "gpu": "", "tpu": ""}
 # The number of devices is compared by itself.
 NOT_NUMBERS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 def set_platform(asked: str | None) -> None:
-    """Let JAX look for every device, or for the CPU alone if `asked` is cpu.
-
-    Its own name for GPUs asks for those of all makers, and fails if one is missing.
-    """
+    """Let JAX look for the devices that were asked for, with the CPU beside them."""
     if asked is not None:
-        jax.config.update("jax_platforms", "cpu" if asked == "cpu" else "")
+        jax.config.update("jax_platforms", PLATFORMS.get(asked, f"{asked},cpu"))
 
 
 def check_platform(asked: str | None) -> None:
@@ -39,7 +39,9 @@ def check_platform(asked: str | None) -> None:
     except (RuntimeError, AssertionError) as error:  # the latter for cuda
         found = None
         reason = str(error).partition("\n")[0].partition(" (")[0] or "not installed"
-    if found is None or asked not in (None, found):
+    # A maker's name, such as cuda, may stand for a GPU, but not for the CPU.
+    fits = asked in (None, found) or (asked not in PLATFORMS and found != "cpu")
+    if found is None or not fits:
         asked = asked or jax.config.values["jax_platforms"]
         raise UsageError(f"--platform {asked}: no such device here ({reason}); try cpu")
 

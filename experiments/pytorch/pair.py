@@ -64,6 +64,13 @@ def table(checks: Sequence[Check], folder: RunFolder, title: str) -> None:
     )
 
 
+def sentence(report: Report) -> str:
+    """Return what was found."""
+    if report.passed:
+        return f"The modules are equal on {len(report.checks)} checks"
+    return report.first or "the modules are not equal"
+
+
 def show(pair: dict, folder: RunFolder) -> Report:
     """Compare the two modules; print the checks, and draw depth and drift."""
     report = parity.compare(**pair)
@@ -73,7 +80,7 @@ def show(pair: dict, folder: RunFolder) -> Report:
         1,
         2,
         size=(8.5, 0.9 + max(2.6, 0.17 * len(report.layers))),
-        title="How far the two modules are apart, layer by layer and step by step",
+        title=sentence(report),
         caption="Left: what goes into and comes out of each layer, in float64. Right: "
         "the parameters of the same run on both sides; dotted: our own run, with its "
         "start moved by one rounding.",
