@@ -34,7 +34,9 @@ RATES = ((0.0, 0.0), (0.2, 0.5), (0.5, 0.5), (0.5, 0.8))
 HIDDEN = (128, 128)
 ROWS, VALID_ROWS = 1000, 1000
 BATCH_SIZE = 128
-WAYS = {"halving": (3, 9, 27), "whole grid": (27,)}  # epochs
+# Rungs chosen on seeds 10 to 15: with them, halving found what the whole grid found.
+WAYS = {"halving": (3, 6, 12, 27), "whole grid": (27,)}  # epochs
+KEEP = 2  # one in so many goes on from a rung
 SEEDS = 8
 
 
@@ -193,6 +195,7 @@ def losses(
         advance=advance,
         rungs=rungs,
         slots=population.group_size(params, jax.default_backend()) or 64,
+        keep=KEEP,
     )
 
 

@@ -1,31 +1,34 @@
-"""Seconds to a test accuracy of 88% on Fashion-MNIST, with a perceptron.
+"""Seconds to a test accuracy of 88% and of 90% on Fashion-MNIST, with a perceptron.
 
-A run is everything from drawing the parameters to the test accuracy, with the images in
-memory and the program compiled. The recipe was chosen on 10,000 training images that
-were set aside; here it trains on all of them. Accuracy is a mean over many seeds; the
-time is the median of runs that take turns with the same recipe in PyTorch.
+A run is everything from drawing the parameters to the test accuracy, with the
+standardised images in memory and the program compiled. The recipes were chosen on
+10,000 training images that were set aside; here they train on all of them. Accuracy is
+a mean over many seeds; the time is the median of runs that take turns with the same
+recipe in PyTorch.
 """
 
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import training
 from ch4jax.data import fashion_mnist
+from ch4jax.dropout import init_mlp
 from ch4jax.statistics import mean_interval
-from ch4jax.training import Data
+from ch4jax.training import Data, Metrics
 from experiments.common import cli, one_cycle, roofline, timing
 from experiments.common.console import say
 from experiments.common.errors import UsageError
-from experiments.common.networks import flax_network, metrics_fn
+from experiments.common.one_cycle import Recipe
 from experiments.common.run_folder import RunFolder
 
 
@@ -49,52 +52,73 @@ class Config(cli.Flags):
             raise UsageError(f"--seeds must be at least 2, got {self.seeds}")
 
 
-@jax.jit
-def train(train_data: Data, test_data: Data, *, key: PRNGKeyArray) -> Float[Array, ""]:
+def metrics_fn(
+    params: PyTree, x: Array, labels: Array, *, key: PRNGKeyArray | None
+) -> Metrics:
+    """Return the loss with smoothed labels, and the accuracy, of a GELU perceptron."""
+    *hidden, output = params
+    for layer in hidden:
+        x = jax.nn.gelu(x @ layer["kernel"] + layer["bias"][None])
+    logits = x @ output["kernel"] + output["bias"][None]
+    smooth = optax.smooth_labels(jax.nn.one_hot(labels, 10), one_cycle.SMOOTHING)
+    return {
+        "loss": optax.softmax_cross_entropy(logits, smooth),
+        "accuracy": logits.argmax(axis=1) == labels,
+    }
+
+
+@partial(jax.jit, static_argnames="recipe")
+def train(
+    train_data: Data, test_data: Data, *, recipe: Recipe, key: PRNGKeyArray
+) -> Float[Array, ""]:
     """Return the test accuracy of a run."""
-    network = flax_network((one_cycle.HIDDEN,), (0.0,), None)
     init_key, train_key = jax.random.split(key)
     params, _ = training.fit(
-        network.init(init_key),
+        init_mlp(recipe.sizes, std=None, key=init_key),
         train_data,
-        metrics_fn=metrics_fn(network),
-        optimizer=optax.adam(one_cycle.schedule(len(train_data[1]), jnp.minimum)),
-        epochs=one_cycle.EPOCHS,
-        batch_size=one_cycle.BATCH_SIZE,
+        metrics_fn=metrics_fn,
+        optimizer=optax.adam(recipe.schedule(len(train_data[1]), jnp.minimum)),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
         key=train_key,
     )
-    evaluate = partial(training.evaluate, metrics_fn=metrics_fn(network))
-    return evaluate(params, test_data)["accuracy"]
+    return training.evaluate(params, test_data, metrics_fn=metrics_fn)["accuracy"]
 
 
 def run(config: Config) -> None:
     """Average the accuracies, time the runs, print and write both."""
     data = fashion_mnist.load(config.data)
     folder = RunFolder.create("time_to_accuracy", config)
-    arrays = (
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
-    )
-    say(f"{config.seeds} seeds, then {config.rounds} rounds")
+    rows = one_cycle.standardise(data)
+    arrays = tuple(tuple(map(jnp.asarray, each)) for each in rows)
     key, seeds_key = jax.random.split(jax.random.key(config.seed))
-    program, compile_seconds = timing.compile(train, *arrays, key=key)
-    works: dict[str, Callable[[], Any]] = {"JAX": partial(program, *arrays, key=key)}
     seeds = jax.random.split(seeds_key, config.seeds)
-    accuracies = {"JAX": [float(program(*arrays, key=seed)) for seed in seeds]}
-    if importlib.util.find_spec("torch"):
-        from experiments.pytorch.one_cycle import Runs
+    works: dict[str, Callable[[], Any]] = {}
+    accuracies, compiling = {}, {}
+    for target, recipe in one_cycle.RECIPES.items():
+        say(f"{target}: {config.seeds} seeds")
+        name = f"{target}, JAX"
+        program, compiling[name] = timing.compile(
+            train, *arrays, recipe=recipe, key=key
+        )
+        works[name] = partial(program, *arrays, key=key)
+        accuracies[name] = [float(program(*arrays, key=seed)) for seed in seeds]
+        if importlib.util.find_spec("torch"):
+            from experiments.pytorch.one_cycle import Runs
 
-        # Small products are often faster on one thread.
-        for threads in sorted({1, roofline.threads()}):
-            name = f"PyTorch, threads: {threads}"
-            works[name] = runs = Runs(data, threads)
-            accuracies[name] = runs.accuracies
+            # Small products are often faster on one thread.
+            for threads in sorted({1, roofline.threads()}):
+                name = f"{target}, PyTorch, threads: {threads}"
+                works[name] = runs = Runs(*rows, recipe, threads)
+                accuracies[name] = runs.accuracies
+    say(f"{config.rounds} rounds")
     timings = timing.interleave(works, rounds=config.rounds)
     entries = [
         {
             "name": name,
             "accuracy": mean_interval(np.asarray(accuracies[name])),
             "seeds": len(accuracies[name]),
+            "compile": compiling.get(name),
             **seconds._asdict(),
         }
         for name, seconds in timings.items()
@@ -102,7 +126,21 @@ def run(config: Config) -> None:
     disturbed = timing.disturbances(timings, floors={})
     warning = f" ({timing.NOT_QUIET})" if disturbed else ""
     folder.table(
-        ["", "accuracy", "95%", "seeds", "median (s)", "fastest"],
+        ["recipe", "hidden", "batch", "epochs", "Adam's peak", "GFLOP of products"],
+        [
+            [
+                target,
+                "-".join(map(str, recipe.hidden)),
+                str(recipe.batch_size),
+                str(recipe.epochs),
+                str(recipe.learning_rate),
+                f"{gigaflop(recipe, len(rows[0].labels)):,.0f}",
+            ]
+            for target, recipe in one_cycle.RECIPES.items()
+        ],
+    )
+    folder.table(
+        ["", "accuracy", "95%", "seeds", "median (s)", "fastest", "compiling"],
         [
             [
                 e["name"],
@@ -111,12 +149,12 @@ def run(config: Config) -> None:
                 str(e["seeds"]),
                 f"{e['median']:.2f}",
                 f"{e['fastest']:.2f}",
+                f"{e['compile']:.1f}" if e["compile"] else "",
             ]
             for e in entries
         ],
         title=f"{data.name}, {len(data.train_labels):,} training images{warning}",
     )
-    say(f"compiling, once: {compile_seconds:.1f} s")
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
     reached = [
@@ -129,10 +167,16 @@ def run(config: Config) -> None:
             "runs": entries,
             "threads": roofline.threads(),
             "quiet": not disturbed,
-            "seconds": {"compile": compile_seconds, "total": folder.seconds()},
+            "seconds": {"total": folder.seconds()},
         },
         headline=f"Mean test accuracy: {', '.join(reached)}{warning}.",
     )
+
+
+def gigaflop(recipe: Recipe, num_rows: int) -> float:
+    """Return the operations of a run's matrix products, in 10^9."""
+    kernels = tuple(pairwise(recipe.sizes))
+    return roofline.floating_point_operations(num_rows * recipe.epochs, kernels) / 1e9
 
 
 def main() -> None:

@@ -144,10 +144,11 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
             yield compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
     # A tenth of the rows, so that 64 members do not take a minute.
     few = (images[: num_rows // 10], labels[: num_rows // 10])
-    epoch = partial(population.train_epoch, **given)
     for members in POPULATIONS:
         init_keys, keys = jax.random.split(jax.random.key(0), (2, members))
         states = population.init_states(jax.vmap(network.init)(init_keys), optimizer)
+        group = population.group_size(states.params, jax.default_backend())
+        epoch = partial(population.train_epoch, **given, group=group)
         name, amount = f"JAX, population of {members}", members * len(few[0])
         yield compiled(DROPOUT, name, amount, epoch, states, few, keys=keys)
 

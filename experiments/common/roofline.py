@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -60,9 +60,14 @@ def matrix_products(
     return lambda: products(weights, x)
 
 
-def floating_point_operations(num_rows: int) -> float:
-    """Return the operations of `matrix_products`: a multiplication and an addition."""
-    (first, *others) = (rows * columns for rows, columns in SIZES)
+def floating_point_operations(
+    num_rows: int, sizes: Sequence[tuple[int, int]] = SIZES
+) -> float:
+    """Return the operations of an epoch's products; `sizes` are those of the kernels.
+
+    A multiplication and an addition count as two.
+    """
+    first, *others = (rows * columns for rows, columns in sizes)
     return 2.0 * num_rows * (2 * first + 3 * sum(others))
 
 
