@@ -179,10 +179,5 @@ def gigaflop(recipe: Recipe, num_rows: int) -> float:
     return roofline.floating_point_operations(num_rows * recipe.epochs, kernels) / 1e9
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

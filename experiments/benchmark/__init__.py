@@ -159,8 +159,3 @@ def torch_works(
     if config.quick:
         return found, [{"name": "PyTorch, torch.compile", "reason": "--quick"}]
     return found, []
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

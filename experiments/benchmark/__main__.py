@@ -1,5 +1,6 @@
 """Run `experiments.benchmark` from the command line."""
 
-from experiments.benchmark import main
+from experiments.benchmark import Config, run
+from experiments.common import cli
 
-main()
+cli.main(Config, run)

@@ -74,5 +74,5 @@ def standardise(data: FashionMNIST) -> tuple[Rows, Rows]:
 
 RECIPES = {
     "88%": Recipe((128,), 128, 2, 0.006),
-    "90%": Recipe((256, 256), 256, 8, 0.006),
+    "90%": Recipe((256, 128), 128, 6, 0.003),
 }

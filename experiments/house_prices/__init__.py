@@ -128,8 +128,3 @@ def run(config: Config) -> None:
         headline=f"Log RMSE {score:.4f} ± {error:.4f} over all rows, each predicted "
         "by models that never saw it.",
     )
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

@@ -1,5 +1,6 @@
 """Run `experiments.house_prices` from the command line."""
 
-from experiments.house_prices import main
+from experiments.house_prices import Config, run
+from experiments.common import cli
 
-main()
+cli.main(Config, run)
