@@ -10,20 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import largest_difference, relative_difference
+from support import largest_difference, metrics_fn, relative_difference
 
 from ch4jax import house_prices, storage, training
-from ch4jax.dropout import mlp
 from ch4jax.training import folds, population, sharding
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 SIZES = ((12, 16), (16, 3))
 PARAMETERS = sum((inputs + 1) * outputs for inputs, outputs in SIZES)
 METRICS = 2
-
-
-def metrics_fn(params, x, labels, *, key):
-    return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
 
 
 FIXED = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
