@@ -1,6 +1,5 @@
 """The rule of the verdicts, the list of claims, and a fault that turns each verdict."""
 
-import json
 import re
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import read
 
 from ch4jax import house_prices
 from ch4jax.initialization import he_normal, xavier_normal
@@ -77,7 +77,7 @@ def test_a_claim_that_there_is_not_is_refused(number):
 
 def test_the_summary_has_number_effect_interval_and_verdict(tmp_path, capsys):
     claims.run(claims.Config(numbers=(1, 3), quick=True, out=tmp_path))
-    first, third = json.loads((tmp_path / "summary.json").read_text())["claims"]
+    first, third = read(tmp_path)["claims"]
     assert (first["number"], third["number"]) == (1, 3)
     assert first["low"] < first["effect"] < first["high"]
     assert third["low"] == third["effect"] == third["high"]
@@ -85,7 +85,7 @@ def test_the_summary_has_number_effect_interval_and_verdict(tmp_path, capsys):
     line = re.compile(r" 1\. more features than rows overfit +([\d.]+) \[.*\] +holds\n")
     printed = line.search(capsys.readouterr().out)
     assert float(printed[1]) == pytest.approx(first["effect"] / 0.25, rel=1e-2)
-    (table,) = json.loads((tmp_path / "record.json").read_text())["tables"]
+    (table,) = read(tmp_path, "record")["tables"]
     assert len(table["rows"]) == len(first["conditions"]) + len(third["conditions"])
     assert (tmp_path / first["figure"]).exists()
 

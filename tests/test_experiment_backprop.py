@@ -1,16 +1,15 @@
 """The backpropagation experiment from the flags to the summary."""
 
-import json
-
 import pytest
+from support import result_of
 
 from experiments import backprop
 from experiments.common.errors import UsageError
 
 
 def test_the_run_checks_gradients_and_counts_bytes(tmp_path):
-    backprop.run(backprop.Config(out=tmp_path, hidden=8, batch_size=16, lambd=0.5))
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    config = backprop.Config(out=tmp_path, hidden=8, batch_size=16, lambd=0.5)
+    summary = result_of(backprop, config)
     quantities = summary["quantities"]
     assert list(quantities) == ["x", "w1", "z", "h", "w2", "o", "s", "L", "J"]
     for name in list(quantities)[1:]:

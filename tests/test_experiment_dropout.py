@@ -1,12 +1,12 @@
 """The dropout experiment from the command line to the summary."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from support import one_line, read, result_of, rows
 
 from ch4jax.data import fashion_mnist
 from ch4jax.statistics import Interval
@@ -24,9 +24,7 @@ SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1, lesson=
 FLAX = replace(SMALL, impl="flax", figures=False)
 
 
-def run(config):
-    dropout.run(config)
-    return json.loads((config.out / "summary.json").read_text())
+run = partial(result_of, dropout)
 
 
 def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
@@ -43,11 +41,9 @@ def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):
         assert result["test_accuracy_std"] is not None
         gap = result["train_accuracy"] - result["test_accuracy"]
         assert result["gap"] == pytest.approx(gap, abs=1e-6)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["epoch"] for row in rows] == [1, 2] * 4
-    assert json.loads((tmp_path / "config.json").read_text())["data"] == "mini"
-    record = json.loads((tmp_path / "record.json").read_text())
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2] * 4
+    assert read(tmp_path, "config")["data"] == "mini"
+    record = read(tmp_path, "record")
     assert [f["file"] for f in record["figures"]] == ["curves.png", "predictions.png"]
     assert record["headline"].startswith("Test accuracy: 0.")
     assert len(record["tables"][0]["rows"]) == 4
@@ -135,9 +131,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_metrics(tmp_path)
 )
 def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(UsageError, match=message) as error:
+    with one_line(UsageError, message):
         run(replace(SMALL, out=out, **flags))
-    assert "\n" not in str(error.value)
     assert not out.exists()
 
 

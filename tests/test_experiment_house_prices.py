@@ -1,11 +1,12 @@
 """The recipes of the house prices, from the flags to the summary."""
 
-import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+from support import read, result_of, rows
 
 from ch4jax import house_prices
 from ch4jax.data import hub
@@ -44,9 +45,7 @@ def small(monkeypatch, few):
     monkeypatch.setattr(members, "ARCHITECTURE", tiny)
 
 
-def run(config):
-    experiment.run(config)
-    return json.loads((config.out / "summary.json").read_text())
+run = partial(result_of, experiment)
 
 
 def run_to_the_end(folder, *figures, **flags):
@@ -55,7 +54,7 @@ def run_to_the_end(folder, *figures, **flags):
     assert summary["out_of_fold_log_rmse"] > 0
     assert summary["out_of_fold_log_rmse_standard_error"] > 0
     assert len(summary["worst"]) == 8
-    record = json.loads((folder / "record.json").read_text())
+    record = read(folder, "record")
     assert f"Log RMSE {summary['out_of_fold_log_rmse']:.4f} ± " in record["headline"]
     assert [figure["file"] for figure in record["figures"]] == list(figures)
     submitted = pd.read_csv(folder / "submission.csv")["SalePrice"].to_numpy()
@@ -78,9 +77,9 @@ def test_the_books_recipe_ends_in_a_submission(tmp_path, capsys):
     root_mean = np.sqrt(by_fold.mean())
     # The mean over the seeds is as good as each: the problem has one minimum.
     assert summary["out_of_fold_log_rmse"] == pytest.approx(root_mean, rel=1e-3)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 61))
-    assert np.shape(json.loads(lines[0])["valid_log_rmse"]) == (2, 3)
+    epochs = rows(tmp_path)
+    assert [row["epoch"] for row in epochs] == list(range(1, 61))
+    assert np.shape(epochs[0]["valid_log_rmse"]) == (2, 3)
     submission = pd.read_csv(tmp_path / "submission.csv")
     assert list(submission["Id"]) == list(range(1461, 1491))
     assert (submission["SalePrice"] > 0).all()

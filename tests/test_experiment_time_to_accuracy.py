@@ -1,11 +1,10 @@
 """Time to accuracy: both libraries train the same recipe, with the same schedule."""
 
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from support import result_of
 
 from experiments import time_to_accuracy
 from experiments.common import one_cycle
@@ -34,9 +33,8 @@ def test_both_learn_and_every_seed_counts(few_images, tmp_path, monkeypatch):
     monkeypatch.setattr(one_cycle, "BATCH_SIZE", 30)
     threads = torch.get_num_threads()
     config = time_to_accuracy.Config(data="mini", rounds=2, seeds=3, out=tmp_path)
-    time_to_accuracy.run(config)
+    ours, *theirs = result_of(time_to_accuracy, config)["runs"]
     torch.set_num_threads(threads)
-    ours, *theirs = json.loads((tmp_path / "summary.json").read_text())["runs"]
     assert (ours["name"], ours["seeds"]) == ("JAX", 3)
     assert theirs[0]["name"] == "PyTorch, threads: 1"
     assert theirs[0]["seeds"] >= 3  # one that warms up, and at least one a round

@@ -1,6 +1,5 @@
 """The weight decay experiment from the flags to the summary."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import one_line, read, result_of, rows
 
 from experiments import weight_decay
 from experiments.common import linear_problem
@@ -19,9 +19,7 @@ SMALL = weight_decay.Config(
 )
 
 
-def run(config):
-    weight_decay.run(config)
-    return json.loads((config.out / "summary.json").read_text())
+run = partial(result_of, weight_decay)
 
 
 def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
@@ -40,9 +38,8 @@ def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
     assert small != large
     names = ["scratch", "scratch, true w 0.1", "L2 in Adam", "AdamW"]
     assert list(summary["grids"]) == names
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3] * 6
-    record = json.loads((tmp_path / "record.json").read_text())
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3] * 6
+    record = read(tmp_path, "record")
     files = [figure["file"] for figure in record["figures"]]
     assert files == ["curves.png", "true_weights.png", "sweep.png", "adam.png"]
     first = summary["grids"]["scratch"]["test_loss"][0]
@@ -113,9 +110,8 @@ def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):
     ],
 )
 def test_bad_values_are_refused_in_one_line(flags, message):
-    with pytest.raises(UsageError, match=message) as error:
+    with one_line(UsageError, message):
         replace(SMALL, **flags)
-    assert "\n" not in str(error.value)
 
 
 def test_the_concise_run_starts_from_a_drawn_bias_that_does_not_decay():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from support import one_line
 
 from ch4jax import training
 from ch4jax.blocks import MLP
@@ -68,9 +69,8 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
         where = [i for i, byte in enumerate(content) if chr(byte) not in " \n"]
         flipped[rng.choice(where)] ^= 1 << int(rng.integers(7))
         file.write_bytes(flipped)
-        with pytest.raises(Damaged, match=rf"model: {name} ") as error:
+        with one_line(Damaged, rf"model: {name} "):
             load_exported(tmp_path / "model")
-        assert "\n" not in str(error.value)
         file.write_bytes(content)
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(Damaged, match=r"model.safetensors cannot be read: No such"):

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 from served import FileServer
+from support import one_line
 
 from ch4jax.data import _download, hub
 from ch4jax.errors import DataError, NetworkError
@@ -143,9 +144,8 @@ def test_a_failed_download_leaves_nothing_and_the_next_is_whole(
     with monkeypatch.context() as patched:
         if case == "trickling":
             patched.setattr(_download, "DEADLINE", 0.1)
-        with pytest.raises(error, match=message) as raised:
+        with one_line(error, message):
             hub.download("thing", seconds=1.0)
-    assert "\n" not in str(raised.value)
     assert left_in(cache.parent.parent) == []
     vars(server).update(files={"table.csv": CONTENT}, withheld=0, delay=0, pause=0)
     assert hub.download("thing").read_bytes() == CONTENT
@@ -167,9 +167,8 @@ def test_a_cache_that_cannot_be_written_is_named(offer, cache):
     offer("table.csv", CONTENT)
     cache.parent.mkdir()
     cache.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"table.csv cannot be written: ") as error:
+    with one_line(DataError, r"table.csv cannot be written: "):
         hub.download("thing")
-    assert "\n" not in str(error.value)
 
 
 def zipped(members):
@@ -233,9 +232,8 @@ def test_members_with_absolute_or_climbing_paths_stay_inside(offer, cache, tmp_p
 @pytest.mark.parametrize("content", [b"", b"?" * 999, zipped({"a": CONTENT})[:-30]])
 def test_what_is_no_archive_leaves_no_folder(content, offer, cache):
     place = offer("a.zip", content)
-    with pytest.raises(DataError, match=r"a\.zip is not a sound tar or zip: ") as error:
+    with one_line(DataError, r"a\.zip is not a sound tar or zip: "):
         hub.download_extract("thing")
-    assert "\n" not in str(error.value)
     assert [path.name for path in place.iterdir()] == ["a.zip"]
 
 

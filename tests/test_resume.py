@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from support import read, rows
 
 from ch4jax.errors import DataError
 from experiments import dropout
@@ -37,14 +38,9 @@ def run(config):
     return outcome(config.resume or config.out)
 
 
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def outcome(folder):
     """Return results and metrics of a run, without its times."""
-    results = json.loads((folder / "summary.json").read_text())["results"]
+    results = read(folder)["results"]
     return [
         {name: value for name, value in row.items() if "seconds" not in name}
         for row in results + rows(folder)
