@@ -1,7 +1,9 @@
 """What the tests of several modules use."""
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -36,6 +38,20 @@ def result_of(command, config):
     """Run a command and return its summary."""
     command.run(config)
     return read(config.out)
+
+
+def everything_in(folder) -> dict:
+    """Return the bytes of each file, by path; folders and FIFOs have none."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return a zip of files by name."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return stream.getvalue()
 
 
 def metrics_fn(params, x, labels, *, key):

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from killed_writer import STEPS, state
-from support import metrics_fn, two_classes
+from support import everything_in, metrics_fn, two_classes
 
 from ch4jax import storage, training
 from ch4jax.dropout import init_mlp
@@ -68,10 +68,6 @@ def test_opening_creates_no_folder_and_restoring_from_none_is_an_error(tmp_path)
 
 def names_in(folder):
     return {path.name for path in folder.iterdir()}
-
-
-def everything_in(folder):
-    return {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
 
 
 FOREIGN = (  # none is begun, saved or removed by ch4jax, whatever its name

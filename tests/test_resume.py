@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from support import read, rows
+from support import everything_in, read, rows
 
 from ch4jax.errors import DataError
 from experiments import dropout
@@ -71,11 +71,6 @@ def test_an_interrupted_and_resumed_run_is_the_run_that_never_stopped(
     assert resumed == run(replace(config, out=tmp_path / "straight"))
 
 
-def files(folder):
-    """Return the bytes of every file in `folder`."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def damage(folder):
     """Cut off the ends of the checkpoints of the second network."""
     for manifest in folder.glob("checkpoints/flax-no*/*/manifest.json"):
@@ -119,12 +114,12 @@ def test_a_run_that_cannot_be_resumed_keeps_every_file(few_images, tmp_path):
     for line, change in UNFIT.items():
         unfit = shutil.copytree(config.out, tmp_path / line)
         change(unfit)
-        before = files(unfit)
+        before = everything_in(unfit)
         epochs = 2 if "finished" in line else 3
         again = replace(config, epochs=epochs, out=None, resume=unfit)
         with pytest.raises((UsageError, DataError), match=line):
             dropout.run(again)
-        assert files(unfit) == before
+        assert everything_in(unfit) == before
 
 
 def test_a_finished_run_resumes_to_more_epochs(few_images, tmp_path):
@@ -138,13 +133,13 @@ def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path):
     config = replace(SMALL, resume=tmp_path / "run")
     RunFolder.create("dropout", replace(SMALL, out=config.resume))
     RunFolder.create("dropout", config)
-    before = files(tmp_path)
+    before = everything_in(tmp_path)
     run_folder.lock(tmp_path)  # no longer the run
     other = os.open(config.resume, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(UsageError, match="another process trains there"):
         RunFolder.create("dropout", config)
-    assert files(tmp_path) == before
+    assert everything_in(tmp_path) == before
     os.close(other)
     RunFolder.create("dropout", config)
 

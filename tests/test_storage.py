@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint import StandardCheckpointer
-from support import one_line
+from support import everything_in, one_line
 
 from ch4jax import house_prices, storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
@@ -250,7 +250,7 @@ def test_what_was_not_saved_here_is_never_overwritten(files, tmp_path):
         for file, text in files.items():
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / file).write_text(text or "not ours")
-    before = {file: file.read_bytes() for file in files_of(tmp_path)}
+    before = everything_in(tmp_path)
     for write in (storage.save, partial(export, config={})):
         with pytest.raises(Refused, match="ch4jax did not write it"):
             write(tmp_path / "x", jnp.ones(1))
@@ -259,7 +259,7 @@ def test_what_was_not_saved_here_is_never_overwritten(files, tmp_path):
         for _ in range(2):
             write(tmp_path / "y", jnp.ones(1))
         shutil.rmtree(tmp_path / "y")
-    assert {file: file.read_bytes() for file in files_of(tmp_path)} == before
+    assert everything_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("write", [storage.save, partial(export, config={})])
