@@ -14,6 +14,8 @@ from ch4jax import (
     deep_mlp,
     dropout,
     initialization,
+    recurrent,
+    statistics,
     training,
     weight_decay,
 )
@@ -24,7 +26,8 @@ from ch4jax.house_prices import log_rmse
 from ch4jax.initialization import he_normal, product_log_norms
 from ch4jax.layers import MyLinear
 from ch4jax.parameters import replace
-from ch4jax.training import classification_metrics, folds, population
+from ch4jax.training import classification_metrics, folds, population, sharding
+from ch4jax.weight_decay import l2_adam, l2_sgd, squared_loss
 
 key = partial(jax.random.key, 0)  # a new array each time, for the check of reuse
 SGD = optax.sgd(0.1)
@@ -33,6 +36,9 @@ NO_X, NO_LABELS, WIDE = X[:0], LABELS[:0], jnp.ones((2, 4))
 LAYERS = [{"kernel": jnp.eye(3), "bias": jnp.zeros(3)}] * 2
 NET = deep_mlp.init_params(3, 4, 2, 3, he_normal, key=key())
 TWO = backprop.init_params(3, 4, 3, key=key())
+CUT = TWO._replace(w2=TWO.w2[1:])
+RNN, LINE = recurrent.init_rnn(3, 4, key=key()), weight_decay.init_params(3, key=key())
+ROW, ONE = np.arange(3.0), X[:, :1]
 
 
 def metrics_fn(params, x, labels, *, key):
@@ -104,6 +110,11 @@ def weighted_step(weights):
     return training.train_step(state, batch, **given)
 
 
+def draw(rows, noise):
+    return linear_regression(ONE[:2], 0.0, rows, noise=noise, key=key())
+
+
+decay = partial(weight_decay.train, key=key())
 deal = partial(folds.shuffled_batches, key=key())
 mlp = partial(dropout.mlp, LAYERS, key=None)
 signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.tanh))
@@ -129,11 +140,56 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
         (replace, ({"a": X}, "a", 3.0), r"\(20, 3\) and dtype .*32, got type float"),
         (MyLinear(5, 3).init, (key(), WIDE), r"of width 5, got shape \(2, 4\)"),
         (FixedHiddenMLP().init, (key(), X), "rows of width 20, got 3"),
+        (mlp, (X, (0.5, 0.5)), r"1 hidden layers, got 2: \(0.5, 0.5\)"),
+        (backprop.forward, (TWO, WIDE, LABELS, 0.0), r"\(2, 4\) .* of shape \(3, 4\)"),
+        (backprop.forward, (CUT, X, LABELS, 0.0), r"w1 .*\(3, 4\).*w2 .*\(3, 3\)"),
+        (signal, (WIDE, LABELS[:2]), r"x of shape \(2, 4\).*\(3, 4\)"),
+        (partial(recurrent.init_lstm, key=key()), (3, 0), r"at least 1, got \(3, 0\)"),
+        (recurrent.rnn, (RNN, WIDE[None]), r"of shape \(4, 4\), got \(3, 4\)"),
+        (recurrent.lstm, (RNN, X[None]), r"of shape \(3, 16\), got \(3, 4\)"),
+        (weight_decay.linreg, (LINE, WIDE), r"\(2, 4\) does not fit .* \(3, 1\)"),
+        (squared_loss, (ONE, X[:, 0]), r"got \(20, 1\) and \(20,\)"),
+        (decay, (LINE, (X, X[:, 0]), 3.0), r"got \(5, 1\) and \(5,\)"),
+        (statistics.mean_interval, (ROW[:1],), r"2 runs, all of them finite, got \[0"),
+        (statistics.mean_interval, (ROW[:0],), r"2 runs, all of them finite, got \[\]"),
+        (statistics.mean_interval, (ROW * np.nan,), r"all of them finite, got \[nan"),
+        (statistics.equivalence_p, (ROW, ROW[:1], 1.0), "need at least 2 runs"),
+        (statistics.folds_interval, (ROW[None, :1],), "need at least 2 runs"),
+        (statistics.conformal_radius, (np.ones(8), 0.9), "8 residuals are too few for"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(call, args, message):
     with one_line(ValueError, message):
         call(*args)
+
+
+NO_RATE, NO_SHARE = (-0.1, 1.5, np.nan), (-0.1, 1.0, np.nan)
+NEGATIVE = (-1.0, -1, np.nan, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("call", "values", "line"),
+    [
+        (partial(dropout.dropout_layer, X, key=key()), NO_RATE, r"in \[0, 1\]"),
+        (partial(dropout.mask_and_rescale, X, key=key()), NO_SHARE, r"in \[0, 1\)"),
+        (partial(l2_sgd, 0.1, 0.0), NO_SHARE, r"momentum must be in \[0, 1\)"),
+        (partial(l2_sgd, 0.1), NEGATIVE, "weight_decay must be finite and at least 0"),
+        (partial(l2_adam, 0.1), NEGATIVE, "weight_decay must be finite and at least 0"),
+        (partial(decay, LINE, (X, ONE)), NEGATIVE, "lambd must be .* at least 0"),
+        (initialization.normal, (-0.1, np.nan, np.inf), "std must be at least 0 .*"),
+        (partial(folds.k_fold, 10), (-1, 0, 1, 11), "k must be in 2 to the 10 rows"),
+        (sharding.make_mesh, (0,), "must be positive and a multiple of 1, .*"),
+        (sharding.make_mesh, (9,), "must be at most 1, as many cpu devices as .*"),
+        (partial(draw, noise=0.1), (0, -1), "num_rows must be at least 1"),
+        (lambda noise: draw(3, noise), (-0.1, np.nan), "a standard deviation >= 0"),
+        (partial(statistics.mean_interval, ROW), (95.0, 1.0, 0.0, np.nan), "0 and 1"),
+        (partial(statistics.equivalence_p, ROW, ROW), (-1.0,), "must be positive"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_value(call, values, line):
+    for value in values:
+        with one_line(ValueError, f"{line}, got {value}"):
+            call(value)
 
 
 @pytest.mark.parametrize(

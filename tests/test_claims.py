@@ -23,7 +23,6 @@ from experiments.claims import (
 )
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import linear_problem, memorisation
-from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
 YES, NO, MAYBE = np.array([3.0, 3.1, 2.9]), np.array([0.0, 0.1, 0.2]), np.arange(3.0)
@@ -67,12 +66,6 @@ def test_a_claim_is_a_line_of_at_most_80_columns(effects):
         line = claims.line(finding(*effects)._replace(number=number))
         assert len(line) <= 80
         assert "\n" not in line
-
-
-@pytest.mark.parametrize("number", [0, 22, -1])
-def test_a_claim_that_there_is_not_is_refused(number):
-    with pytest.raises(UsageError, match=rf"claims are 1 to 21, got {number}"):
-        claims.Config(numbers=(number,))
 
 
 def test_the_summary_has_number_effect_interval_and_verdict(tmp_path, capsys):

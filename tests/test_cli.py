@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 from support import one_line, read, rows
 
+from ch4jax.data import fashion_mnist
 from ch4jax.errors import DataError, NetworkError, Refused
 from experiments import __main__, dropout
 from experiments.common import cli, console, plots, setup
@@ -144,6 +145,58 @@ def test_a_number_out_of_range_is_one_line(name):
         got = number[-1] if isinstance(number, tuple) else number
         with pytest.raises(UsageError, match=f"^{flag} must be .*, got {got}$"):
             Numbers(**{name: number})
+
+
+OF_TWO = "dropout --num-processes 2 --coordinator"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("dropout --hidden 8 8 8", "one for each of 3 hidden layers, got 2"),
+        ("dropout --batch-size 6001", "at most the 6,000 training images, got 6001$"),
+        ("dropout --train-size 6001", "--train-size must be 1 to 6,000, .*, got 6001"),
+        ("dropout --resume .", r"no sound config\.json in it"),
+        ("dropout --resume . --out .", "--out must not be given with --resume"),
+        ("dropout --devices 0", "--devices must be at least 1, got 0"),
+        ("dropout --num-processes 0", "--num-processes must be at least 1, got 0"),
+        ("dropout --coordinator a:1", "together, got no --num-processes, --process-id"),
+        ("dropout --process-id 1", "together, got no --coordinator, --num-processes"),
+        (f"{OF_TWO} a --process-id 0", "--coordinator must be HOST:PORT, got a$"),
+        (f"{OF_TWO} a:99999 --process-id 0", "must be HOST:PORT, got a:99999"),
+        (f"{OF_TWO} a:1 --process-id 2", "--process-id must be from 0 to 2 - 1, got 2"),
+        (f"{OF_TWO} a:1 --process-id -1", "--process-id must be from 0 .*, got -1"),
+        (f"{OF_TWO} a:1 --process-id 0 --distributed", "takes the place of --coord"),
+        ("backprop --batch-size 6001", "at most the 6,000 training images, got 6001$"),
+        ("weight_decay --batch-size 21", "at most the 20 training rows, got 21"),
+        ("weight_decay --lambdas 4 --devices 3", "--lambdas must .* of the 3 --dev"),
+        ("house_prices --folds 1", "--folds must be at least 2, got 1"),
+        ("house_prices --folds 1461", "at most the 1,460 rows with prices, got 1461"),
+        ("house_prices --batch-size 1461", "be at most the 1,460 rows"),
+        ("house_prices --repeats 2", "--repeats is for .* best and search, got 2"),
+        ("house_prices --seeds 3 --devices 2", "--seeds must .* of the 2 --dev"),
+        ("house_prices --recipe best --learning-rate 1", "--learning-rate is for .* b"),
+        ("house_prices --recipe search --weight-decay 1", "--weight-decay is for .* b"),
+        ("house_prices --recipe best --batch-size 32", "--batch-size is for .* book"),
+        ("claims 0", "claims are 1 to 21, got 0"),
+        ("claims 1 22", "claims are 1 to 21, got 22"),
+        ("time_to_accuracy --seeds 1", "--seeds must be at least 2, got 1"),
+        ("end_to_end --platform gpu", "--platform must be cpu, .* got gpu"),
+        ("report --runs nowhere", "--runs must be folders, got nowhere"),
+        ("report --runs . --quick", "--quick must not be given with --runs"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_in_one_line_before_anything_is_written(
+    words, line, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CH4JAX_DATA", "of nobody")
+    monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", tmp_path)
+    name, *args = words.split()
+    command = importlib.import_module(f"experiments.{name}")
+    with one_line(UsageError, line):
+        command.run(cli.parse(command.Config, args))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("args", [["--size", "two"], ["--colour", "red"], ["--seed"]])

@@ -6,13 +6,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support import one_line, read, result_of, rows
+from support import read, result_of, rows
 
 from ch4jax.data import fashion_mnist
 from ch4jax.statistics import Interval
 from ch4jax.training import population
 from experiments import dropout
-from experiments.common.errors import Failed, UsageError
+from experiments.common.errors import Failed
 from experiments.common.memorisation import RATES
 from experiments.common.networks import NETWORKS, metrics_fn
 from experiments.common.run_folder import RunFolder
@@ -119,21 +119,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_metrics(tmp_path)
         run(replace(FLAX, out=tmp_path, learning_rate=1e30, epochs=3))
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") >= 1
     assert not (tmp_path / "summary.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"hidden": (8, 8, 8)}, r"one for each of 3 hidden layers, got 2"),
-        ({"batch_size": 301}, r"--batch-size must be at most the 300 training images"),
-        ({"train_size": 6001}, r"--train-size must be 1 to 6,000, .*, got 6001"),
-    ],
-)
-def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
-    out = tmp_path / "run"
-    with one_line(UsageError, message):
-        run(replace(SMALL, out=out, **flags))
-    assert not out.exists()
 
 
 def test_each_version_starts_as_the_books_and_init_overrides_it():

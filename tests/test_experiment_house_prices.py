@@ -15,7 +15,7 @@ from ch4jax.house_prices import models
 from ch4jax.house_prices.models import Architecture
 from ch4jax.training import folds, sharding
 from experiments import house_prices as experiment
-from experiments.common.errors import Failed, UsageError
+from experiments.common.errors import Failed
 from experiments.common.run_folder import RunFolder
 from experiments.house_prices import (
     Config,
@@ -197,25 +197,6 @@ def test_references_are_fitted_inside_each_fold(few):
     for name, predicted in ours.items():
         np.testing.assert_array_equal(predicted[0], theirs[name][0])
         assert (predicted[1] != theirs[name][1]).all()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"folds": 1}, "--folds must be at least 2, got 1"),
-        ({"folds": 91}, "--folds must be at most the 90 rows with prices, got 91"),
-        ({"repeats": 2}, "--repeats is for --recipe best and search, got 2"),
-        ({"seeds": 3, "devices": 2}, "--seeds must be a multiple of the 2 --devices"),
-        ({"batch_size": 91}, "--batch-size must be at most the 90 rows"),
-        ({"recipe": "best", "learning_rate": 1.0}, "--learning-rate is for --recipe b"),
-        ({"recipe": "search", "weight_decay": 1.0}, "--weight-decay is for --recipe b"),
-        ({"recipe": "best", "batch_size": 32}, "--batch-size is for --recipe book"),
-    ],
-)
-def test_bad_values_are_refused_before_anything_is_written(flags, message, tmp_path):
-    with pytest.raises(UsageError, match=rf"{message}.*\Z"):  # one line
-        run(replace(SMALL, out=tmp_path / "run", **flags))
-    assert not (tmp_path / "run").exists()
 
 
 def test_too_few_rows_for_inner_folds_are_refused(tmp_path, few, monkeypatch):

@@ -2,13 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from support import result_of
 
 from experiments import time_to_accuracy
 from experiments.common import one_cycle
-from experiments.common.errors import UsageError
 
 
 def test_the_learning_rate_peaks_after_a_quarter_and_ends_at_zero_in_both():
@@ -22,11 +20,6 @@ def test_the_learning_rate_peaks_after_a_quarter_and_ends_at_zero_in_both():
     assert np.argmax(theirs) == len(steps) // 4
     ends = [theirs[0], max(theirs), theirs[-1]]
     np.testing.assert_allclose(ends, [0.0004, 0.004, 0.0])
-
-
-def test_one_seed_has_no_interval():
-    with pytest.raises(UsageError, match="--seeds must be at least 2, got 1"):
-        time_to_accuracy.Config(seeds=1)
 
 
 def test_both_learn_and_every_seed_counts(few_images, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import one_line, read, result_of, rows
+from support import read, result_of, rows
 
 from experiments import weight_decay
 from experiments.common import linear_problem
-from experiments.common.errors import Failed, UsageError
+from experiments.common.errors import Failed
 from experiments.common.run_folder import RunFolder
 
 SMALL = weight_decay.Config(
@@ -100,18 +100,6 @@ def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):
     with pytest.raises(Failed, match=r"^scratch, lambda 1e\+30: .*(nan|inf); try.*$"):
         run(replace(SMALL, out=tmp_path, lambd=1e30))
     assert not (tmp_path / "summary.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"batch_size": 7}, "--batch-size must be at most the 6 training rows, got 7"),
-        ({"lambdas": 4, "devices": 3}, "--lambdas must be a multiple of the 3 --dev"),
-    ],
-)
-def test_bad_values_are_refused_in_one_line(flags, message):
-    with one_line(UsageError, message):
-        replace(SMALL, **flags)
 
 
 def test_the_concise_run_starts_from_a_drawn_bias_that_does_not_decay():

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import one_line, rows
+from support import rows
 from test_resume import outcome
 
 from experiments import dropout, launch
 from experiments.common import cli, distributed
 from experiments.common.errors import Failed, UsageError
 
-OF_TWO = {"coordinator": "here:1", "num_processes": 2, "process_id": 0}
 EXPERIMENT = (
     "experiments.dropout --data mini --impl flax --no-lesson --hidden 16 8 --std 0.1 "
     "--platform cpu"
@@ -79,25 +78,6 @@ def test_a_signal_reaches_every_process_and_a_second_ends_them(number, run_scrip
     deaf = f"import signal; signal.signal({int(number)}, signal.SIG_IGN); "
     assert run_script(send + sleep, sleep) == 128 + number
     assert run_script(deaf + send * 2 + sleep, deaf + sleep) == 128 + number
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"devices": 0}, "--devices must be at least 1, got 0"),
-        ({"num_processes": 0}, "--num-processes must be at least 1, got 0"),
-        ({"coordinator": "here:1"}, "got no --num-processes, --process-id"),
-        ({"process_id": 1}, "together, got no --coordinator, --num-processes"),
-        (OF_TWO | {"coordinator": "here"}, "--coordinator must be HOST:PORT, got here"),
-        (OF_TWO | {"coordinator": "here:99999"}, "must be HOST:PORT, got here:99999"),
-        (OF_TWO | {"process_id": 2}, "--process-id must be from 0 to 2 - 1, got 2"),
-        (OF_TWO | {"process_id": -1}, "--process-id must be from 0 to 2 - 1, got -1"),
-        ({"distributed": True} | OF_TWO, "--distributed takes the place of --coord"),
-    ],
-)
-def test_flags_of_processes_that_make_no_sense_are_refused(flags, message):
-    with one_line(UsageError, message):
-        dropout.Config(**flags)
 
 
 def test_the_address_of_process_0_is_checked_before_jax_starts():

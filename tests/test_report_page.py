@@ -183,18 +183,6 @@ def test_the_flags_of_a_quick_run_are_flags_of_the_experiment(name):
     assert cli.parse(config_type, report.QUICK[name])
 
 
-@pytest.mark.parametrize(
-    ("args", "line"),
-    [
-        (["--runs", "nowhere"], "--runs must be folders, got nowhere"),
-        (["--runs", ".", "--quick"], "--quick must not be given with --runs"),
-    ],
-)
-def test_a_wrong_flag_is_refused(args, line):
-    with pytest.raises(UsageError, match=line):
-        cli.parse(report.Config, args)
-
-
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path):
     """Let a shell script stand for Python, and two names for the experiments."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 from support import everything_in, read, rows
+from test_experiment_dropout import FLAX
 
 from ch4jax.errors import DataError
 from experiments import dropout
@@ -20,31 +21,20 @@ from experiments.common import resume, run_folder, signals
 from experiments.common.errors import Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
-SMALL = dropout.Config(
-    lesson=False,
-    hidden=(16, 8),
-    epochs=3,
-    batch_size=64,
-    std=0.1,
-    impl="flax",
-    learning_rate=0.1,
-    figures=False,
-)
-
-
-def run(config):
-    """Run to the end; returns metrics and results without their times."""
-    dropout.run(config)
-    return outcome(config.resume or config.out)
+SMALL = replace(FLAX, epochs=3, learning_rate=0.1)
 
 
 def outcome(folder):
     """Return results and metrics of a run, without its times."""
-    results = read(folder)["results"]
     return [
         {name: value for name, value in row.items() if "seconds" not in name}
-        for row in results + rows(folder)
+        for row in read(folder)["results"] + rows(folder)
     ]
+
+
+def run(config):
+    dropout.run(config)
+    return outcome(config.resume or config.out)
 
 
 @pytest.mark.parametrize(
@@ -77,17 +67,9 @@ def damage(folder):
         manifest.write_text(manifest.read_text()[:-3])
 
 
-def no_packages(file):
-    file.write_text('{"packages": []}')
-
-
 def fifo(file):
     file.unlink()
     os.mkfifo(file)
-
-
-def no_object(file):
-    file.write_text("[]")
 
 
 def swap(folder):
@@ -101,9 +83,9 @@ UNFIT = {
     "is finished; --epochs must be above 2": lambda run: None,
     "is not JSON": damage,
     "saved no checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
-    "no sound config.json": lambda run: no_object(run / "config.json"),
+    "no sound config.json": lambda run: (run / "config.json").write_text("[]"),
     "no sound env.json": lambda run: fifo(run / "env.json"),
-    "no sound env.json in": lambda run: no_packages(run / "env.json"),
+    "sound env.json in": lambda run: (run / "env.json").write_text('{"packages": []}'),
     " is of flax, no dropout, not of ": swap,
 }
 
@@ -162,13 +144,6 @@ def test_resuming_with_other_flags_is_refused(change, line, few_images, tmp_path
         run(replace(config, out=None, resume=tmp_path, **change))
     assert line in str(error.value)
     assert (tmp_path / "config.json").read_text() == before
-
-
-def test_a_folder_without_a_run_and_two_folders_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"no sound config\.json in it"):
-        resume.check(tmp_path, {}, {})
-    with pytest.raises(UsageError, match="--out must not be given with --resume"):
-        replace(SMALL, out=tmp_path, resume=tmp_path)
 
 
 def test_other_versions_and_devices_are_warned_of(tmp_path):

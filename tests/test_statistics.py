@@ -37,28 +37,12 @@ def test_equal_values_have_an_interval_of_no_width():
     assert mean_interval(np.full(4, 2.0)) == (2.0, 2.0, 2.0)
 
 
-@pytest.mark.parametrize("values", [[1.0], [1.0, np.nan], []])
-def test_too_few_runs_and_nan_are_refused(values):
-    with pytest.raises(ValueError, match="at least 2 runs, all of them finite, got"):
-        mean_interval(np.array(values))
-
-
-@pytest.mark.parametrize("confidence", [95.0, 1.0, 0.0, np.nan])
-def test_a_confidence_is_a_probability(confidence):
-    with pytest.raises(ValueError, match=f"between 0 and 1, got {confidence}"):
-        mean_interval(np.arange(3.0), confidence)
-
-
 def test_a_mean_in_half_precision_is_not_rounded_to_it():
     values = np.array([60000.0] * 30 + [50000.0], np.float16)
     assert mean_interval(values).estimate == values.astype(float).mean()
 
 
-def test_equivalence_of_what_cannot_be_compared_is_no_number():
-    a, one = np.arange(3.0), np.ones(1)
-    for b, margin, message in ((one, 1.0, "2 runs"), (a, -1.0, "positive, got -1.0")):
-        with pytest.raises(ValueError, match=message):
-            equivalence_p(a, b, margin)
+def test_equal_values_are_equivalent_or_not_for_certain():
     same, apart = np.full(3, 2.0), np.full(3, 7.0)
     assert [equivalence_p(same, b, 0.1) for b in (same, apart)] == [0, 1]
 
@@ -83,8 +67,6 @@ def test_folds_that_share_rows_count_as_fewer_runs_than_they_are():
     half = scipy.stats.t.ppf(0.975, 49) * np.sqrt(shared)
     mean = values.mean()
     np.testing.assert_allclose(folds_interval(values), (mean, mean - half, mean + half))
-    with pytest.raises(ValueError, match="need at least 2 runs"):
-        folds_interval(values[:1, :1])
 
 
 def test_a_conformal_interval_covers_a_new_value_at_least_as_often_as_it_says():
@@ -94,8 +76,3 @@ def test_a_conformal_interval_covers_a_new_value_at_least_as_often_as_it_says():
         covered += abs(new) <= conformal_radius(np.array(residuals), 0.9)
     five_sigma = 5 * np.sqrt(4000 * 0.9 * 0.1)
     assert abs(covered - 4000 * 0.9) <= five_sigma  # 18 of 20 exactly
-
-
-def test_a_coverage_that_the_residuals_cannot_give_is_refused():
-    with pytest.raises(ValueError, match="8 residuals are too few for a coverage of"):
-        conformal_radius(np.ones(8), 0.9)

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ch4jax.data.synthetic import linear_regression
 
@@ -24,14 +23,3 @@ def test_features_are_standard_normal_and_the_noise_is_independent_of_them():
     table = np.concatenate([x, y], axis=1)
     # Correlations of independent columns have standard error 1 / sqrt(n).
     assert abs(np.cov(table.T) - np.eye(4)).max() <= 5 * np.sqrt(2 / n)
-
-
-@pytest.mark.parametrize(
-    ("rows", "noise"), [(0, 0.1), (-1, 0.1), (3, -0.1), (3, np.nan)]
-)
-def test_bad_sizes_and_noises_are_refused_by_their_value(rows, noise):
-    value = rows if rows < 1 else noise
-    with pytest.raises(ValueError, match=f"got {value}"):
-        linear_regression(
-            jnp.ones((2, 1)), 0.0, rows, noise=noise, key=jax.random.key(0)
-        )

@@ -175,34 +175,3 @@ def test_one_program_serves_every_lambda_and_learning_rate():
     for lambd, rate in ((3.0, 0.001), (10.0, 0.01)):
         train(params, data, lambd, learning_rate=rate, epochs=2, key=key)
     assert weight_decay._train._cache_size() == programs
-
-
-# bad input
-
-
-@pytest.mark.parametrize("value", [-1.0, -1, float("nan"), float("inf")])
-def test_a_coefficient_that_is_no_finite_number_from_0_is_refused(value):
-    data, params, key = problem(inputs=3)
-    with pytest.raises(
-        ValueError, match=f"lambd must be finite and at least 0, got {value}"
-    ):
-        train(params, data, value, key=key)
-    for make in (l2_sgd, l2_adam):
-        with pytest.raises(ValueError, match=f"weight_decay must be .*, got {value}"):
-            make(0.1, value)
-
-
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
-def test_a_momentum_outside_0_to_1_is_refused(momentum):
-    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got"):
-        l2_sgd(0.1, 0.0, momentum)
-
-
-def test_shapes_that_do_not_fit_are_named():
-    (x, y), params, key = problem(inputs=3)
-    with pytest.raises(ValueError, match=r"\(20, 2\) does not fit .* \(3, 1\)"):
-        linreg(params, x[:, :2])
-    with pytest.raises(ValueError, match=r"got \(20, 1\) and \(20,\)"):
-        squared_loss(linreg(params, x), y[:, 0])
-    with pytest.raises(ValueError, match=r"got \(5, 1\) and \(5,\)"):
-        train(params, (x, y[:, 0]), 3.0, key=key)
