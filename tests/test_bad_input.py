@@ -144,6 +144,7 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
         (backprop.forward, (TWO, WIDE, LABELS, 0.0), r"\(2, 4\) .* of shape \(3, 4\)"),
         (backprop.forward, (CUT, X, LABELS, 0.0), r"w1 .*\(3, 4\).*w2 .*\(3, 3\)"),
         (signal, (WIDE, LABELS[:2]), r"x of shape \(2, 4\).*\(3, 4\)"),
+        (partial(dropout.init_mlp, std=-1.0, key=key()), ((3, 4),), "std .*, got -1.0"),
         (partial(recurrent.init_lstm, key=key()), (3, 0), r"at least 1, got \(3, 0\)"),
         (recurrent.rnn, (RNN, WIDE[None]), r"of shape \(4, 4\), got \(3, 4\)"),
         (recurrent.lstm, (RNN, X[None]), r"of shape \(3, 16\), got \(3, 4\)"),
