@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +41,16 @@ def result_of(command, config):
     """Run a command and return its summary."""
     command.run(config)
     return read(config.out)
+
+
+def command(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "no", **environment},
+    )
 
 
 def everything_in(folder) -> dict:

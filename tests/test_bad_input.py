@@ -14,6 +14,7 @@ from ch4jax import (
     deep_mlp,
     dropout,
     initialization,
+    parameters,
     recurrent,
     statistics,
     training,
@@ -27,7 +28,7 @@ from ch4jax.initialization import he_normal, product_log_norms
 from ch4jax.layers import MyLinear
 from ch4jax.parameters import replace
 from ch4jax.training import classification_metrics, folds, population, sharding
-from ch4jax.weight_decay import l2_adam, l2_sgd, squared_loss
+from ch4jax.weight_decay import kernel_mask, l2_adam, l2_sgd, squared_loss
 
 key = partial(jax.random.key, 0)  # a new array each time, for the check of reuse
 SGD = optax.sgd(0.1)
@@ -38,6 +39,7 @@ NET = deep_mlp.init_params(3, 4, 2, 3, he_normal, key=key())
 TWO = backprop.init_params(3, 4, 3, key=key())
 CUT = TWO._replace(w2=TWO.w2[1:])
 RNN, LINE = recurrent.init_rnn(3, 4, key=key()), weight_decay.init_params(3, key=key())
+TREE = {"a": {"kernel": WIDE, "b": WIDE, "bias": X[0]}}
 ROW, ONE = np.arange(3.0), X[:, :1]
 
 
@@ -115,6 +117,7 @@ def draw(rows, noise):
 
 
 decay = partial(weight_decay.train, key=key())
+reinitialize = partial(parameters.reinitialize, key=key())
 deal = partial(folds.shuffled_batches, key=key())
 mlp = partial(dropout.mlp, LAYERS, key=None)
 signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.tanh))
@@ -137,7 +140,21 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
         (log_rmse, (X[0], X[:, :1]), r"one shape, got \(3,\) and \(20, 1\)"),
         (log_rmse, (NO_LABELS, NO_LABELS), "rows, and some"),
         (backprop.directional_difference, (jnp.sum, X, WIDE, 0.1), "have one shape"),
-        (replace, ({"a": X}, "a", 3.0), r"\(20, 3\) and dtype .*32, got type float"),
+        (replace, (TREE, "a/b", 3.0), r"\(2, 4\) and dtype float32, got type float"),
+        (replace, (TREE, "a/b", WIDE.T), r"a/b .*\(2, 4\) .*, got shape \(4, 2\) and"),
+        (replace, (TREE, "a/b", np.ones((2, 4))), "float32, got .* and dtype float64"),
+        (replace, (TREE, "b", WIDE), "no parameter b; closest: a/b"),
+        (parameters.get, (TREE, "a/bb"), "no parameter a/bb; closest: a/b, a/bias, a/"),
+        (parameters.get, ({}, "a/b"), "no parameter a/b; closest: '$"),
+        (parameters.flatten, (TREE | {"a/b": WIDE},), "two leaves have the path a/b"),
+        (reinitialize, (TREE, {"c/*": he_normal}), r"c/\* matches no parameter; close"),
+        (parameters.freeze, (SGD, TREE, ["c/*"]), r"c/\* matches no parameter; close"),
+        (kernel_mask, (TREE,), r"would leave out \['a'\]\['b'\]: expected"),
+        (kernel_mask, (WIDE,), "would leave out the tree: expected"),
+        (l2_sgd(0.1, 3.0).init, (TREE,), r"would leave out \['a'\]\['b'\]: expected"),
+        (l2_adam(0.1, 3.0).init, (TREE,), r"would leave out \['a'\]\['b'\]: expected"),
+        (l2_sgd(0.1, 3.0).init, ({},), "would decay nothing"),
+        (l2_adam(0.1, 3.0).init, ({},), "would decay nothing"),
         (MyLinear(5, 3).init, (key(), WIDE), r"of width 5, got shape \(2, 4\)"),
         (FixedHiddenMLP().init, (key(), X), "rows of width 20, got 3"),
         (mlp, (X, (0.5, 0.5)), r"1 hidden layers, got 2: \(0.5, 0.5\)"),
@@ -160,7 +177,7 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(call, args, message):
-    with one_line(ValueError, message):
+    with one_line((ValueError, KeyError), message):
         call(*args)
 
 

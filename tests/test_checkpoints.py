@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from killed_writer import STEPS, state
-from support import everything_in, metrics_fn, two_classes
+from support import command, everything_in, metrics_fn, two_classes
 
 from ch4jax import storage, training
 from ch4jax.dropout import init_mlp
@@ -128,8 +128,8 @@ def test_a_reader_neither_harms_a_writer_nor_sees_half_a_step(tmp_path):
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join([str(WRITER.parent), *sys.path])
-    command, seen = [sys.executable, "-c", code, tmp_path], set()
-    with subprocess.Popen(command, env=environment) as writer:
+    words, seen = [sys.executable, "-c", code, tmp_path], set()
+    with subprocess.Popen(words, env=environment) as writer:
         while writer.poll() is None:
             if storage.Checkpoints(tmp_path).steps():
                 step, restored = storage.Checkpoints(tmp_path).restore()
@@ -231,9 +231,7 @@ def test_a_checkpoint_of_another_form_is_an_error_not_a_reason_to_go_back(tmp_pa
 def killed(folder, kind, moments):
     """Kill a writer at each of the moments; return the folders it left."""
     names = [str(moment) for moment in moments]
-    command = [sys.executable, str(WRITER), str(folder), kind, *names]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = command(str(WRITER), str(folder), kind, *names)
     assert done.returncode == 0, done.stderr
     return done.stdout.split(), [folder / name for name in names]
 

@@ -17,7 +17,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
-from support import one_line, read, rows
+from support import command, one_line, read, rows
 
 from ch4jax.data import fashion_mnist
 from ch4jax.errors import DataError, NetworkError, Refused
@@ -33,16 +33,6 @@ class Config(cli.Flags):
 
     size: int = 3
     """How big."""
-
-
-def command(*args, **environment):
-    """Run Python in a process of its own."""
-    return subprocess.run(
-        [sys.executable, *args],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "no", **environment},
-    )
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ch4jax import backprop, weight_decay
 from ch4jax import initialization as init
+from ch4jax.layers import MyLinear
 
 SHAPES = [(1, 900), (900, 1), (784, 256), (17, 63)]
 # name -> variance from (inputs, outputs), and the kurtosis of the distribution.
@@ -38,6 +40,22 @@ def test_variances_are_those_of_the_closed_form(name, shape):
     w = getattr(init, name)(jax.random.key(sum(shape)), shape)
     assert w.shape == shape
     check_moments(w, variance(*shape), kurtosis)
+
+
+STARTS = {  # of weights from a normal distribution, and its variance
+    "MyLinear": (lambda key: MyLinear(300, 300).init(key, jnp.ones((1, 300))), 1.0),
+    "linear": (lambda key: weight_decay.init_params(1000, key=key)["kernel"], 1.0),
+    "in Flax": (lambda key: weight_decay.model.init(key, jnp.ones((1, 1000))), 1.0),
+    "w1": (lambda key: backprop.init_params(300, 200, 100, key=key).w1, 1 / 300),
+    "w2": (lambda key: backprop.init_params(300, 200, 100, key=key).w2, 1 / 200),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_weights_start_normal_with_the_variance_of_the_chapter(name):
+    start, variance = STARTS[name]
+    for leaf in jax.tree.leaves(start(jax.random.key(0))):
+        check_moments(leaf, variance, 3.0)
 
 
 def test_the_bias_of_pytorch_depends_on_the_inputs_of_its_layer():
