@@ -11,7 +11,6 @@ Python audits (opening, renaming, creating and removing), and each fsync.
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -53,9 +52,7 @@ def child(folder, kind, when):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if kind == "seconds":
-        killer = threading.Timer(when, os.kill, (os.getpid(), signal.SIGKILL))
-        killer.daemon = True
-        killer.start()
+        signal.setitimer(signal.ITIMER_REAL, when)  # its signal ends a process
     fsync = os.fsync
     os.fsync = lambda descriptor: (hook("fsync", ()), fsync(descriptor))[1]
     sys.addaudithook(hook)

@@ -86,6 +86,11 @@ def relative_difference(a, b) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+def leaves(*trees) -> Iterator[tuple]:
+    """Return the leaves of the trees, side by side."""
+    return zip(*map(jax.tree.leaves, trees), strict=True)
+
+
 def largest_difference(pairs: Iterable[tuple]) -> float:
     """Return the largest relative difference over pairs of parameters."""
     return max(relative_difference(a, b) for a, b in pairs)

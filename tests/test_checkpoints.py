@@ -263,30 +263,22 @@ def assert_nothing_is_lost(folder):
     assert not list(folder.glob(".*"))
 
 
-def kill_points(folder, how_many):
-    """Return file events spread over all that a writer makes, and its seconds."""
-    (events, seconds), _ = killed(folder / "count", "count", [])
-    points = np.linspace(1, int(events), how_many).astype(int)
-    assert len(set(points)) == how_many
-    return points, float(seconds)
-
-
-def test_a_writer_killed_at_any_file_event_loses_no_committed_step(tmp_path):
-    points, _ = kill_points(tmp_path, 8)
-    for folder in killed(tmp_path, "events", points)[1]:
-        assert_nothing_is_lost(folder)
-    ends = {(tmp_path / str(n) / "returned").read_text() for n in points}
-    assert len(ends) >= len(STEPS)  # the writers died at different times
-
-
-@pytest.mark.long
-def test_a_writer_killed_at_120_file_events_and_40_moments_loses_nothing(tmp_path):
-    points, seconds = kill_points(tmp_path, 120)
-    moments = np.random.default_rng(0).uniform(0, 1.2 * seconds, 40)
+@pytest.mark.parametrize(
+    ("events", "moments"), [(8, 1), pytest.param(120, 40, marks=pytest.mark.long)]
+)
+def test_a_writer_killed_at_any_file_event_loses_no_committed_step(
+    events, moments, tmp_path
+):
+    (made, seconds), _ = killed(tmp_path / "count", "count", [])
+    points = np.linspace(1, int(made), events).astype(int)
+    assert len(set(points)) == events
+    times = np.random.default_rng(0).uniform(0, 1.2 * float(seconds), moments)
     _, folders = killed(tmp_path / "events", "events", points)
-    folders += killed(tmp_path / "seconds", "seconds", moments)[1]
+    folders += killed(tmp_path / "seconds", "seconds", times)[1]
     for folder in folders:
         assert_nothing_is_lost(folder)
+    ends = {(folder / "returned").read_text() for folder in folders}
+    assert len(ends) >= len(STEPS)  # the writers died at different times
 
 
 # Resuming

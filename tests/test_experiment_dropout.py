@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support import read, result_of, rows
+from support import leaves, read, result_of, rows
 
 from ch4jax.data import fashion_mnist
 from ch4jax.statistics import Interval
@@ -97,9 +97,7 @@ def test_each_seed_of_a_population_is_the_run_with_that_seed(x64, tmp_path):
         return dropout.train(str(seed), *given, seed_keys=keys)
 
     together, alone = train(4, 3), train(6, 1)
-    for ours, theirs in zip(
-        jax.tree.leaves(together.states), jax.tree.leaves(alone.states), strict=True
-    ):
+    for ours, theirs in leaves(together.states, alone.states):
         np.testing.assert_allclose(ours[2], theirs[0], rtol=1e-10, atol=1e-12)
 
 
