@@ -49,15 +49,6 @@ def test_steps_only_go_up_and_at_least_one_is_kept(tmp_path):
         storage.Checkpoints(tmp_path, keep=0)
 
 
-def test_a_save_after_going_back_replaces_the_later_steps(tmp_path):
-    checkpoints = filled(tmp_path)
-    checkpoints.restore(step=1)
-    assert checkpoints.steps() == [1, 2, 3]
-    checkpoints.save(2, {"other": 2})
-    assert checkpoints.steps() == [1, 2]
-    assert checkpoints.restore()[1] == {"other": 2}
-
-
 def test_opening_creates_no_folder_and_restoring_from_none_is_an_error(tmp_path):
     checkpoints = storage.Checkpoints(tmp_path / "none")
     assert checkpoints.steps() == []

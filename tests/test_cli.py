@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import pytest
@@ -40,6 +41,19 @@ def exit_code(monkeypatch):
     """Let `cli.exit_code` handle warnings as long as the test lasts."""
     monkeypatch.setattr("warnings.showwarning", None)
     return cli.exit_code
+
+
+@pytest.fixture
+def ends(exit_code, capsys):
+    """Return a check of the exit code and the one line of an error."""
+
+    def ends(work, code, line):
+        assert exit_code(work) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(f"error: {line}\n", err)
+
+    return ends
 
 
 EXPERIMENTS = sorted(__main__.experiments())
@@ -228,13 +242,9 @@ def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
         ("jax_transfer_guard_device_to_host", "disallow"),
     ],
 )
-def test_settings_with_which_nothing_works_are_refused(
-    name, value, settings, exit_code, capsys
-):
+def test_settings_with_which_nothing_works_are_refused(name, value, settings, ends):
     jax.config.update(name, value)
-    assert exit_code(lambda: cli._run(Config(), None)) == 2
-    refused = f"error: {name.upper()} must be .*\n"
-    assert re.fullmatch(refused, capsys.readouterr().err)
+    ends(lambda: cli._run(Config(), None), 2, f"{name.upper()} must be .*")
 
 
 @pytest.mark.parametrize(
@@ -278,13 +288,10 @@ def test_what_jax_does_not_know_is_one_line_with_code_2(flags, variables, line):
     assert re.fullmatch(f"error: {line}\n", refused.stderr)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
-    exit_code, tmp_path, capsys
-):
+def test_a_folder_that_cannot_be_written_is_refused_with_code_2(ends, tmp_path):
     (tmp_path / "file").write_text("in the way")
     config = Config(out=tmp_path / "file" / "run")
-    assert exit_code(lambda: RunFolder.create("little", config)) == 2
-    assert re.fullmatch("error: --out .*\n", capsys.readouterr().err)
+    ends(lambda: RunFolder.create("little", config), 2, "--out .*")
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "f")
@@ -306,16 +313,8 @@ NO_MEMORY = jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat")
         (NO_MEMORY, 1, "X: Out of memory: 9 bytes"),
     ],
 )
-def test_each_kind_of_error_has_its_exit_code_and_one_line(
-    error, code, line, exit_code, capsys
-):
-    def fail():
-        raise error
-
-    assert exit_code(fail) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(f"error: {line}\n", err)
+def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, line, ends):
+    ends(Mock(side_effect=error), code, line)
 
 
 NOT_THERE = FileNotFoundError(2, "no")
@@ -324,11 +323,8 @@ JAX_BUG = jax.errors.JaxRuntimeError("INTERNAL: no")
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), NOT_THERE, JAX_BUG])
 def test_what_may_be_a_bug_keeps_its_traceback(bug, exit_code):
-    def fail():
-        raise bug
-
     with pytest.raises(type(bug)):
-        exit_code(fail)
+        exit_code(Mock(side_effect=bug))
 
 
 TALKS = """
