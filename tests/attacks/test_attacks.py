@@ -5,7 +5,7 @@
 3. An error has no traceback: it is one line of ours or the box of tyro, and its code.
 4. The command ends in time.
 
-CH4JAX_ATTACKS=100 tries 100 sequences of cases; `-k "[7]"` repeats one of them.
+`--hypothesis-seed=1` draws other cases, CH4JAX_ATTACKS=50 as many sequences of them.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ import errno
 import importlib
 import io
 import os
-import random
 import re
 import shutil
 import signal
@@ -28,6 +27,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from support import read, rows
 
 from ch4jax import interop, storage
@@ -152,23 +160,22 @@ def expected(name, args):
         return outcome(Path(folder, "run"))
 
 
-class Attacks:
+class Attacks(RuleBasedStateMachine):
     """A folder with runs and with files of others, through several commands."""
 
-    def __init__(self, root, seed):
-        self.root, self.draw = root, random.Random(seed)
+    def __init__(self):
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="ch4jax-attacks-"))
+        os.chdir(self.root)
         self.runs: dict[Path, Run] = {}
         self.foreign: set[Path] = set()
         for file in ("file", "site/config.json", "site/index.html", "hf/manifest.json"):
-            self.put(root / file)
+            self.put(self.root / file)
 
-    def step(self):
-        steps = STEPS if self.runs else {"run_a_command": 1}
-        (name,) = self.draw.choices([*steps], steps.values())
-        print(name)
-        getattr(self, name)()
-        for path in self.foreign:
-            assert path.read_text() == "of somebody else"
+    def teardown(self):
+        os.chdir("/")
+        shutil.rmtree(self.root)
+        jax.clear_caches()  # thousands of programs would use up the memory maps
 
     def put(self, path):
         if not path.exists():
@@ -176,16 +183,16 @@ class Attacks:
             path.write_text("of somebody else")
             self.foreign.add(path)
 
-    def run(self, path, run, where):
+    def run(self, draw, path, run, where):
         """Run a command whose folder is `path`, and check the second law.
 
         Returns:
           Its exit code and what it says of an error; no code if there was a fault.
         """
         right = expected(run.name, run.args)
-        fault = self.draw.choice([None] * 5 + list(FAULTS))
-        anywhere = isinstance(fault, signal.Signals) and self.draw.random() < 0.5
-        number = self.draw.randrange(400 if anywhere else 40)
+        fault = draw.choice([None] * 5 + list(FAULTS))
+        anywhere = isinstance(fault, signal.Signals) and draw.random() < 0.5
+        number = draw.randrange(400 if anywhere else 40)
         with struck(fault, number, "" if anywhere else path):
             code, said = command(run.name, *run.args, where, str(path))
         if code == 0:
@@ -194,24 +201,34 @@ class Attacks:
             assert code == 128 + fault
         return (None if fault else code), said
 
-    def run_a_command(self, name=None):
-        name = name or self.draw.choice(sorted(COMMANDS))
-        seed = self.draw.choice(["0", str(2**32 - 1)])
-        args = (*COMMANDS[name].split(), "--seed", seed)
+    @initialize(draw=st.randoms(use_true_random=True))
+    def start(self, draw):
+        self.run_a_command(draw, "dropout")
+
+    @rule(draw=st.randoms(use_true_random=True))
+    def step(self, draw):
+        steps = STEPS if self.runs else {"run_a_command": 1}
+        (name,) = draw.choices([*steps], steps.values())
+        note(name)
+        getattr(self, name)(draw)
+
+    def run_a_command(self, draw, name=None):
+        name = name or draw.choice(sorted(COMMANDS))
+        args = (*COMMANDS[name].split(), "--seed", draw.choice(["0", str(2**32 - 1)]))
         if name == "dropout":
-            args += ("--epochs", "2", *self.draw.choice([(), ("--save-every", "1")]))
+            args += ("--epochs", "2", *draw.choice([(), ("--save-every", "1")]))
         path, run = self.root / f"run{len(self.runs)}", Run(name, args)
-        code, said = self.run(path, run, "--out")
+        code, said = self.run(draw, path, run, "--out")
         assert not code, said
         if path.exists():
             self.runs[path] = run
 
-    def resume(self):
+    def resume(self, draw):
         trained = [p for p, run in sorted(self.runs.items()) if run.name == "dropout"]
         if not trained:
             return
-        name, args, damaged = self.runs[path := self.draw.choice(trained)]
-        change = self.draw.choice([(), (), ("--seed", "1"), ("--epochs", "3")])
+        name, args, damaged = self.runs[path := draw.choice(trained)]
+        change = draw.choice([(), (), ("--seed", "1"), ("--epochs", "3")])
         asked = read_object(path / "config.json").get("epochs", 0)
         finished = (path / "summary.json").exists()
         metrics = path / "metrics.jsonl"
@@ -221,7 +238,7 @@ class Attacks:
         )
         run = Run(name, (*args, *change), damaged)
         wanted = 3 if "3" in run.args else 2
-        code, said = self.run(path, run, "--resume")
+        code, said = self.run(draw, path, run, "--resume")
         if code is not None and not damaged:
             if "--seed" in change or wanted < asked or (finished and wanted == asked):
                 assert code == 2
@@ -230,58 +247,58 @@ class Attacks:
         if code != 2 and "--seed" not in change:
             self.runs[path] = run
 
-    def damage(self):
-        path = self.draw.choice(sorted(self.runs))
+    def damage(self, draw):
+        path = draw.choice(sorted(self.runs))
         files = {f for f in path.rglob("*") if f.is_file()} - self.foreign
         if not files:
             return
-        file = self.draw.choice(sorted(files))
+        file = draw.choice(sorted(files))
         self.runs[path] = self.runs[path]._replace(damaged=True)
         content = bytearray(file.read_bytes()) or bytearray(1)
         file.unlink()
-        how, at = self.draw.randrange(5), self.draw.randrange(len(content))
-        content[at] ^= 1 << self.draw.randrange(7)
+        how, at = draw.randrange(5), draw.randrange(len(content))
+        content[at] ^= 1 << draw.randrange(7)
         if how < 2:
             file.write_bytes(content[: len(content) if how else at])
         elif how < 4:
             file.mkdir() if how == 2 else os.mkfifo(file)
 
-    def copy(self):
-        path = self.draw.choice(sorted(self.runs))
+    def copy(self, draw):
+        path = draw.choice(sorted(self.runs))
         if not any(file.is_fifo() for file in path.rglob("*")):
             copied = self.root / f"run{len(self.runs)}"
             shutil.copytree(path, copied)
             self.runs[copied] = self.runs[path]
 
-    def put_into_a_run(self):
-        where = self.draw.choice(["", "checkpoints", "checkpoints/20240101"])
-        file = self.draw.choice(["notes.txt", "manifest.json", ".x.part", ".1.old"])
-        self.put(self.draw.choice(sorted(self.runs)) / where / file)
+    def put_into_a_run(self, draw):
+        where = draw.choice(["", "checkpoints", "checkpoints/20240101"])
+        file = draw.choice(["notes.txt", "manifest.json", ".x.part", ".1.old"])
+        self.put(draw.choice(sorted(self.runs)) / where / file)
 
-    def name_no_path(self):
-        path = self.draw.choice([*NO_PATH, *map(str, self.runs)])
-        flag = self.draw.choice(["--out", "--resume", "--data"])
-        code, said = command(self.draw.choice(sorted(COMMANDS)), flag, path)
+    def name_no_path(self, draw):
+        path = draw.choice([*NO_PATH, *map(str, self.runs)])
+        flag = draw.choice(["--out", "--resume", "--data"])
+        code, said = command(draw.choice(sorted(COMMANDS)), flag, path)
         assert code in (2, 65), said
 
-    def name_no_number(self):
-        name, number = self.draw.choice(sorted(COMMANDS)), self.draw.choice(NUMBERS)
+    def name_no_number(self, draw):
+        name, number = draw.choice(sorted(COMMANDS)), draw.choice(NUMBERS)
         config_type = importlib.import_module(f"experiments.{name}").Config
         flags = [
             f"--{field.name.replace('_', '-')}"
             for field in dataclasses.fields(config_type)
             if re.search(r"\b(int|float)\b|Int|Float", str(field.type))
         ]
-        flag = self.draw.choice(flags)
+        flag = draw.choice(flags)
         code, said = command(name, *COMMANDS[name].split(), flag, number, "--out", "no")
         assert code in (1, 2) or number in SOUND.get(flag, ()), (flag, number, said)
         shutil.rmtree("no", ignore_errors=True)
 
-    def save(self):
+    def save(self, draw):
         cases["save", 0] += 1
-        where = self.draw.choice(["site", "hf", "file", "tree", "exported"])
+        where = draw.choice(["site", "hf", "file", "tree", "exported"])
         with suppress(Refused, NotADirectoryError):
-            if (how := self.draw.randrange(3)) == 0:
+            if (how := draw.randrange(3)) == 0:
                 interop.export(self.root / where, TREE, {})
             elif how == 1:
                 storage.save(where, TREE)
@@ -289,33 +306,37 @@ class Attacks:
                 checkpoints = storage.Checkpoints(where, keep=1)
                 checkpoints.save(max(checkpoints.steps(), default=0) + 1, TREE)
 
-    def report(self):
-        where = self.draw.choice(["page", "site"])
+    def report(self, draw):
+        where = draw.choice(["page", "site"])
         code, said = command("report", "--runs", str(self.root), "--out", where)
         assert code == (0 if where == "page" else 2), said
 
-
-@pytest.fixture(scope="module")
-def events():
-    """Let `strike` see every file event; after all, print what was tried."""
-    sys.addaudithook(strike)
-    yield
-    print(f"{cases.total()} cases: {dict(cases)}")
+    @invariant()
+    def what_is_foreign_has_not_changed(self):
+        for path in self.foreign:
+            assert path.read_text() == "of somebody else"
 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("seed", range(int(os.environ.get("CH4JAX_ATTACKS", "50"))))
-def test_the_four_laws_hold_whatever_is_tried(seed, events, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_four_laws_hold_whatever_is_tried(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [])
     monkeypatch.setattr("os._exit", sys.exit)
     # Those that arrive before a command has begun, or after it has ended.
     for number, handler in dict.fromkeys(FAULTS[3:], lambda *_: None).items():
         signal.signal(number, handler)
     signal.signal(signal.SIGALRM, late)
-    attacks = Attacks(tmp_path, seed)
-    attacks.run_a_command("dropout")
-    for _ in range(15):
-        attacks.step()
-    jax.clear_caches()  # thousands of programs would use up the memory maps
+    sys.addaudithook(strike)
+    given = settings(
+        max_examples=int(os.environ.get("CH4JAX_ATTACKS", "50")),
+        stateful_step_count=15,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(Attacks, settings=given)
+    finally:
+        with capsys.disabled():
+            print(f"{cases.total()} cases: {dict(cases)}")
