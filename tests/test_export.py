@@ -78,6 +78,7 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "config", "reason"),
     [
+        ({"x": object()}, {}, r"\['x'\] is a object"),
         ({"x": np.ones(1, np.complex128)}, {}, r"\['x'\] is complex128, which safet"),
         *(
             ({"x": jnp.ones(1)}, {"rate": value}, "JSON cannot hold this")

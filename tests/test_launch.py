@@ -186,7 +186,7 @@ def test_a_run_resumed_after_a_loss_or_ctrl_c_is_the_run_that_lost_nothing(tmp_p
     straight, lost, stopped = (tmp_path / name for name in ("straight", "lost", "stop"))
     subprocess.run(launched(2, *flags, "--out", straight), check=True)
     with started([launched(2, *flags, "--out", lost)]) as (process,):
-        wait_until(lambda: list(lost.glob("checkpoints/*/*")), [process])
+        wait_until(lambda: list(lost.glob("checkpoints/*/0*")), [process])
         os.kill(children(process.pid)[0], KILL)
         assert process.wait(40) == 1
     assert not (lost / "summary.json").exists()
