@@ -20,11 +20,9 @@ from experiments.dropout import lesson
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
+run = partial(result_of, dropout)
 SMALL = dropout.Config(hidden=(16, 8), epochs=2, batch_size=64, std=0.1, lesson=False)
 FLAX = replace(SMALL, impl="flax", figures=False)
-
-
-run = partial(result_of, dropout)
 
 
 def test_the_run_leaves_summary_metrics_and_figures(tmp_path, capsys):

@@ -27,6 +27,7 @@ from experiments.house_prices import (
 )
 
 FIGURES = ("folds.png", "scores.png", "out_of_fold.png", "importance.png")
+run = partial(result_of, experiment)
 SMALL = Config(folds=2, seeds=1, epochs=2)
 
 
@@ -43,9 +44,6 @@ def small(monkeypatch, few):
     monkeypatch.setattr(house_prices, "read", lambda source: few)
     tiny = Architecture(hidden=(4,), waves=2, frequencies=1)
     monkeypatch.setattr(members, "ARCHITECTURE", tiny)
-
-
-run = partial(result_of, experiment)
 
 
 def run_to_the_end(folder, *figures, **flags):

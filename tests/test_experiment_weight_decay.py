@@ -14,12 +14,10 @@ from experiments.common import linear_problem
 from experiments.common.errors import Failed
 from experiments.common.run_folder import RunFolder
 
+run = partial(result_of, weight_decay)
 SMALL = weight_decay.Config(
     inputs=8, train_rows=6, test_rows=10, epochs=3, batch_size=4, lambdas=3, seeds=2
 )
-
-
-run = partial(result_of, weight_decay)
 
 
 def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
