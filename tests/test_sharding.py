@@ -1,4 +1,4 @@
-"""Other devices: the facts of `eight_devices` and `rounded_products`, and refusals."""
+"""Other devices: the facts of `eight_devices` and `rounded_products`."""
 
 from pathlib import Path
 
