@@ -1,4 +1,4 @@
-"""Strict switches for every test, and what several rooms' tests share."""
+"""Strict switches for every test, and fixtures that several modules share."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
-from ch4jax.data import cache_folder, fashion_mnist, idx
+from ch4jax.data import fashion_mnist
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,10 +25,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-# Read before a test changes where the data are looked for.
-CACHE = cache_folder()
-FOLDERS = (CACHE, CACHE / "fashion-mnist", fashion_mnist.SYSTEM_FOLDER)
 
 
 @pytest.fixture
@@ -46,15 +42,6 @@ def x64():
     """Let the test compute in float64."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="session")
-def whole_set():
-    """The whole Fashion-MNIST, where this machine has it; nothing is downloaded."""
-    for folder in FOLDERS:
-        if all(idx.find(folder, file) for file in fashion_mnist.FULL):
-            return fashion_mnist.load(str(folder))
-    pytest.skip("the whole Fashion-MNIST is not on this machine")
 
 
 @pytest.fixture

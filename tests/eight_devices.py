@@ -10,20 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import largest_difference, relative_difference
+from support import largest_difference, leaves, metrics_fn, relative_difference
 
 from ch4jax import house_prices, storage, training
-from ch4jax.dropout import mlp
 from ch4jax.training import folds, population, sharding
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 SIZES = ((12, 16), (16, 3))
 PARAMETERS = sum((inputs + 1) * outputs for inputs, outputs in SIZES)
 METRICS = 2
-
-
-def metrics_fn(params, x, labels, *, key):
-    return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
 
 
 FIXED = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
@@ -96,10 +91,6 @@ def size(shape):
     return math.prod(map(int, filter(None, shape.split(","))))
 
 
-def leaves(*trees):
-    return zip(*map(jax.tree.leaves, trees), strict=True)
-
-
 @pytest.mark.parametrize(("members", "devices"), [(3, 2), (1, 4), (1, 8)])
 def test_a_member_comes_to_the_same_on_any_number_of_devices(members, devices):
     for ours, theirs in leaves(train(members, devices)[0], train_alone()):
@@ -160,9 +151,8 @@ def test_members_of_folds_shared_by_eight_devices_have_the_numbers_of_one():
     ours = train_all(keys=placed)
     assert len(ours[0]["w"].sharding.device_set) == 8
     assert ours[0]["w"].shape == (1, 2, 8, 12)
-    assert (
-        largest_difference(leaves(ours, train_all(keys=jax.random.clone(keys)))) <= 1e-5
-    )
+    theirs = train_all(keys=jax.random.clone(keys))
+    assert largest_difference(leaves(ours, theirs)) <= 1e-5
 
 
 def spread(devices):

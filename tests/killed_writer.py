@@ -8,10 +8,10 @@ Each N or T has its own process, which writes to FOLDER/N. File events are those
 Python audits (opening, renaming, creating and removing), and each fsync.
 """
 
+import itertools
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -43,26 +43,22 @@ def child(folder, kind, when):
     """Write until killed; the file `returned` lists the saves that returned."""
     folder.mkdir(parents=True)
     log = os.open(folder / "returned", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    events = 0
+    events = itertools.count(1)
 
     def hook(event, args):
-        nonlocal events
-        if event in UNNAMED or (event in NAMED and str(folder) in str(args[0])):
-            events += 1
-            if kind == "events" and events == when:
-                os.kill(os.getpid(), signal.SIGKILL)
+        counts = event in UNNAMED or (event in NAMED and str(folder) in str(args[0]))
+        if counts and next(events) == when and kind == "events":
+            os.kill(os.getpid(), signal.SIGKILL)
 
     if kind == "seconds":
-        killer = threading.Timer(when, os.kill, (os.getpid(), signal.SIGKILL))
-        killer.daemon = True
-        killer.start()
+        signal.setitimer(signal.ITIMER_REAL, when)  # its signal ends a process
     fsync = os.fsync
     os.fsync = lambda descriptor: (hook("fsync", ()), fsync(descriptor))[1]
     sys.addaudithook(hook)
     start = time.perf_counter()
     write(folder, lambda line: os.write(log, f"{line}\n".encode()))
     if kind == "count":
-        print(events, time.perf_counter() - start, flush=True)
+        print(next(events) - 1, time.perf_counter() - start, flush=True)
     os._exit(0)
 
 

@@ -96,25 +96,19 @@ def test_gradients_of_the_dropout_mlp_move_by_percents(images):
         return jax.grad(loss)(init_mlp(key=jax.random.key(0)))
 
     exact, rounded = both(gradients)
-    leaves = zip(*map(jax.tree.leaves, (rounded, exact)), strict=True)
-    moved = [relative_difference(a, b) for a, b in leaves]
+    of_leaves = jax.tree.map(relative_difference, rounded, exact)
+    moved = jax.tree.leaves(of_leaves)
     assert 1e-4 < min(moved) < 0.01 < max(moved) < 0.05
 
 
 def test_accuracies_of_the_dropout_mlp_hold(images):
     network = scratch_network((256, 256), (0.2, 0.5), None)
-    metrics, optimizer = metrics_fn(network), optax.sgd(0.5)
+    metrics = metrics_fn(network)
+    given = {"metrics_fn": metrics, "optimizer": optax.sgd(0.5), "batch_size": 256}
 
     def accuracy():
-        last, _ = training.fit(
-            network.init(jax.random.key(0)),
-            images[0],
-            metrics_fn=metrics,
-            optimizer=optimizer,
-            epochs=1,
-            batch_size=256,
-            key=jax.random.key(1),
-        )
+        params, key = network.init(jax.random.key(0)), jax.random.key(1)
+        last, _ = training.fit(params, images[0], epochs=1, key=key, **given)
         return training.evaluate(last, images[1], metrics_fn=metrics)["accuracy"]
 
     exact, rounded = both(accuracy)

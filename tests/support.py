@@ -1,11 +1,82 @@
-"""What the tests of several rooms use."""
+"""What the tests of several modules use."""
 
+import io
+import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from ch4jax import training
+from ch4jax.dropout import mlp
+
+
+@contextmanager
+def one_line(kind, match: str) -> Iterator:
+    """Expect an error, or one of several kinds, that says this and is one line."""
+    with pytest.raises(kind, match=match) as error:
+        yield error
+    assert "\n" not in str(error.value)
+
+
+def read(folder, name: str = "summary"):
+    """Return what a run has written as JSON."""
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def rows(folder) -> list[dict]:
+    """Return the metrics of a run."""
+    return list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
+
+
+def result_of(command, config):
+    """Run a command and return its summary."""
+    command.run(config)
+    return read(config.out)
+
+
+def command(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "no", **environment},
+    )
+
+
+def everything_in(folder) -> dict:
+    """Return the bytes of each file, by path; folders and FIFOs have none."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return a zip of files by name."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return stream.getvalue()
+
+
+def metrics_fn(params, x, labels, *, key):
+    """Metrics of a perceptron of which half of the hidden units are dropped."""
+    logits = mlp(params, x, (0.5,) * (len(params) - 1), key=key)
+    return training.classification_metrics(logits, labels)
+
+
+def two_classes():
+    """Return 50 rows, of which the last batch of 16 has two, and their labels."""
+    x = jax.random.normal(jax.random.key(0), (50, 4))
+    return x, (x[:, 0] > 0).astype(jnp.int32)
 
 
 def relative_difference(a, b) -> float:
@@ -13,6 +84,11 @@ def relative_difference(a, b) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def leaves(*trees) -> Iterator[tuple]:
+    """Return the leaves of the trees, side by side."""
+    return zip(*map(jax.tree.leaves, trees), strict=True)
 
 
 def largest_difference(pairs: Iterable[tuple]) -> float:

@@ -122,11 +122,12 @@ def test_imports_are_at_the_top_and_types_are_real():
 
 def test_importing_the_library_touches_no_device_changes_nothing_and_prints_nothing():
     code = f"""
-import jax, jax._src.xla_bridge
+import jax, jax._src.xla_bridge, sys
 before = dict(jax.config.values)
 import {", ".join(LIBRARY)}
 assert not jax._src.xla_bridge._backends, "a device was touched"
 assert jax.config.values == before, "a setting was changed"
+assert "torch" not in sys.modules, "PyTorch was imported"
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

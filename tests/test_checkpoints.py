@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,12 +12,12 @@ import numpy as np
 import optax
 import pytest
 from killed_writer import STEPS, state
+from support import command, everything_in, metrics_fn, two_classes
 
 from ch4jax import storage, training
-from ch4jax.dropout import init_mlp, mlp
+from ch4jax.dropout import init_mlp
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.storage import atomic
-from ch4jax.training import population
 
 WRITER = Path(__file__).parent / "killed_writer.py"
 
@@ -30,44 +29,24 @@ def filled(directory, steps=(1, 2, 3), keep=3):
     return checkpoints
 
 
-def assert_is_step(step, restored):
-    np.testing.assert_equal(restored, state(step))
-
-
 def test_the_newest_steps_are_kept_and_the_newest_is_restored(tmp_path):
     checkpoints = filled(tmp_path, steps=(0, 1, 5, 10, 11))
     assert checkpoints.steps() == [5, 10, 11]
-    step, restored = checkpoints.restore()
-    assert step == 11
-    assert_is_step(11, restored)
-    step, restored = storage.Checkpoints(tmp_path).restore(state(0), step=5)
-    assert step == 5
-    assert_is_step(5, restored)
+    np.testing.assert_equal(checkpoints.restore(), (11, state(11)))
+    of_five = storage.Checkpoints(tmp_path).restore(state(0), step=5)
+    np.testing.assert_equal(of_five, (5, state(5)))
 
 
-@pytest.mark.parametrize("keep", [1, 2])
-def test_keep_is_how_many_are_kept(keep, tmp_path):
-    assert filled(tmp_path, keep=keep).steps() == [2, 3][-keep:]
+def test_steps_only_go_up_and_at_least_one_is_kept(tmp_path):
+    for checkpoints, last, step in (
+        (filled(tmp_path), 3, 2),
+        (storage.Checkpoints(tmp_path), 3, 3),
+        (storage.Checkpoints(tmp_path / "empty"), -1, -1),
+    ):
+        with pytest.raises(ValueError, match=f"must be after {last},.* got {step}"):
+            checkpoints.save(step, state(0))
     with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
         storage.Checkpoints(tmp_path, keep=0)
-
-
-def test_steps_only_go_up(tmp_path):
-    checkpoints = filled(tmp_path)
-    for step in (2, 3):
-        with pytest.raises(ValueError, match=f"step must be after 3.* got {step}"):
-            checkpoints.save(step, state(step))
-    with pytest.raises(ValueError, match=r"step must be after -1.* got -1"):
-        storage.Checkpoints(tmp_path / "empty").save(-1, state(0))
-
-
-def test_a_save_after_going_back_replaces_the_later_steps(tmp_path):
-    checkpoints = filled(tmp_path)
-    checkpoints.restore(step=1)
-    assert checkpoints.steps() == [1, 2, 3]
-    checkpoints.save(2, {"other": 2})
-    assert checkpoints.steps() == [1, 2]
-    assert checkpoints.restore()[1] == {"other": 2}
 
 
 def test_opening_creates_no_folder_and_restoring_from_none_is_an_error(tmp_path):
@@ -80,10 +59,6 @@ def test_opening_creates_no_folder_and_restoring_from_none_is_an_error(tmp_path)
 
 def names_in(folder):
     return {path.name for path in folder.iterdir()}
-
-
-def everything_in(folder):
-    return {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
 
 
 FOREIGN = (  # none is begun, saved or removed by ch4jax, whatever its name
@@ -144,12 +119,12 @@ def test_a_reader_neither_harms_a_writer_nor_sees_half_a_step(tmp_path):
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join([str(WRITER.parent), *sys.path])
-    command, seen = [sys.executable, "-c", code, tmp_path], set()
-    with subprocess.Popen(command, env=environment) as writer:
+    words, seen = [sys.executable, "-c", code, tmp_path], set()
+    with subprocess.Popen(words, env=environment) as writer:
         while writer.poll() is None:
             if storage.Checkpoints(tmp_path).steps():
                 step, restored = storage.Checkpoints(tmp_path).restore()
-                assert_is_step(step, restored)
+                np.testing.assert_equal(restored, state(step))
                 seen.add(step)
     assert writer.returncode == 0
     assert len(seen) > 2
@@ -185,7 +160,7 @@ def test_a_failure_after_the_rename_says_what_is_in_place(tmp_path, monkeypatch)
         patched.setattr(atomic, "_sync", lambda path: fail(Path(path, ".")))
         with pytest.raises(OSError, match="0004 is in place and complete, but then: t"):
             checkpoints.save(4, state(4))
-    assert_is_step(4, checkpoints.restore(step=4)[1])
+    np.testing.assert_equal(checkpoints.restore(step=4), (4, state(4)))
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", fail)
         with pytest.raises(
@@ -223,9 +198,8 @@ def test_a_damaged_newest_falls_back_and_says_which_and_why(tmp_path):
         file = next((tmp_path / f"{step:08d}").rglob("_METADATA"))
         file.write_bytes(file.read_bytes()[:-9])
     with pytest.warns(UserWarning, match=r"went back to step 1: .*0003: arrays/_META"):
-        step, restored = checkpoints.restore(state(0))
-    assert step == 1
-    assert_is_step(1, restored)
+        restored = checkpoints.restore(state(0))
+    np.testing.assert_equal(restored, (1, state(1)))
     with pytest.raises(Damaged, match="00000003: arrays/_METADATA has the wrong SHA"):
         checkpoints.restore(step=3)
     checkpoints.save(2, state(2))
@@ -248,119 +222,79 @@ def test_a_checkpoint_of_another_form_is_an_error_not_a_reason_to_go_back(tmp_pa
 def killed(folder, kind, moments):
     """Kill a writer at each of the moments; return the folders it left."""
     names = [str(moment) for moment in moments]
-    command = [sys.executable, str(WRITER), str(folder), kind, *names]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = command(str(WRITER), str(folder), kind, *names)
     assert done.returncode == 0, done.stderr
     return done.stdout.split(), [folder / name for name in names]
 
 
 def assert_nothing_is_lost(folder):
     """Every save that returned is there, complete, and nothing else is."""
-    lines = (folder / "returned").read_text().split("\n")[:-1]
-    returned = {"checkpoint": 0, "tree": 0}
-    for line in lines:
-        name, step = line.split()
-        returned[name] = int(step)
+    lines = (folder / "returned").read_text().splitlines()
+    returned = {"checkpoint": 0, "tree": 0} | dict(line.split() for line in lines)
 
     checkpoints = storage.Checkpoints(folder / "checkpoints", keep=2)
     steps = checkpoints.steps()
     for step in steps:
-        assert_is_step(step, checkpoints.restore(step=step)[1])
+        np.testing.assert_equal(checkpoints.restore(step=step), (step, state(step)))
     newest = max(steps, default=0)
     # The writer may die after the rename, and before the save returns.
-    assert newest - returned["checkpoint"] in (0, 1)
-    expected = [step for step in (newest - 1, newest) if step > 0]
-    assert steps[-2:] == expected
+    assert newest - int(returned["checkpoint"]) in (0, 1)
+    assert steps[-2:] == [step for step in (newest - 1, newest) if step > 0]
     checkpoints.save(9, state(9))
-    steps = [*steps, 9][-2:]
-    left = {path.name for path in (folder / "checkpoints").glob("*")}
-    assert left == {f"{step:08d}" for step in steps}
+    left = names_in(folder / "checkpoints")
+    assert left == {f"{step:08d}" for step in [*steps, 9][-2:]}
 
-    if returned["tree"] or (folder / "tree").exists():
-        step = storage.load(folder / "tree")["step"]
-        assert step - returned["tree"] in (0, 1)
-        assert_is_step(step, storage.load(folder / "tree"))
-    storage.save(folder / "tree", state(9))
-    assert_is_step(9, storage.load(folder / "tree"))
+    tree = folder / "tree"
+    if returned["tree"] or tree.exists():
+        loaded = storage.load(tree)
+        assert loaded["step"] - int(returned["tree"]) in (0, 1)
+        np.testing.assert_equal(loaded, state(loaded["step"]))
+    storage.save(tree, state(9))
+    np.testing.assert_equal(storage.load(tree), state(9))
     assert not list(folder.glob(".*"))
 
 
-def kill_points(folder, how_many):
-    """Return file events spread over all that a writer makes, and its seconds."""
-    (events, seconds), _ = killed(folder / "count", "count", [])
-    points = np.linspace(1, int(events), how_many).astype(int)
-    assert len(set(points)) == how_many
-    return points, float(seconds)
-
-
-def test_a_writer_killed_at_any_file_event_loses_no_committed_step(tmp_path):
-    points, _ = kill_points(tmp_path, 8)
-    for folder in killed(tmp_path, "events", points)[1]:
-        assert_nothing_is_lost(folder)
-    ends = {(tmp_path / str(n) / "returned").read_text() for n in points}
-    assert len(ends) >= len(STEPS)  # the writers died at different times
-
-
-@pytest.mark.long
-def test_a_writer_killed_at_120_file_events_and_40_moments_loses_nothing(tmp_path):
-    points, seconds = kill_points(tmp_path, 120)
-    moments = np.random.default_rng(0).uniform(0, 1.2 * seconds, 40)
+@pytest.mark.parametrize(
+    ("events", "moments"), [(8, 1), pytest.param(120, 40, marks=pytest.mark.long)]
+)
+def test_a_writer_killed_at_any_file_event_loses_no_committed_step(
+    events, moments, tmp_path
+):
+    (made, seconds), _ = killed(tmp_path / "count", "count", [])
+    points = np.linspace(1, int(made), events).astype(int)
+    assert len(set(points)) == events
+    times = np.random.default_rng(0).uniform(0, 1.2 * float(seconds), moments)
     _, folders = killed(tmp_path / "events", "events", points)
-    folders += killed(tmp_path / "seconds", "seconds", moments)[1]
+    folders += killed(tmp_path / "seconds", "seconds", times)[1]
     for folder in folders:
         assert_nothing_is_lost(folder)
+    ends = {(folder / "returned").read_text() for folder in folders}
+    assert len(ends) >= len(STEPS)  # the writers died at different times
 
 
 # Resuming
 
 
-def metrics_fn(params, x, labels, *, key):
-    return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
+def test_a_run_interrupted_after_any_epoch_ends_bit_for_bit_the_same(tmp_path):
+    optimizer, data = optax.adam(0.01), two_classes()
+    setting = {"metrics_fn": metrics_fn, "optimizer": optimizer, "batch_size": 16}
 
+    def start():
+        init_key, key = jax.random.split(jax.random.key(0))
+        params = init_mlp((4, 16, 2), std=0.5, key=init_key)
+        return training.init_state(params, optimizer), key
 
-def problem():
-    x = jax.random.normal(jax.random.key(0), (50, 4))
-    return x, (x[:, 0] > 0).astype(jnp.int32)
+    def epoch(state, key, history):
+        once = jax.random.clone(key)
+        state, metrics = training.train_epoch(state, data, key=once, **setting)
+        return state, key, [*history, np.asarray(metrics["loss"])]
 
-
-OPTIMIZER = optax.adam(0.01)
-SETTING = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
-
-
-def start(members):
-    """Return a state and the key of the run; of each member, if there are any."""
-    seeds = jnp.arange(max(members, 1), dtype=jnp.uint32)
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)
-    if not members:
-        params = init_mlp((4, 16, 2), std=0.5, key=keys[0, 0])
-        return training.init_state(params, OPTIMIZER), keys[0, 1]
-    params = jax.vmap(partial(init_mlp, (4, 16, 2), std=0.5))(key=keys[:, 0])
-    return population.init_states(params, OPTIMIZER), keys[:, 1]
-
-
-def epoch(members, state, key):
-    key = jax.random.clone(key)
-    if members:
-        return population.train_epoch(state, problem(), keys=key, **SETTING)
-    return training.train_epoch(state, problem(), key=key, **SETTING)
-
-
-@pytest.mark.parametrize("members", [0, 3], ids=["one", "population"])
-def test_a_run_interrupted_after_any_epoch_ends_bit_for_bit_the_same(members, tmp_path):
-    run, key = start(members)
-    checkpoints = storage.Checkpoints(tmp_path, keep=4)
-    history = []
+    checkpoints, straight = storage.Checkpoints(tmp_path, keep=4), (*start(), [])
     for number in range(1, 5):
-        run, metrics = epoch(members, run, key)
-        history.append(np.asarray(metrics["loss"]))
-        whole = {"run": run, "key": key, "history": history}
-        checkpoints.save(number, whole)
+        straight = epoch(*straight)
+        checkpoints.save(number, straight)
     for interrupted in range(1, 4):
-        like = {"run": start(members)[0], "key": start(members)[1], "history": ...}
-        done, kept = checkpoints.restore(like, step=interrupted)
-        resumed, rows = kept["run"], kept["history"]
+        done, resumed = checkpoints.restore((*start(), ...), step=interrupted)
         for _ in range(done, 4):
-            resumed, metrics = epoch(members, resumed, kept["key"])
-            rows.append(np.asarray(metrics["loss"]))
-        jax.tree.map(np.testing.assert_array_equal, (resumed, rows), (run, history))
+            resumed = epoch(*resumed)
+        jax.tree.map(np.testing.assert_array_equal, resumed[::2], straight[::2])

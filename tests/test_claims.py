@@ -1,6 +1,5 @@
 """The rule of the verdicts, the list of claims, and a fault that turns each verdict."""
 
-import json
 import re
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import read
 
 from ch4jax import house_prices
 from ch4jax.initialization import he_normal, xavier_normal
@@ -23,7 +23,6 @@ from experiments.claims import (
 )
 from experiments.claims.claim import FAILS, HOLDS, OPEN, Finding, Setting
 from experiments.common import linear_problem, memorisation
-from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
 YES, NO, MAYBE = np.array([3.0, 3.1, 2.9]), np.array([0.0, 0.1, 0.2]), np.arange(3.0)
@@ -69,15 +68,9 @@ def test_a_claim_is_a_line_of_at_most_80_columns(effects):
         assert "\n" not in line
 
 
-@pytest.mark.parametrize("number", [0, 22, -1])
-def test_a_claim_that_there_is_not_is_refused(number):
-    with pytest.raises(UsageError, match=rf"claims are 1 to 21, got {number}"):
-        claims.Config(numbers=(number,))
-
-
 def test_the_summary_has_number_effect_interval_and_verdict(tmp_path, capsys):
     claims.run(claims.Config(numbers=(1, 3), quick=True, out=tmp_path))
-    first, third = json.loads((tmp_path / "summary.json").read_text())["claims"]
+    first, third = read(tmp_path)["claims"]
     assert (first["number"], third["number"]) == (1, 3)
     assert first["low"] < first["effect"] < first["high"]
     assert third["low"] == third["effect"] == third["high"]
@@ -85,7 +78,7 @@ def test_the_summary_has_number_effect_interval_and_verdict(tmp_path, capsys):
     line = re.compile(r" 1\. more features than rows overfit +([\d.]+) \[.*\] +holds\n")
     printed = line.search(capsys.readouterr().out)
     assert float(printed[1]) == pytest.approx(first["effect"] / 0.25, rel=1e-2)
-    (table,) = json.loads((tmp_path / "record.json").read_text())["tables"]
+    (table,) = read(tmp_path, "record")["tables"]
     assert len(table["rows"]) == len(first["conditions"]) + len(third["conditions"])
     assert (tmp_path / first["figure"]).exists()
 
@@ -140,75 +133,64 @@ def in_dollars(predictions, prices):
 
 
 UNBOUND = dict.fromkeys(depth.BOUNDS, depth.NO_BOUNDS)
-# Number, verdict (a pattern), verdict under a fault, the fault.
+# Number, verdict (a pattern), verdict under a fault, the fault: modules, names, values.
 FAULTS = [
-    (1, HOLDS, FAILS, {(jnp.linalg, "pinv"): lambda x: 0 * x.T}),
-    (2, HOLDS, FAILS, {(capacity, "mlp"): without_activation}),
-    (
-        3,
-        "holds if a layer or a linear layer",
-        FAILS,
-        {(dropout, "every_mask"): unscaled},
-    ),
-    (4, ".*600 images, 30%", FAILS, {(dropout, "HALF"): dropout.NONE}),
-    (5, "(?!holds)", HOLDS, {(dropout, "max"): lambda *rows, key: 0 * rows[0]}),
-    (6, "holds if one mask is drawn", FAILS, {(dropout, "mlp"): without_masks}),
-    (7, HOLDS, FAILS, {(capacity, "Recipe"): few_rows}),
+    (1, HOLDS, FAILS, (jnp.linalg, "pinv", lambda x: 0 * x.T)),
+    (2, HOLDS, FAILS, (capacity, "mlp", without_activation)),
+    (3, "holds if a layer or a linear layer", FAILS, (dropout, "every_mask", unscaled)),
+    (4, ".*600 images, 30%", FAILS, (dropout, "HALF", dropout.NONE)),
+    (5, "(?!holds)", HOLDS, (dropout, "max", lambda *rows, key: 0 * rows[0])),
+    (6, "holds if one mask is drawn", FAILS, (dropout, "mlp", without_masks)),
+    (7, HOLDS, FAILS, (capacity, "Recipe", few_rows)),
     (
         *(8, ".*L2, many small weights", "(?!holds$|.*L2, many)"),
-        {(linear.jnp, "logspace"): lambda *_: np.full(40, 1e-9)},
+        (linear.jnp, "logspace", lambda *_: np.full(40, 1e-9)),
     ),
-    (9, HOLDS, FAILS, {(linear_problem, "train"): undecayed}),
-    (10, HOLDS, FAILS, {(depth, "SMALL"): he_normal, (depth, "LARGE"): he_normal}),
-    (11, HOLDS, FAILS, {(depth, "sigmoid_gradient"): jnp.ones_like}),
+    (9, HOLDS, FAILS, (linear_problem, "train", undecayed)),
+    (10, HOLDS, FAILS, (depth, "SMALL", he_normal), (depth, "LARGE", he_normal)),
+    (11, HOLDS, FAILS, (depth, "sigmoid_gradient", jnp.ones_like)),
     (
-        *(12, HOLDS, f"(?!{HOLDS}$)"),
-        {(depth, "SIGMOID"): depth.RELU, (depth, "xavier_normal"): he_normal},
+        *(12, HOLDS, f"(?!{HOLDS}$)", (depth, "SIGMOID", depth.RELU)),
+        (depth, "xavier_normal", he_normal),
     ),
     (
         *(13, "holds if residual or LSTM with open", "(?!holds)"),
-        {(depth, "RESIDUAL"): depth.RELU, (recall, "OPEN"): 0.0},
+        *((depth, "RESIDUAL", depth.RELU), (recall, "OPEN", 0.0)),
     ),
+    (14, HOLDS, FAILS, (depth, "NORMED", depth.RELU), (depth, "BOUNDS", UNBOUND)),
+    (15, "holds if ReLU or", "(?!holds$|.*ReLU)", (depth, "he_normal", half_of_he)),
+    (16, HOLDS, "holds if no dropout: alike", (symmetry, "RATES", (0.0, 0.0))),
+    (16, HOLDS, "holds if dropout: apart", (symmetry, "START", xavier_normal)),
     (
-        *(14, HOLDS, FAILS),
-        {(depth, "NORMED"): depth.RELU, (depth, "BOUNDS"): UNBOUND},
+        *(17, f"(?!{FAILS})", FAILS, (optax, "scale_by_adam", optax.identity)),
+        (houses, "_house_error", lambda *_: 1.0),
     ),
-    (15, "holds if ReLU or", "(?!holds$|.*ReLU)", {(depth, "he_normal"): half_of_he}),
-    (16, HOLDS, "holds if no dropout: alike", {(symmetry, "RATES"): (0.0, 0.0)}),
-    (16, HOLDS, "holds if dropout: apart", {(symmetry, "START"): xavier_normal}),
-    (
-        *(17, f"(?!{FAILS})", FAILS),
-        {
-            (optax, "scale_by_adam"): optax.identity,
-            (houses, "_house_error"): lambda *_: 1.0,
-        },
-    ),
-    (18, HOLDS, f"{FAILS}|{OPEN}", {(house_prices, "squared_log_error"): in_dollars}),
-    (19, HOLDS, FAILS, {(houses, "_fit"): leaking}),
+    (18, HOLDS, f"{FAILS}|{OPEN}", (house_prices, "squared_log_error", in_dollars)),
+    (19, HOLDS, FAILS, (houses, "_fit", leaking)),
     (
         *(20, "holds if layer used twice or units", "holds if units"),
-        {(symmetry, "uses_of_a_layer"): one_use},
+        (symmetry, "uses_of_a_layer", one_use),
     ),
-    (21, HOLDS, "(?!holds$|.*product)", {(capacity, "mlp"): without_activation}),
+    (21, HOLDS, "(?!holds$|.*product)", (capacity, "mlp", without_activation)),
 ]
 
 
 @pytest.mark.parametrize(
-    ("number", "sound", "faulty", "fault"),
+    "case",
     [
-        pytest.param(*case, marks=() if case[0] in (1, 3, 10, 11) else pytest.mark.long)
+        pytest.param(case, marks=() if case[0] in (1, 3, 10, 11) else pytest.mark.long)
         for case in FAULTS
     ],
+    ids=lambda case: str(case[0]),
 )
-def test_a_planted_fault_turns_the_verdict(
-    tmp_path, monkeypatch, number, sound, faulty, fault
-):
+def test_a_planted_fault_turns_the_verdict(case, tmp_path, monkeypatch):
+    number, sound, faulty, *faults = case
     claim = list(claims.CLAIMS.values())[number - 1]
     seed = 1000 if number == 4 else 0  # with few runs claim 4 is near its border
     setting = Setting(seed, True, RunFolder("claims", tmp_path))
     assert re.match(sound, claim(setting).verdict())
     jax.clear_caches()  # what is patched must be traced again
-    for (module, name), value in fault.items():
+    for module, name, value in faults:
         monkeypatch.setattr(module, name, value, raising=False)
     found = claim(setting).verdict()
     jax.clear_caches()

@@ -12,13 +12,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
-from test_resume import rows
+from support import command, one_line, read, rows
 
+from ch4jax.data import fashion_mnist
 from ch4jax.errors import DataError, NetworkError, Refused
 from experiments import __main__, dropout
 from experiments.common import cli, console, plots, setup
@@ -34,22 +36,24 @@ class Config(cli.Flags):
     """How big."""
 
 
-def command(*args, **environment):
-    """Run `python -m` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", *args],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "MPLBACKEND": "no", **environment},
-        check=False,
-    )
-
-
 @pytest.fixture
 def exit_code(monkeypatch):
     """Let `cli.exit_code` handle warnings as long as the test lasts."""
     monkeypatch.setattr("warnings.showwarning", None)
     return cli.exit_code
+
+
+@pytest.fixture
+def ends(exit_code, capsys):
+    """Return a check of the exit code and the one line of an error."""
+
+    def ends(work, code, line):
+        assert exit_code(work) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(f"error: {line}\n", err)
+
+    return ends
 
 
 EXPERIMENTS = sorted(__main__.experiments())
@@ -69,7 +73,7 @@ def flags(name):
 
 
 def test_the_list_names_every_experiment_with_a_sentence():
-    listed = command("experiments")
+    listed = command("-m", "experiments")
     assert listed.returncode == 0
     assert "dropout" in EXPERIMENTS
     for name, line in __main__.experiments().items():
@@ -92,13 +96,10 @@ print(json.dumps(shown))
 
 
 def test_help_lists_every_flag_and_starts_no_backend():
-    environment = os.environ | {"JAX_PLATFORMS": "no_such_platform"}  # would fail
-    words = [sys.executable, "-c", HELP, *EXPERIMENTS]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    no_backend = {"JAX_PLATFORMS": "no_such_platform", "MPLBACKEND": "agg"}
+    done = command("-c", HELP, *EXPERIMENTS, **no_backend)
     assert (done.returncode, done.stderr) == (0, "")
-    shown = json.loads(done.stdout)
-    for name in EXPERIMENTS:
-        code, text = shown[name]
+    for name, (code, text) in json.loads(done.stdout).items():
         assert code == 0
         assert all(flag in text for flag, _ in flags(name))
 
@@ -150,6 +151,58 @@ def test_a_number_out_of_range_is_one_line(name):
             Numbers(**{name: number})
 
 
+OF_TWO = "dropout --num-processes 2 --coordinator"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("dropout --hidden 8 8 8", "one for each of 3 hidden layers, got 2"),
+        ("dropout --batch-size 6001", "at most the 6,000 training images, got 6001$"),
+        ("dropout --train-size 6001", "--train-size must be 1 to 6,000, .*, got 6001"),
+        ("dropout --resume .", r"no sound config\.json in it"),
+        ("dropout --resume . --out .", "--out must not be given with --resume"),
+        ("dropout --devices 0", "--devices must be at least 1, got 0"),
+        ("dropout --num-processes 0", "--num-processes must be at least 1, got 0"),
+        ("dropout --coordinator a:1", "together, got no --num-processes, --process-id"),
+        ("dropout --process-id 1", "together, got no --coordinator, --num-processes"),
+        (f"{OF_TWO} a --process-id 0", "--coordinator must be HOST:PORT, got a$"),
+        (f"{OF_TWO} a:99999 --process-id 0", "must be HOST:PORT, got a:99999"),
+        (f"{OF_TWO} a:1 --process-id 2", "--process-id must be from 0 to 2 - 1, got 2"),
+        (f"{OF_TWO} a:1 --process-id -1", "--process-id must be from 0 .*, got -1"),
+        (f"{OF_TWO} a:1 --process-id 0 --distributed", "takes the place of --coord"),
+        ("backprop --batch-size 6001", "at most the 6,000 training images, got 6001$"),
+        ("weight_decay --batch-size 21", "at most the 20 training rows, got 21"),
+        ("weight_decay --lambdas 4 --devices 3", "--lambdas must .* of the 3 --dev"),
+        ("house_prices --folds 1", "--folds must be at least 2, got 1"),
+        ("house_prices --folds 1461", "at most the 1,460 rows with prices, got 1461"),
+        ("house_prices --batch-size 1461", "be at most the 1,460 rows"),
+        ("house_prices --repeats 2", "--repeats is for .* best and search, got 2"),
+        ("house_prices --seeds 3 --devices 2", "--seeds must .* of the 2 --dev"),
+        ("house_prices --recipe best --learning-rate 1", "--learning-rate is for .* b"),
+        ("house_prices --recipe search --weight-decay 1", "--weight-decay is for .* b"),
+        ("house_prices --recipe best --batch-size 32", "--batch-size is for .* book"),
+        ("claims 0", "claims are 1 to 21, got 0"),
+        ("claims 1 22", "claims are 1 to 21, got 22"),
+        ("time_to_accuracy --seeds 1", "--seeds must be at least 2, got 1"),
+        ("end_to_end --platform gpu", "--platform must be cpu, .* got gpu"),
+        ("report --runs nowhere", "--runs must be folders, got nowhere"),
+        ("report --runs . --quick", "--quick must not be given with --runs"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_in_one_line_before_anything_is_written(
+    words, line, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CH4JAX_DATA", "of nobody")
+    monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", tmp_path)
+    name, *args = words.split()
+    command = importlib.import_module(f"experiments.{name}")
+    with one_line(UsageError, line):
+        command.run(cli.parse(command.Config, args))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("args", [["--size", "two"], ["--colour", "red"], ["--seed"]])
 def test_a_wrong_flag_is_named_and_exits_with_2(args, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -169,9 +222,8 @@ def test_a_wrong_flag_is_named_and_exits_with_2(args, capsys):
 )
 @pytest.mark.parametrize("flag", ["--out", "--resume", "--data"])
 def test_what_is_no_path_here_is_refused_in_one_line(flag, path, line):
-    with pytest.raises(UsageError, match=line) as error:
+    with one_line(UsageError, line):
         cli.parse(dropout.Config, [flag, path])
-    assert "\n" not in str(error.value)
 
 
 def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
@@ -190,13 +242,9 @@ def test_a_tilde_is_the_home_and_a_word_that_names_data_stays(monkeypatch):
         ("jax_transfer_guard_device_to_host", "disallow"),
     ],
 )
-def test_settings_with_which_nothing_works_are_refused(
-    name, value, settings, exit_code, capsys
-):
+def test_settings_with_which_nothing_works_are_refused(name, value, settings, ends):
     jax.config.update(name, value)
-    assert exit_code(lambda: cli._run(Config(), None)) == 2
-    refused = f"error: {name.upper()} must be .*\n"
-    assert re.fullmatch(refused, capsys.readouterr().err)
+    ends(lambda: cli._run(Config(), None), 2, f"{name.upper()} must be .*")
 
 
 @pytest.mark.parametrize(
@@ -226,30 +274,24 @@ def test_a_gpu_of_any_maker_is_found_and_the_cpu_beside_it(settings, monkeypatch
         setup.check_platform("tpu")
 
 
-def test_an_unknown_platform_is_refused_with_code_2():
-    refused = command("experiments.dropout", "--platform", "abacus", "--data", "mini")
-    assert refused.returncode == 2
-    assert refused.stdout == ""
-    assert refused.stderr.startswith("error: --platform abacus: no such device here")
-    assert refused.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("value", ["maybe", ""])
-def test_a_variable_that_jax_cannot_parse_is_one_line_with_code_2(value):
-    refused = command("experiments.layers", "--help", JAX_DEFAULT_PRNG_IMPL=value)
+@pytest.mark.parametrize(
+    ("flags", "variables", "line"),
+    [
+        (["--platform", "abacus"], {}, "--platform abacus: no such device here.*"),
+        ([], {"JAX_DEFAULT_PRNG_IMPL": "maybe"}, ".*jax_default_prng_impl.*"),
+        (["--help"], {"JAX_DEFAULT_PRNG_IMPL": ""}, ".*jax_default_prng_impl.*"),
+    ],
+)
+def test_what_jax_does_not_know_is_one_line_with_code_2(flags, variables, line):
+    refused = command("-m", "experiments.layers", *flags, **variables)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert re.fullmatch("error: .*jax_default_prng_impl.*\n", refused.stderr)
+    assert re.fullmatch(f"error: {line}\n", refused.stderr)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_with_code_2(
-    exit_code, tmp_path, capsys
-):
+def test_a_folder_that_cannot_be_written_is_refused_with_code_2(ends, tmp_path):
     (tmp_path / "file").write_text("in the way")
     config = Config(out=tmp_path / "file" / "run")
-    assert exit_code(lambda: RunFolder.create("little", config)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: --out ")
-    assert err.count("\n") == 1
+    ends(lambda: RunFolder.create("little", config), 2, "--out .*")
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "f")
@@ -271,16 +313,8 @@ NO_MEMORY = jax.errors.JaxRuntimeError("X: Out of memory: 9 bytes\nat")
         (NO_MEMORY, 1, "X: Out of memory: 9 bytes"),
     ],
 )
-def test_each_kind_of_error_has_its_exit_code_and_one_line(
-    error, code, line, exit_code, capsys
-):
-    def fail():
-        raise error
-
-    assert exit_code(fail) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(f"error: {line}\n", err)
+def test_each_kind_of_error_has_its_exit_code_and_one_line(error, code, line, ends):
+    ends(Mock(side_effect=error), code, line)
 
 
 NOT_THERE = FileNotFoundError(2, "no")
@@ -289,11 +323,8 @@ JAX_BUG = jax.errors.JaxRuntimeError("INTERNAL: no")
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), NOT_THERE, JAX_BUG])
 def test_what_may_be_a_bug_keeps_its_traceback(bug, exit_code):
-    def fail():
-        raise bug
-
     with pytest.raises(type(bug)):
-        exit_code(fail)
+        exit_code(Mock(side_effect=bug))
 
 
 TALKS = """
@@ -429,18 +460,14 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
         axes.plot([0, 1])
     folder.finish({"answer": 42}, headline="It is 42.")
     assert (folder.path / "f.png").exists()
-    (row,) = rows(folder.path)
-    assert row == {"epoch": 1, "loss": None}
-    names = ("config", "env", "summary", "record")
-    flags, env, summary, record = (
-        json.loads((folder.path / f"{name}.json").read_text()) for name in names
-    )
+    assert rows(folder.path) == [{"epoch": 1, "loss": None}]
+    flags, env = read(folder.path, "config"), read(folder.path, "env")
     assert (flags["size"], flags["data"]) == (4, "mini")
     assert env["packages"]["jax"]
     assert env["command"].startswith("python -m experiments.little")
-    assert summary == {"experiment": "little", "answer": 42}
+    assert read(folder.path) == {"experiment": "little", "answer": 42}
     table = {"title": "numbers", "columns": ["", "n"], "rows": [["a", "1"]]}
-    assert record == {
+    assert read(folder.path, "record") == {
         "headline": "It is 42.",
         "tables": [table | {"num_texts": 1}],
         "figures": [{"file": "f.png"} | texts],

@@ -112,9 +112,3 @@ def test_remedies_carry_signal_and_gradient_through_thirty_layers(
     assert ((spread > 0.03) & (spread < 30)).all()
     gradient = signal.gradient[:, 1] / signal.gradient[:, -1]
     assert ((gradient > 0.03) & (gradient < 30)).all()
-
-
-def test_an_input_that_does_not_fit_is_named_with_the_kernel():
-    params, x = network(0, he_normal), batch()[0]
-    with pytest.raises(ValueError, match=r"x of shape \(32, 4, 4\).*\(20, 64\)"):
-        deep_mlp.apply(params, x[:, :, 1:], ARCHITECTURES["plain"])

@@ -38,12 +38,6 @@ def test_the_gradient_is_the_mask_over_the_fraction_kept(rate):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
-def test_a_rate_outside_0_to_1_is_refused_by_its_value(rate):
-    with pytest.raises(ValueError, match=rf"must be in \[0, 1\], got {rate}"):
-        dropout_layer(jnp.ones(3), rate, key=jax.random.key(0))
-
-
 def test_a_traced_rate_drops_what_the_same_python_number_drops():
     x, rates = jnp.linspace(-2.0, 2.0, 64), (0.0, 0.2, 0.5, 0.9)
 
@@ -55,12 +49,6 @@ def test_a_traced_rate_drops_what_the_same_python_number_drops():
         expected = drop(dropout_layer, rate)
         np.testing.assert_array_equal(row == 0, expected == 0)
         np.testing.assert_allclose(row, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
-def test_a_python_rate_of_the_masked_step_is_below_1(rate):
-    with pytest.raises(ValueError, match=rf"must be in \[0, 1\), got {rate}"):
-        mask_and_rescale(jnp.ones(3), rate, key=jax.random.key(0))
 
 
 def test_two_layers_of_one_width_have_different_masks():
@@ -96,9 +84,3 @@ def test_scratch_and_flax_are_the_same_function_of_the_same_parameters():
         model.apply(variables, x, train=False),
         rtol=1e-5,
     )
-
-
-def test_one_rate_for_each_hidden_layer_is_asked_for():
-    params = init_mlp((4, 3, 3, 2), key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"2 hidden layers, got 1: \(0.5,\)"):
-        mlp(params, jnp.ones((1, 4)), (0.5,), key=None)

@@ -1,16 +1,14 @@
 """The backpropagation experiment from the flags to the summary."""
 
-import json
-
 import pytest
+from support import result_of
 
 from experiments import backprop
-from experiments.common.errors import UsageError
 
 
 def test_the_run_checks_gradients_and_counts_bytes(tmp_path):
-    backprop.run(backprop.Config(out=tmp_path, hidden=8, batch_size=16, lambd=0.5))
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    config = backprop.Config(out=tmp_path, hidden=8, batch_size=16, lambd=0.5)
+    summary = result_of(backprop, config)
     quantities = summary["quantities"]
     assert list(quantities) == ["x", "w1", "z", "h", "w2", "o", "s", "L", "J"]
     for name in list(quantities)[1:]:
@@ -28,9 +26,3 @@ def test_the_run_checks_gradients_and_counts_bytes(tmp_path):
     assert memory["jax.grad"]["intermediates"] >= memory["by hand"]
     again = memory["jax.checkpoint"]["matrix_products"]
     assert again > memory["jax.grad"]["matrix_products"]
-
-
-def test_a_batch_larger_than_the_set_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UsageError, match=r"the 6,000 training images, got 6001$"):
-        backprop.run(backprop.Config(out=tmp_path / "run", batch_size=6001))
-    assert not (tmp_path / "run").exists()

@@ -1,7 +1,6 @@
 """What the book prints in these sections, and the same as facts in the summaries."""
 
 import io
-import json
 import tempfile
 from contextlib import redirect_stdout
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import result_of
 
 from experiments import blocks, layers, parameters
 
@@ -43,8 +43,7 @@ MyLinear(64, 8), then MyLinear(8, 1), of two rows: shape (2, 1)
 def run(command):
     """Return summary and output; each command runs once."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()) as out:
-        command.run(command.Config(out=Path(folder)))
-        summary = json.loads(Path(folder, "summary.json").read_text())
+        summary = result_of(command, command.Config(out=Path(folder)))
     return summary, out.getvalue()
 
 

@@ -1,18 +1,12 @@
 """The initialisation experiment from the flags to the summary."""
 
-import json
-
 import numpy as np
 import pytest
+from support import result_of
 
 from experiments import initialization
 from experiments.initialization import remedies
 from experiments.initialization.networks import HE, LARGE, SMALL
-
-
-def run(folder, **flags):
-    initialization.run(initialization.Config(out=folder, **flags))
-    return json.loads((folder / "summary.json").read_text())
 
 
 def test_what_diverges_is_reported_beside_what_learns(
@@ -23,7 +17,8 @@ def test_what_diverges_is_reported_beside_what_learns(
     monkeypatch.setattr(remedies, "COMPARISONS", panels)
     monkeypatch.setattr(remedies, "VARIANTS", two)
     monkeypatch.setattr(initialization, "WATCHED", {SMALL: (0, "-"), HE: (2, "--")})
-    summary = run(tmp_path, epochs=2, depth=3, width=8, seeds=2)
+    config = initialization.Config(epochs=2, depth=3, width=8, seeds=2, out=tmp_path)
+    summary = result_of(initialization, config)
 
     assert summary["products"]["N(0, 1²)"] > 20
     assert summary["products"]["N(0, 0.25²)"] < -30
@@ -44,7 +39,8 @@ def test_what_diverges_is_reported_beside_what_learns(
 
 @pytest.mark.long
 def test_thirty_layers_learn_with_a_remedy_and_stay_at_chance_without(tmp_path):
-    results = run(tmp_path)["remedies"]
+    config = initialization.Config(out=tmp_path)
+    results = result_of(initialization, config)["remedies"]
     scores = {result["recipe"]: result.get("test_accuracy") for result in results}
     small, large = "ReLU, N(0, 0.01²)", "ReLU, N(0, 0.3²), rate 0.2"
     for label in ("sigmoid, Xavier", small, f"{small}, layer norm"):

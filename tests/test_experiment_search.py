@@ -1,9 +1,8 @@
 """The search on images: each way chooses the least loss of those it trained whole."""
 
-import json
-
 import numpy as np
 import pytest
+from support import result_of
 
 from experiments import search
 
@@ -23,8 +22,7 @@ def test_each_way_chooses_what_has_the_least_loss_in_the_end(
         "SEEDS": 2,
     }.items():
         monkeypatch.setattr(search, name, value)
-    search.run(search.Config(out=tmp_path))
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = result_of(search, search.Config(out=tmp_path))
     halving, grid = summary["ways"]
     assert grid["epochs"] == 4 * 2 > halving["epochs"] >= 4
     assert halving["learning_rate"] == grid["learning_rate"] == 1e-2

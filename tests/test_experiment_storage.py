@@ -1,16 +1,14 @@
 """The storage experiment from the flags to the summary."""
 
-import json
-
 import pytest
+from support import result_of
 
 from experiments import storage
 from experiments.common.errors import Failed
 
 
 def test_all_comes_back_no_flip_is_loaded_and_no_kill_loses_a_step(tmp_path, capsys):
-    storage.run(storage.Config(out=tmp_path, flips=30, kills=1))
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = result_of(storage, storage.Config(out=tmp_path, flips=30, kills=1))
     names = {"x", "x-and-y", "xy", "mlp.params", "exported"}
     assert summary["came_back"] == dict.fromkeys(names, True)
     assert sum(summary["flips"].values()) == 30

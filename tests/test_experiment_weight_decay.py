@@ -1,6 +1,5 @@
 """The weight decay experiment from the flags to the summary."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -8,20 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import read, result_of, rows
 
 from experiments import weight_decay
 from experiments.common import linear_problem
-from experiments.common.errors import Failed, UsageError
+from experiments.common.errors import Failed
 from experiments.common.run_folder import RunFolder
 
+run = partial(result_of, weight_decay)
 SMALL = weight_decay.Config(
     inputs=8, train_rows=6, test_rows=10, epochs=3, batch_size=4, lambdas=3, seeds=2
 )
-
-
-def run(config):
-    weight_decay.run(config)
-    return json.loads((config.out / "summary.json").read_text())
 
 
 def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
@@ -40,9 +36,8 @@ def test_the_run_leaves_runs_grids_and_figures(tmp_path, capsys):
     assert small != large
     names = ["scratch", "scratch, true w 0.1", "L2 in Adam", "AdamW"]
     assert list(summary["grids"]) == names
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3] * 6
-    record = json.loads((tmp_path / "record.json").read_text())
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3] * 6
+    record = read(tmp_path, "record")
     files = [figure["file"] for figure in record["figures"]]
     assert files == ["curves.png", "true_weights.png", "sweep.png", "adam.png"]
     first = summary["grids"]["scratch"]["test_loss"][0]
@@ -103,19 +98,6 @@ def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):
     with pytest.raises(Failed, match=r"^scratch, lambda 1e\+30: .*(nan|inf); try.*$"):
         run(replace(SMALL, out=tmp_path, lambd=1e30))
     assert not (tmp_path / "summary.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"batch_size": 7}, "--batch-size must be at most the 6 training rows, got 7"),
-        ({"lambdas": 4, "devices": 3}, "--lambdas must be a multiple of the 3 --dev"),
-    ],
-)
-def test_bad_values_are_refused_in_one_line(flags, message):
-    with pytest.raises(UsageError, match=message) as error:
-        replace(SMALL, **flags)
-    assert "\n" not in str(error.value)
 
 
 def test_the_concise_run_starts_from_a_drawn_bias_that_does_not_decay():

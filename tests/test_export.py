@@ -1,18 +1,18 @@
 """An export: other programs can read it, and no changed bit is loaded."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from support import one_line
 
 from ch4jax import training
 from ch4jax.blocks import MLP
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.interop import export, load_exported
 
+PAIR = "\ud83d\ude00"  # of surrogates
 CONFIG = {"hidden": 256, "rates": (0.2, 0.5), "name": "é", "seed": None}
 
 
@@ -25,9 +25,8 @@ def test_parameters_and_configuration_come_back(tmp_path):
     loaded, config = load_exported(tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, loaded, params())
     assert config == {**CONFIG, "rates": [0.2, 0.5]}
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {
-        *("model.safetensors", "config.json", "README.md")
-    }
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files == {"model.safetensors", "config.json", "README.md"}
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     for fact in (
         *("7,946 parameters", "`params.hidden.kernel` | float32 | (20, 256)"),
@@ -68,9 +67,8 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
         where = [i for i, byte in enumerate(content) if chr(byte) not in " \n"]
         flipped[rng.choice(where)] ^= 1 << int(rng.integers(7))
         file.write_bytes(flipped)
-        with pytest.raises(Damaged, match=rf"model: {name} ") as error:
+        with one_line(Damaged, rf"model: {name} "):
             load_exported(tmp_path / "model")
-        assert "\n" not in str(error.value)
         file.write_bytes(content)
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(Damaged, match=r"model.safetensors cannot be read: No such"):
@@ -80,19 +78,11 @@ def test_no_changed_bit_of_model_or_configuration_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "config", "reason"),
     [
-        ({"a.b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, {}, "both be called a.b"),
-        ({"x": np.ones(1, np.complex128)}, {}, r"\['x'\] is complex128, which safet"),
         ({"x": object()}, {}, r"\['x'\] is a object"),
-        ({"x": jnp.ones(1)}, {"f": print}, "JSON cannot hold this"),
+        ({"x": np.ones(1, np.complex128)}, {}, r"\['x'\] is complex128, which safet"),
         *(
             ({"x": jnp.ones(1)}, {"rate": value}, "JSON cannot hold this")
-            for value in (
-                float("nan"),
-                {1: 2},
-                {None: 1},
-                {"1": 1, 1: 2},
-                "\ud83d\ude00",
-            )
+            for value in (print, np.nan, {1: 2}, {None: 1}, {"1": 1, 1: 2}, PAIR)
         ),
         ({"__metadata__": jnp.ones(1)}, {}, "a name that safetensors reserves"),
     ],
@@ -101,15 +91,3 @@ def test_what_could_not_come_back_is_refused(tree, config, reason, tmp_path):
     with pytest.raises(Refused, match=reason):
         export(tmp_path / "model", tree, config)
     assert not list(tmp_path.iterdir())
-
-
-def test_an_export_replaces_an_export_and_nothing_else(tmp_path):
-    for value in (1.0, 2.0):
-        export(tmp_path / "model", jnp.full(2, value), {"value": value})
-    loaded, config = load_exported(tmp_path / "model")
-    assert float(loaded[0]) == config["value"] == 2.0
-    (tmp_path / "other").mkdir()
-    with pytest.raises(Refused, match="exists, and ch4jax did not write it"):
-        export(tmp_path / "other", jnp.ones(1), {})
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["files"].keys() == {"model.safetensors"}

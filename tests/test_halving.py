@@ -7,25 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import metrics_fn, one_line, two_classes
 
 from ch4jax import training
-from ch4jax.dropout import init_mlp, mlp
+from ch4jax.dropout import init_mlp
 from ch4jax.training import halving, population
 
 RUNGS = (1, 2, 4)
 
 
-def metrics_fn(params, x, labels, *, key):
-    return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
-
-
 @partial(jax.jit, static_argnames=("rungs", "slots"))
 def search(rates, keys, rungs=RUNGS, slots=4):
     """Search learning rates of a small MLP."""
-    x = jax.random.normal(jax.random.key(0), (60, 4))
-    data = x, (x[:, 0] > 0).astype(jnp.int32)
+    data = two_classes()
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)
-    given = {"metrics_fn": metrics_fn, "optimizer": optimizer}
+    setting = {"metrics_fn": metrics_fn, "optimizer": optimizer, "batch_size": 16}
 
     def start(candidate):
         params = init_mlp((4, 16, 2), std=0.5, key=candidate["key"])
@@ -34,17 +30,12 @@ def search(rates, keys, rungs=RUNGS, slots=4):
 
     def advance(candidate, state):
         key = jax.random.fold_in(candidate["key"], 1)
-        state, _ = training.train_epoch(state, data, **given, batch_size=16, key=key)
+        state, _ = training.train_epoch(state, data, key=key, **setting)
         tested = training.evaluate(state.params, data, metrics_fn=metrics_fn)
         return state, tested["loss"]
 
-    return halving.search(
-        {"rate": rates, "key": keys},
-        start=start,
-        advance=advance,
-        rungs=rungs,
-        slots=slots,
-    )
+    given = {"start": start, "advance": advance, "rungs": rungs, "slots": slots}
+    return halving.search({"rate": rates, "key": keys}, **given)
 
 
 def candidates(number):
@@ -73,13 +64,8 @@ def given(losses, slots):
         jax.debug.callback(lambda unit: units.append(unit), age)
         return age + 1, jnp.asarray(losses)[number, age]
 
-    found = halving.search(
-        jnp.arange(len(losses)),
-        start=lambda number: jnp.array(0),
-        advance=advance,
-        rungs=RUNGS,
-        slots=slots,
-    )
+    rest = {"start": jnp.zeros_like, "advance": advance, "rungs": RUNGS, "slots": slots}
+    found = halving.search(jnp.arange(len(losses)), **rest)
     jax.effects_barrier()
     return found, len(units)
 
@@ -136,5 +122,5 @@ def test_a_second_search_does_not_compile_again():
 )
 def test_a_search_that_cannot_be_is_one_line(changed, message):
     rates, keys = candidates(4)
-    with pytest.raises(ValueError, match=message):
+    with one_line(ValueError, message):
         search(**{"rates": rates, "keys": keys} | changed)

@@ -4,10 +4,10 @@ import hashlib
 import io
 import re
 import tarfile
-import zipfile
 
 import pytest
 from served import FileServer
+from support import one_line, zipped
 
 from ch4jax.data import _download, hub
 from ch4jax.errors import DataError, NetworkError
@@ -90,15 +90,15 @@ def test_what_another_job_has_unpacked_in_the_meantime_is_used(offer, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("http_proxy", "http://[::1"), ("REQUESTS_CA_BUNDLE", "/nowhere.pem")],
+    ("scheme", "name", "value"),
+    [("http", "http_proxy", "http://[::1"), ("https", "REQUESTS_CA_BUNDLE", "/no.pem")],
 )
 def test_a_proxy_or_bundle_that_cannot_be_used_is_a_failed_download(
-    name, value, monkeypatch
+    scheme, name, value, monkeypatch
 ):
     monkeypatch.setenv(name, value)
-    url = ("https" if "CA" in name else "http") + "://192.0.2.1/table.csv"
-    monkeypatch.setitem(hub.DATA_HUB, "thing", hub.HubFile(url, "0" * 40))
+    file = hub.HubFile(f"{scheme}://192.0.2.1/table.csv", "0" * 40)
+    monkeypatch.setitem(hub.DATA_HUB, "thing", file)
     with pytest.raises(NetworkError, match="cannot be fetched"):
         hub.download("thing", seconds=0.1)
 
@@ -120,11 +120,7 @@ def test_an_unknown_name_is_refused():
 
 
 FAILURES = {  # how the server answers, the error, its message
-    "missing": (
-        {"files": {}},
-        NetworkError,
-        r"404.*SHA-1 \w{40} at .*table\.csv by",
-    ),
+    "missing": ({"files": {}}, NetworkError, r"404.*SHA-1 \w{40} .*table\.csv by"),
     "short": ({"withheld": 10}, NetworkError, r"by hand"),
     "wrong": ({"files": {"table.csv": b"?"}}, DataError, r"sha1:\w+ but got .*by hand"),
     "silent": ({"delay": 2.0}, NetworkError, "timed out.* by hand"),
@@ -143,9 +139,8 @@ def test_a_failed_download_leaves_nothing_and_the_next_is_whole(
     with monkeypatch.context() as patched:
         if case == "trickling":
             patched.setattr(_download, "DEADLINE", 0.1)
-        with pytest.raises(error, match=message) as raised:
+        with one_line(error, message):
             hub.download("thing", seconds=1.0)
-    assert "\n" not in str(raised.value)
     assert left_in(cache.parent.parent) == []
     vars(server).update(files={"table.csv": CONTENT}, withheld=0, delay=0, pause=0)
     assert hub.download("thing").read_bytes() == CONTENT
@@ -167,17 +162,8 @@ def test_a_cache_that_cannot_be_written_is_named(offer, cache):
     offer("table.csv", CONTENT)
     cache.parent.mkdir()
     cache.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"table.csv cannot be written: ") as error:
+    with one_line(DataError, r"table.csv cannot be written: "):
         hub.download("thing")
-    assert "\n" not in str(error.value)
-
-
-def zipped(members):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-    return stream.getvalue()
 
 
 def tarred(members, mode="w:gz"):
@@ -233,9 +219,8 @@ def test_members_with_absolute_or_climbing_paths_stay_inside(offer, cache, tmp_p
 @pytest.mark.parametrize("content", [b"", b"?" * 999, zipped({"a": CONTENT})[:-30]])
 def test_what_is_no_archive_leaves_no_folder(content, offer, cache):
     place = offer("a.zip", content)
-    with pytest.raises(DataError, match=r"a\.zip is not a sound tar or zip: ") as error:
+    with one_line(DataError, r"a\.zip is not a sound tar or zip: "):
         hub.download_extract("thing")
-    assert "\n" not in str(error.value)
     assert [path.name for path in place.iterdir()] == ["a.zip"]
 
 

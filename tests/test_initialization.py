@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ch4jax import backprop, weight_decay
 from ch4jax import initialization as init
+from ch4jax.layers import MyLinear
 
 SHAPES = [(1, 900), (900, 1), (784, 256), (17, 63)]
 # name -> variance from (inputs, outputs), and the kurtosis of the distribution.
@@ -40,6 +42,22 @@ def test_variances_are_those_of_the_closed_form(name, shape):
     check_moments(w, variance(*shape), kurtosis)
 
 
+STARTS = {  # of weights from a normal distribution, and its variance
+    "MyLinear": (lambda key: MyLinear(300, 300).init(key, jnp.ones((1, 300))), 1.0),
+    "linear": (lambda key: weight_decay.init_params(1000, key=key)["kernel"], 1.0),
+    "in Flax": (lambda key: weight_decay.model.init(key, jnp.ones((1, 1000))), 1.0),
+    "w1": (lambda key: backprop.init_params(300, 200, 100, key=key).w1, 1 / 300),
+    "w2": (lambda key: backprop.init_params(300, 200, 100, key=key).w2, 1 / 200),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_weights_start_normal_with_the_variance_of_the_chapter(name):
+    start, variance = STARTS[name]
+    for leaf in jax.tree.leaves(start(jax.random.key(0))):
+        check_moments(leaf, variance, 3.0)
+
+
 def test_the_bias_of_pytorch_depends_on_the_inputs_of_its_layer():
     for fan_in in (4, 400):
         b = init.torch_bias(fan_in)(jax.random.key(0), (5_000,))
@@ -69,12 +87,6 @@ def test_initialisers_draw_the_dtype_asked_for_or_the_widest(name, x64):
 def test_a_shape_that_is_no_kernel_is_refused(name, shape):
     with pytest.raises(ValueError, match=r"\(inputs, outputs\), each at least 1, got"):
         getattr(init, name)(jax.random.key(0), shape)
-
-
-@pytest.mark.parametrize("std", [-0.1, float("nan"), float("inf")])
-def test_a_deviation_that_is_none_is_refused(std):
-    with pytest.raises(ValueError, match="std must be at least 0 and finite, got"):
-        init.normal(std)
 
 
 def test_the_gradient_of_the_sigmoid_is_that_of_jax_grad_and_at_most_a_quarter(x64):

@@ -43,23 +43,16 @@ def train_step(rate):
     fn, optimizer = recipe(rate)
     state = training.init_state(jnp.zeros(3), optimizer)
     batch = training.Batch(*DATA, jnp.ones(8, bool))
-    return training.train_step(
-        state, batch, metrics_fn=fn, optimizer=optimizer, key=key()
-    )
+    given = {"metrics_fn": fn, "optimizer": optimizer}
+    return training.train_step(state, batch, key=key(), **given)
 
 
 def fit(rate):
     params = weight_decay.model.init(key(), X)
     l2_sgd = weight_decay.l2_sgd(rate, rate, momentum=0.9)
     optimizer = parameters.freeze(l2_sgd, params, ["*/bias"])
-    return training.fit(
-        params,
-        COLUMN,
-        metrics_fn=weight_decay.mse,
-        optimizer=optimizer,
-        key=key(),
-        **SIZES,
-    )
+    given = {"metrics_fn": weight_decay.mse, "optimizer": optimizer} | SIZES
+    return training.fit(params, COLUMN, key=key(), **given)
 
 
 def fit_fold(rate):
@@ -69,9 +62,8 @@ def fit_fold(rate):
 
 def train_with_decay(rate):
     params = weight_decay.init_params(3, key=key())
-    return weight_decay.train(
-        params, COLUMN, rate, learning_rate=rate, key=key(), **SIZES
-    )
+    given = {"learning_rate": rate, "key": key()} | SIZES
+    return weight_decay.train(params, COLUMN, rate, **given)
 
 
 def train_linear(rate):

@@ -7,16 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import leaves, metrics_fn, two_classes
 
 from ch4jax import training
-from ch4jax.dropout import init_mlp, mlp
+from ch4jax.dropout import init_mlp
 from ch4jax.training import population
 
 OPTIMIZER = optax.sgd(0.1)
-
-
-def metrics_fn(params, x, labels, *, key):
-    return training.classification_metrics(mlp(params, x, (0.5,), key=key), labels)
+SETTING = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
 
 
 def start(seed, members):
@@ -26,17 +24,11 @@ def start(seed, members):
 
 
 def train(states, keys, epochs=3, group=None):
-    x = jax.random.normal(jax.random.key(0), (50, 4))
-    data = x, (x[:, 0] > 0).astype(jnp.int32)
+    data = two_classes()
     for _ in range(epochs):
+        once = jax.random.clone(keys)
         states, metrics = population.train_epoch(
-            states,
-            data,
-            metrics_fn=metrics_fn,
-            optimizer=OPTIMIZER,
-            batch_size=16,
-            group=group,
-            keys=jax.random.clone(keys),
+            states, data, keys=once, group=group, **SETTING
         )
     tested = population.evaluate(states.params, data, metrics_fn=metrics_fn)
     return states, metrics, tested
@@ -47,13 +39,12 @@ def test_each_member_is_the_run_it_would_have_been_alone(x64, group):
     together = train(*start(3, 3), group=group)
     for i in range(3):
         alone = train(*start(3 + i, 1))
-        pairs = zip(*map(jax.tree.leaves, (together, alone)), strict=True)
-        for ours, theirs in pairs:
+        for ours, theirs in leaves(together, alone):
             np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
-def test_keys_that_draw_otherwise_when_mapped_over_are_refused(impl):
+def test_keys_that_draw_otherwise_when_mapped_over_or_are_too_many_are_refused(impl):
     states, _ = start(0, 2)
     keys = jax.random.split(jax.random.key(0, impl=impl), 2)
     with pytest.raises(ValueError, match=f"need keys of threefry2x32, got {impl}"):
@@ -62,11 +53,8 @@ def test_keys_that_draw_otherwise_when_mapped_over_are_refused(impl):
         assert len(population.seed_keys(0, 1)) == 1
         with pytest.raises(ValueError, match=f"got {impl}"):
             population.seed_keys(0, 2)
-
-
-def test_each_member_has_a_key():
     with pytest.raises(ValueError, match=r"as many rows.*got \(2,\), \(3,\)"):
-        train(start(0, 2)[0], start(0, 3)[1])
+        train(states, start(0, 3)[1])
 
 
 def test_a_population_is_traced_once_however_many_epochs_run():
@@ -80,11 +68,9 @@ def test_a_population_is_traced_once_however_many_epochs_run():
 
 def test_an_epoch_writes_the_new_states_over_the_old():
     states, keys = start(0, 8)
-    data = jnp.zeros((50, 4)), jnp.zeros(50, jnp.int32)
-    fixed = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
-    program = population.train_epoch.lower(states, data, keys=keys, **fixed).compile()
+    lowered = population.train_epoch.lower(states, two_classes(), keys=keys, **SETTING)
     of_states = sum(leaf.nbytes for leaf in jax.tree.leaves(states))
-    assert program.memory_analysis().alias_size_in_bytes == of_states
+    assert lowered.compile().memory_analysis().alias_size_in_bytes == of_states
 
 
 def test_a_group_fits_the_cache_of_a_cpu_and_fills_any_other_device():
@@ -96,22 +82,13 @@ def test_a_group_fits_the_cache_of_a_cpu_and_fills_any_other_device():
 
 
 def test_ten_thousand_members_train_within_4_gb_group_by_group():
-    network = partial(init_mlp, (784, 256, 256, 10))
     data = jnp.zeros((600, 784)), jnp.zeros(600, jnp.int32)
+    given = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 100}
 
     def member(key):  # its parameters are dropped, only its metrics leave the group
         init_key, key = jax.random.split(key)
-        last, _ = training.fit(
-            network(key=init_key),
-            data,
-            metrics_fn=lambda params, *rows, key: training.classification_metrics(
-                mlp(params, rows[0], (0.2, 0.5), key=key), rows[1]
-            ),
-            optimizer=OPTIMIZER,
-            epochs=1,
-            batch_size=100,
-            key=key,
-        )
+        params = init_mlp((784, 256, 256, 10), key=init_key)
+        last, _ = training.fit(params, data, epochs=1, key=key, **given)
         return jax.tree.map(jnp.linalg.norm, last)
 
     keys = jax.eval_shape(lambda: population.seed_keys(0, 10_000))

@@ -83,13 +83,3 @@ def test_forget_bias_moves_the_forget_gates_and_nothing_else():
     moved = [np.asarray(b - a).round(5) for a, b in zip(plain, opened, strict=True)]
     assert not np.any(moved[0]) | np.any(moved[1])
     np.testing.assert_array_equal(moved[2], np.repeat([0, 5, 0, 0], 4))
-
-
-def test_a_size_of_zero_and_parameters_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"at least 1, got \(3, 0\)"):
-        init_lstm(3, 0, key=jax.random.key(0))
-    params, x = problem(init_rnn)
-    with pytest.raises(ValueError, match=r"of shape \(2, 4\), got \(3, 4\)"):
-        rnn(params, x[..., 1:])
-    with pytest.raises(ValueError, match=r"of shape \(3, 16\), got \(3, 4\)"):
-        lstm(params, x)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 import pytest
+from support import everything_in, read, rows
+from test_experiment_dropout import FLAX
 
 from ch4jax.errors import DataError
 from experiments import dropout
@@ -19,36 +21,20 @@ from experiments.common import resume, run_folder, signals
 from experiments.common.errors import Interrupted, UsageError
 from experiments.common.run_folder import RunFolder
 
-SMALL = dropout.Config(
-    lesson=False,
-    hidden=(16, 8),
-    epochs=3,
-    batch_size=64,
-    std=0.1,
-    impl="flax",
-    learning_rate=0.1,
-    figures=False,
-)
-
-
-def run(config):
-    """Run to the end; returns metrics and results without their times."""
-    dropout.run(config)
-    return outcome(config.resume or config.out)
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+SMALL = replace(FLAX, epochs=3, learning_rate=0.1)
 
 
 def outcome(folder):
     """Return results and metrics of a run, without its times."""
-    results = json.loads((folder / "summary.json").read_text())["results"]
     return [
         {name: value for name, value in row.items() if "seconds" not in name}
-        for row in results + rows(folder)
+        for row in read(folder)["results"] + rows(folder)
     ]
+
+
+def run(config):
+    dropout.run(config)
+    return outcome(config.resume or config.out)
 
 
 @pytest.mark.parametrize(
@@ -75,28 +61,15 @@ def test_an_interrupted_and_resumed_run_is_the_run_that_never_stopped(
     assert resumed == run(replace(config, out=tmp_path / "straight"))
 
 
-def files(folder):
-    """Return the bytes of every file in `folder`."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def damage(folder):
     """Cut off the ends of the checkpoints of the second network."""
     for manifest in folder.glob("checkpoints/flax-no*/*/manifest.json"):
         manifest.write_text(manifest.read_text()[:-3])
 
 
-def no_packages(file):
-    file.write_text('{"packages": []}')
-
-
 def fifo(file):
     file.unlink()
     os.mkfifo(file)
-
-
-def no_object(file):
-    file.write_text("[]")
 
 
 def swap(folder):
@@ -110,9 +83,9 @@ UNFIT = {
     "is finished; --epochs must be above 2": lambda run: None,
     "is not JSON": damage,
     "saved no checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
-    "no sound config.json": lambda run: no_object(run / "config.json"),
+    "no sound config.json": lambda run: (run / "config.json").write_text("[]"),
     "no sound env.json": lambda run: fifo(run / "env.json"),
-    "no sound env.json in": lambda run: no_packages(run / "env.json"),
+    "sound env.json in": lambda run: (run / "env.json").write_text('{"packages": []}'),
     " is of flax, no dropout, not of ": swap,
 }
 
@@ -123,12 +96,12 @@ def test_a_run_that_cannot_be_resumed_keeps_every_file(few_images, tmp_path):
     for line, change in UNFIT.items():
         unfit = shutil.copytree(config.out, tmp_path / line)
         change(unfit)
-        before = files(unfit)
+        before = everything_in(unfit)
         epochs = 2 if "finished" in line else 3
         again = replace(config, epochs=epochs, out=None, resume=unfit)
         with pytest.raises((UsageError, DataError), match=line):
             dropout.run(again)
-        assert files(unfit) == before
+        assert everything_in(unfit) == before
 
 
 def test_a_finished_run_resumes_to_more_epochs(few_images, tmp_path):
@@ -142,13 +115,13 @@ def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path):
     config = replace(SMALL, resume=tmp_path / "run")
     RunFolder.create("dropout", replace(SMALL, out=config.resume))
     RunFolder.create("dropout", config)
-    before = files(tmp_path)
+    before = everything_in(tmp_path)
     run_folder.lock(tmp_path)  # no longer the run
     other = os.open(config.resume, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(UsageError, match="another process trains there"):
         RunFolder.create("dropout", config)
-    assert files(tmp_path) == before
+    assert everything_in(tmp_path) == before
     os.close(other)
     RunFolder.create("dropout", config)
 
@@ -171,13 +144,6 @@ def test_resuming_with_other_flags_is_refused(change, line, few_images, tmp_path
         run(replace(config, out=None, resume=tmp_path, **change))
     assert line in str(error.value)
     assert (tmp_path / "config.json").read_text() == before
-
-
-def test_a_folder_without_a_run_and_two_folders_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"no sound config\.json in it"):
-        resume.check(tmp_path, {}, {})
-    with pytest.raises(UsageError, match="--out must not be given with --resume"):
-        replace(SMALL, out=tmp_path, resume=tmp_path)
 
 
 def test_other_versions_and_devices_are_warned_of(tmp_path):

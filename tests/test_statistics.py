@@ -15,38 +15,17 @@ from ch4jax.statistics import (
 RNG = np.random.default_rng(0)
 
 
-def test_the_interval_of_a_mean_is_students():
-    values = RNG.normal(3.0, 2.0, 7)
-    half = scipy.stats.t.ppf(0.975, 6) * values.std(ddof=1) / 7**0.5
-    interval = mean_interval(values)
-    mean = values.mean()
-    np.testing.assert_allclose(interval, (mean, mean - half, mean + half))
-
-
-def test_95_of_100_intervals_hold_the_true_difference():
-    held = 0
-    for _ in range(1000):
-        a, b = RNG.normal(1.0, 1.0, 5), RNG.normal(0.0, 3.0, 9)
-        _, low, high = difference_interval(a, b)
-        held += low <= 1.0 <= high
-    five_sigma = 5 * (1000 * 0.95 * 0.05) ** 0.5
-    assert abs(held - 950) <= five_sigma
+def test_intervals_are_those_of_scipy():
+    a, b = RNG.normal(3.0, 2.0, 7), RNG.normal(0.0, 3.0, 9)
+    student = scipy.stats.ttest_1samp(a, 0.0).confidence_interval(0.95)
+    welch = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    np.testing.assert_allclose(mean_interval(a), (a.mean(), *student))
+    difference = a.mean() - b.mean()
+    np.testing.assert_allclose(difference_interval(a, b), (difference, *welch))
 
 
 def test_equal_values_have_an_interval_of_no_width():
     assert mean_interval(np.full(4, 2.0)) == (2.0, 2.0, 2.0)
-
-
-@pytest.mark.parametrize("values", [[1.0], [1.0, np.nan], []])
-def test_too_few_runs_and_nan_are_refused(values):
-    with pytest.raises(ValueError, match="at least 2 runs, all of them finite, got"):
-        mean_interval(np.array(values))
-
-
-@pytest.mark.parametrize("confidence", [95.0, 1.0, 0.0, np.nan])
-def test_a_confidence_is_a_probability(confidence):
-    with pytest.raises(ValueError, match=f"between 0 and 1, got {confidence}"):
-        mean_interval(np.arange(3.0), confidence)
 
 
 def test_a_mean_in_half_precision_is_not_rounded_to_it():
@@ -54,11 +33,7 @@ def test_a_mean_in_half_precision_is_not_rounded_to_it():
     assert mean_interval(values).estimate == values.astype(float).mean()
 
 
-def test_equivalence_of_what_cannot_be_compared_is_no_number():
-    a, one = np.arange(3.0), np.ones(1)
-    for b, margin, message in ((one, 1.0, "2 runs"), (a, -1.0, "positive, got -1.0")):
-        with pytest.raises(ValueError, match=message):
-            equivalence_p(a, b, margin)
+def test_equal_values_are_equivalent_or_not_for_certain():
     same, apart = np.full(3, 2.0), np.full(3, 7.0)
     assert [equivalence_p(same, b, 0.1) for b in (same, apart)] == [0, 1]
 
@@ -83,8 +58,6 @@ def test_folds_that_share_rows_count_as_fewer_runs_than_they_are():
     half = scipy.stats.t.ppf(0.975, 49) * np.sqrt(shared)
     mean = values.mean()
     np.testing.assert_allclose(folds_interval(values), (mean, mean - half, mean + half))
-    with pytest.raises(ValueError, match="need at least 2 runs"):
-        folds_interval(values[:1, :1])
 
 
 def test_a_conformal_interval_covers_a_new_value_at_least_as_often_as_it_says():
@@ -94,8 +67,3 @@ def test_a_conformal_interval_covers_a_new_value_at_least_as_often_as_it_says():
         covered += abs(new) <= conformal_radius(np.array(residuals), 0.9)
     five_sigma = 5 * np.sqrt(4000 * 0.9 * 0.1)
     assert abs(covered - 4000 * 0.9) <= five_sigma  # 18 of 20 exactly
-
-
-def test_a_coverage_that_the_residuals_cannot_give_is_refused():
-    with pytest.raises(ValueError, match="8 residuals are too few for a coverage of"):
-        conformal_radius(np.ones(8), 0.9)

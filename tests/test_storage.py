@@ -7,10 +7,11 @@ import os
 import pickle
 import re
 import shutil
+import tempfile
 from collections import ChainMap, Counter, OrderedDict, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint import StandardCheckpointer
+from support import everything_in, one_line
 
 from ch4jax import house_prices, storage, training
 from ch4jax.errors import Damaged, Mismatch, Refused
@@ -103,23 +105,11 @@ def some_tree():
     }
 
 
-TREES = {"all": some_tree(), "array": jnp.arange(4), "None": None, "empty": {}}
-
-
-@pytest.mark.parametrize("tree", TREES.values(), ids=list(TREES))
+@pytest.mark.parametrize("tree", [some_tree(), jnp.arange(4), None, {}])
 def test_what_is_loaded_is_what_was_saved(tree, tmp_path):
     storage.save(tmp_path / "x", tree)
     assert same(storage.load(tmp_path / "x"), tree)
     assert same(storage.load(str(tmp_path / "x"), like=tree), tree)
-
-
-def test_an_optimizer_state_comes_back_with_its_named_tuples(tmp_path):
-    params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
-    state = training.init_state(params, optax.chain(optax.clip(1.0), optax.adam(0.1)))
-    storage.save(tmp_path / "state", state)
-    assert same(storage.load(tmp_path / "state", like=state), state)
-    with pytest.raises(Mismatch, match="<TrainState> was saved, which needs an exam"):
-        storage.load(tmp_path / "state")
 
 
 def test_like_may_be_abstract_or_numpy_or_leave_parts_open(tmp_path):
@@ -175,7 +165,7 @@ def test_a_plain_user_of_orbax_reads_the_arrays_by_name(tmp_path):
     storage.save(tmp_path / "x", tree)
     orbax = StandardCheckpointer().restore(tmp_path / "x" / "arrays")
     for name in ("array", "bfloat16", "float64", "bool"):
-        assert same(orbax[name], np.asarray(tree[name])), name
+        assert same(orbax[name], np.asarray(tree[name]))
     assert same(orbax["a"]["b"][0], np.ones(1, np.float32))
     assert same(orbax["key"], np.asarray(jax.random.key_data(tree["key"])))
     target = {"layer": {"w": jnp.zeros((3, 4)), "b": [jnp.zeros(2), np.zeros(1)]}}
@@ -193,18 +183,10 @@ def test_what_version_0_1_saved_is_read(tmp_path):
     assert same(tree["params"]["b"], jnp.array([True, False]))
     assert same(tree["key"], jax.random.key(7))
     assert same(tree["history"], [np.arange(3), 0.1, "é"])
-    assert same(
-        load_exported(tmp_path / "model"), ({"w": jnp.arange(3.0)}, {"rate": 0.5})
-    )
+    exported = {"w": jnp.arange(3.0)}, {"rate": 0.5}
+    assert same(load_exported(tmp_path / "model"), exported)
     storage.Checkpoints(tmp_path / "run", keep=1).save(4, tree)
     export(tmp_path / "model", tree["params"], {})
-
-
-def test_a_loaded_key_draws_what_the_saved_one_would(tmp_path):
-    key = jax.random.key(5)
-    storage.save(tmp_path / "key", key)
-    drawn = jax.random.normal(storage.load(tmp_path / "key"), (3,))
-    assert same(drawn, jax.random.normal(key, (3,)))
 
 
 # Refused before anything is written
@@ -246,9 +228,7 @@ def test_deleted_traced_and_very_deep_trees_are_refused(tmp_path):
         storage.save(tmp_path / "x", {"x": array})
     with pytest.raises(Refused, match="is being traced: save outside of jit"):
         jax.jit(lambda x: storage.save(tmp_path / "x", x))(jnp.ones(3))
-    tree = []
-    for _ in range(200):
-        tree = [tree]
+    tree = reduce(lambda inner, _: [inner], range(200), [])
     with pytest.raises(Refused, match="containers are nested more than 100 deep"):
         storage.save(tmp_path / "x", tree)
     assert not list(tmp_path.iterdir())
@@ -271,7 +251,7 @@ def test_what_was_not_saved_here_is_never_overwritten(files, tmp_path):
         for file, text in files.items():
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / file).write_text(text or "not ours")
-    before = {file: file.read_bytes() for file in files_of(tmp_path)}
+    before = everything_in(tmp_path)
     for write in (storage.save, partial(export, config={})):
         with pytest.raises(Refused, match="ch4jax did not write it"):
             write(tmp_path / "x", jnp.ones(1))
@@ -280,7 +260,7 @@ def test_what_was_not_saved_here_is_never_overwritten(files, tmp_path):
         for _ in range(2):
             write(tmp_path / "y", jnp.ones(1))
         shutil.rmtree(tmp_path / "y")
-    assert {file: file.read_bytes() for file in files_of(tmp_path)} == before
+    assert everything_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("write", [storage.save, partial(export, config={})])
@@ -434,9 +414,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(step, tmp_path, monkey
 )
 def test_another_form_is_an_error_that_names_the_leaf(saved, like, message, tmp_path):
     storage.save(tmp_path / "x", [saved])
-    with pytest.raises(Mismatch, match=re.escape(message)) as error:
+    with one_line(Mismatch, re.escape(message)):
         storage.load(tmp_path / "x", like=[like])
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("array", [jnp.zeros, np.zeros, jax.ShapeDtypeStruct])
@@ -500,9 +479,8 @@ def test_a_file_that_is_cut_short_zeroed_or_gone_is_named(damage, tmp_path):
         file.unlink()
         if damage != "deleted":
             file.write_bytes(DAMAGES[damage](content))
-        with pytest.raises(Damaged, match=file.name) as error:
+        with one_line(Damaged, file.name):
             storage.load(tmp_path / "x")
-        assert "\n" not in str(error.value)
         file.write_bytes(content)
 
 
@@ -585,45 +563,39 @@ RANDOM_TREES = st.recursive(
 )
 
 
-def comes_back_or_is_refused(tree, folder):
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        storage.save(folder / "x", tree)
-    except Refused:
-        assert not list(folder.iterdir())
-        return
-    leaves = json.loads((folder / "x" / "manifest.json").read_text())["leaves"]
-    held = [leaf for leaf in leaves if "tensor" in leaf and 0 not in leaf["shape"]]
-    if held:
-        read = jax.tree.leaves(StandardCheckpointer().restore(folder / "x" / "arrays"))
-        hashes = [hashlib.sha256(array.tobytes()).hexdigest() for array in read]
-        assert sorted(hashes) == sorted(leaf["sha256"] for leaf in held)
-    like = ... if tree is None else tree
-    assert same(storage.load(folder / "x", like=like), tree)
-    if '"type": "<' in (folder / "x" / "manifest.json").read_text():
-        with pytest.raises(Mismatch, match="which needs an example"):
-            storage.load(folder / "x")
-    else:
-        assert same(storage.load(folder / "x"), tree)
+SETTINGS = {"deadline": None, "derandomize": True, "database": None}
+SETTINGS |= {"suppress_health_check": list(HealthCheck)}
 
 
-SETTINGS = {
-    "deadline": None,
-    "derandomize": True,
-    "database": None,
-    "suppress_health_check": list(HealthCheck),
-}
+@pytest.mark.parametrize(
+    "examples", [30, pytest.param(500, marks=pytest.mark.long)], ids=str
+)
+def test_random_trees_come_back_exactly_or_are_refused(examples, tmp_path):
+    @settings(max_examples=examples, **SETTINGS)
+    @given(tree=RANDOM_TREES)
+    def comes_back_or_is_refused(tree):
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        try:
+            storage.save(folder / "x", tree)
+        except Refused:
+            assert not list(folder.iterdir())
+            return
+        manifest = (folder / "x" / "manifest.json").read_text()
+        leaves = json.loads(manifest)["leaves"]
+        held = [leaf for leaf in leaves if "tensor" in leaf and 0 not in leaf["shape"]]
+        if held:
+            read = StandardCheckpointer().restore(folder / "x" / "arrays")
+            hashes = [
+                hashlib.sha256(array.tobytes()).hexdigest()
+                for array in jax.tree.leaves(read)
+            ]
+            assert sorted(hashes) == sorted(leaf["sha256"] for leaf in held)
+        like = ... if tree is None else tree
+        assert same(storage.load(folder / "x", like=like), tree)
+        if '"type": "<' in manifest:
+            with pytest.raises(Mismatch, match="which needs an example"):
+                storage.load(folder / "x")
+        else:
+            assert same(storage.load(folder / "x"), tree)
 
-
-@settings(max_examples=30, **SETTINGS)
-@given(tree=RANDOM_TREES)
-def test_random_trees_come_back_exactly_or_are_refused(tree, tmp_path_factory):
-    comes_back_or_is_refused(tree, tmp_path_factory.getbasetemp() / "trees")
-
-
-@pytest.mark.long
-@settings(max_examples=500, **SETTINGS)
-@given(tree=RANDOM_TREES)
-def test_500_random_trees_come_back_exactly_or_are_refused(tree, tmp_path_factory):
-    comes_back_or_is_refused(tree, tmp_path_factory.getbasetemp() / "trees")
+    comes_back_or_is_refused()

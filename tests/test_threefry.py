@@ -1,7 +1,6 @@
 """Threefry unrolled gives the numbers of JAX, to the last bit."""
 
-import subprocess
-import sys
+from support import command
 
 SAME_NUMBERS = """
 import jax
@@ -38,6 +37,5 @@ assert "while" not in unrolled
 
 
 def test_unrolled_every_number_of_jax_is_the_same_and_no_loop_is_left():
-    command = [sys.executable, "-c", SAME_NUMBERS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command("-c", SAME_NUMBERS)
     assert done.returncode == 0, done.stderr

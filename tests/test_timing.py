@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from experiments.common import timing
-from experiments.common.timing import Timing
 
 
 def test_a_compiled_function_is_called_without_its_static_arguments():
@@ -59,20 +58,3 @@ def test_work_that_returns_nothing_is_refused():
 def test_no_rounds_are_refused():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         timing.interleave({}, rounds=0)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "floor", "reason"),
-    [
-        (Timing(9.0, 1.2, 1.0, 1.5), 1.1, None),
-        (Timing(9.0, 1.2, 1.0, 1.51), 1.1, "the slowest round took 1.51 times"),
-        (Timing(9.0, 1.2, 1.0, 1.5), 1.8, "took 0.67 times as long as its floor"),
-    ],
-)
-def test_rounds_that_spread_and_times_below_their_floor_are_not_quiet(
-    seconds, floor, reason
-):
-    others = {"fast": Timing(1.0, 0.5, 0.5, 0.5), "floor": Timing(floor, *[floor] * 3)}
-    found = timing.disturbances({"epoch": seconds, **others}, {"epoch": floor})
-    assert list(found) == ([] if reason is None else ["epoch"])
-    assert reason is None or found["epoch"].startswith(reason)

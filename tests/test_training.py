@@ -55,12 +55,11 @@ def test_training_and_evaluation_are_traced_once_however_many_epochs_run(data):
         traces.append(key is None)
         return linear(params, x, y, key=key)
 
-    state = start(SGD)
-    for _ in range(5):
-        state, _ = train_epoch(  # the last batch has two rows
-            state, data, metrics_fn=counting, optimizer=SGD, key=jax.random.key(1)
-        )
-        training.evaluate(state.params, data, metrics_fn=counting, batch_size=16)
+    state, counted = start(SGD), {"metrics_fn": counting, "batch_size": 16}
+    for _ in range(5):  # the last batch has two rows
+        key = jax.random.key(1)
+        state, _ = train_epoch(state, data, optimizer=SGD, key=key, **counted)
+        training.evaluate(state.params, data, **counted)
     assert state.step == 20
     assert traces == [False, True]
 
@@ -99,29 +98,23 @@ def test_a_state_that_was_trained_from_cannot_be_used_again_but_its_params_can(d
 
 def test_an_optimizer_whose_state_shares_the_parameters_can_train(data):
     optimizer = optax.contrib.schedule_free(SGD, 0.01)
-    state, _ = train_epoch(
-        start(optimizer), data, optimizer=optimizer, key=jax.random.key(0)
-    )
+    given = {"optimizer": optimizer, "key": jax.random.key(0)}
+    state, _ = train_epoch(start(optimizer), data, **given)
     assert state.step == 4
 
 
 def test_an_epoch_exports_and_comes_back_with_the_same_numbers(data):
     pytest.importorskip("flatbuffers")
-    # Optax's own states are not ours to register.
-    export.register_namedtuple_serialization(
-        optax.EmptyState, serialized_name="optax.EmptyState"
-    )
+    register = export.register_namedtuple_serialization
+    register(optax.EmptyState, serialized_name="optax.EmptyState")  # it is not ours
 
     def epoch(state, data):
         return train_epoch(state, data, optimizer=SGD, key=jax.random.key(0))
 
     exported = export.export(jax.jit(epoch), platforms=["cpu", "cuda", "tpu"])
     again = export.deserialize(exported(start(SGD), data).serialize())
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        again.call(start(SGD), data),
-        epoch(start(SGD), data),
-    )
+    ours, theirs = epoch(start(SGD), data), again.call(start(SGD), data)
+    jax.tree.map(np.testing.assert_array_equal, theirs, ours)
 
 
 def test_cross_entropy_and_accuracy_are_the_closed_forms():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from support import largest_difference, relative_difference
+from support import largest_difference, leaves, relative_difference
 
 from ch4jax import training, weight_decay
 from ch4jax.data.synthetic import linear_regression
@@ -22,7 +22,6 @@ from ch4jax.weight_decay import (
     l2_sgd,
     linreg,
     mean_loss,
-    model,
     mse,
     squared_loss,
     train,
@@ -36,10 +35,6 @@ def problem(rows=20, inputs=200):
     params = init_params(inputs, key=init_key)
     params["bias"] = jax.random.normal(bias_key, (1,))
     return linear_regression(w, 0.05, rows, key=data_key), params, key
-
-
-def pairs(ours, theirs):
-    return zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
 
 
 # analytic
@@ -92,34 +87,30 @@ def test_scratch_and_concise_agree_for_100_epochs_if_mapped(
         training.fit, metrics_fn=mse, optimizer=l2_sgd(*settings), key=key, **sizes
     )
     theirs, _ = jax.jit(fit)({"params": params}, data)
-    difference = largest_difference(pairs(ours, theirs["params"]))
+    difference = largest_difference(leaves(ours, theirs["params"]))
     assert difference <= 1e-12 if mapped else difference > 1e-3
-    assert largest_difference(pairs(params, ours)) > 0.1
-
-
-def test_both_start_from_the_standard_normal():
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1000)))["params"]
-    five_errors = 5 / np.sqrt(2 * 999)  # of a standard deviation of 1
-    for start in (params, init_params(1000, key=jax.random.key(1))):
-        assert abs(start["kernel"].std() - 1) <= five_errors
+    assert largest_difference(leaves(params, ours)) > 0.1
 
 
 # invariants
 
 
-def test_the_mask_picks_kernels_by_name_at_any_depth():
-    dense = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-    params = {"Dense_0": dense, "kernel_like": [dense, {"scale": dense["bias"]}]}
+def test_the_mask_picks_what_holds_weights_by_name_at_any_depth():
+    matrix, vector = jnp.ones((2, 2)), jnp.ones(2)
+    dense = {"kernel": matrix, "bias": vector}
+    params = {
+        "Dense_0": dense,
+        "kernel_like": [dense, {"scale": vector}],
+        "MyLinear_0": {"weight": matrix, "bias": vector},
+        "embedding": matrix,
+    }
     picked = {"kernel": True, "bias": False}
-    expected = {"Dense_0": picked, "kernel_like": [picked, {"scale": False}]}
-    assert kernel_mask(params) == expected
-
-
-def test_the_mask_picks_the_weight_of_our_own_layer_beside_a_kernel():
-    params = {"MyLinear_0": {"weight": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
-    mask = kernel_mask(params | {"kernel": jnp.ones(2), "embedding": jnp.ones((3, 2))})
-    decayed = {"weight": True, "bias": False}
-    assert mask == {"MyLinear_0": decayed, "kernel": True, "embedding": True}
+    assert kernel_mask(params) == {
+        "Dense_0": picked,
+        "kernel_like": [picked, {"scale": False}],
+        "MyLinear_0": {"weight": True, "bias": False},
+        "embedding": True,
+    }
 
 
 @pytest.mark.parametrize("box", [nnx.Param, lambda a: nn.Partitioned(a, ("a", "b"))])
@@ -135,15 +126,6 @@ def test_the_mask_looks_through_boxes(box):
         np.testing.assert_array_equal(kernel, -0.5)
 
 
-def test_a_weight_that_the_mask_would_leave_out_is_named():
-    params = {"kernel": jnp.ones((2, 2)), "norm": {"scale": jnp.ones((2, 2))}}
-    with pytest.raises(ValueError, match=r"would leave out \['u'\]: expected") as error:
-        kernel_mask(params | {"u": jnp.ones((2, 2)), "gain": jnp.ones(2)})
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="would leave out the tree: expected"):
-        kernel_mask(jnp.ones((2, 2)))
-
-
 @pytest.mark.parametrize("patterns", [["kernel"], ["*"]])
 def test_all_that_decays_may_be_frozen(patterns):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
@@ -151,16 +133,6 @@ def test_all_that_decays_may_be_frozen(patterns):
     step, _ = optimizer.update(params, optimizer.init(params), params)
     assert not step["kernel"].any()
     assert step["bias"].all() == (patterns == ["kernel"])
-
-
-@pytest.mark.parametrize("make", [l2_sgd, l2_adam])
-def test_a_mask_that_selects_nothing_is_refused(make):
-    optimizer = make(0.1, 3.0)
-    with pytest.raises(ValueError, match=r"would leave out \['w'\]: exp") as error:
-        optimizer.init({"w": jnp.ones((2, 1)), "b": jnp.zeros(1)})
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="would decay nothing"):
-        optimizer.init({})
 
 
 def test_without_momentum_sgd_keeps_no_state():
@@ -177,34 +149,3 @@ def test_one_program_serves_every_lambda_and_learning_rate():
     for lambd, rate in ((3.0, 0.001), (10.0, 0.01)):
         train(params, data, lambd, learning_rate=rate, epochs=2, key=key)
     assert weight_decay._train._cache_size() == programs
-
-
-# bad input
-
-
-@pytest.mark.parametrize("value", [-1.0, -1, float("nan"), float("inf")])
-def test_a_coefficient_that_is_no_finite_number_from_0_is_refused(value):
-    data, params, key = problem(inputs=3)
-    with pytest.raises(
-        ValueError, match=f"lambd must be finite and at least 0, got {value}"
-    ):
-        train(params, data, value, key=key)
-    for make in (l2_sgd, l2_adam):
-        with pytest.raises(ValueError, match=f"weight_decay must be .*, got {value}"):
-            make(0.1, value)
-
-
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
-def test_a_momentum_outside_0_to_1_is_refused(momentum):
-    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got"):
-        l2_sgd(0.1, 0.0, momentum)
-
-
-def test_shapes_that_do_not_fit_are_named():
-    (x, y), params, key = problem(inputs=3)
-    with pytest.raises(ValueError, match=r"\(20, 2\) does not fit .* \(3, 1\)"):
-        linreg(params, x[:, :2])
-    with pytest.raises(ValueError, match=r"got \(20, 1\) and \(20,\)"):
-        squared_loss(linreg(params, x), y[:, 0])
-    with pytest.raises(ValueError, match=r"got \(5, 1\) and \(5,\)"):
-        train(params, (x, y[:, 0]), 3.0, key=key)

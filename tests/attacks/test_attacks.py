@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import importlib
 import io
-import json
 import os
 import re
 import shutil
@@ -37,6 +36,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support import read, rows
 
 from ch4jax import interop, storage
 from ch4jax.data.files import read_object
@@ -150,9 +150,7 @@ def outcome(folder):
             return {k: strip(v) for k, v in value.items() if not VARY.search(k)}
         return [strip(v) for v in value] if isinstance(value, list) else value
 
-    texts = (folder / "metrics.jsonl").read_text().splitlines()
-    texts.append((folder / "summary.json").read_text())
-    return [strip(json.loads(text)) for text in texts]
+    return strip([*rows(folder), read(folder)])
 
 
 @cache
@@ -233,10 +231,10 @@ class Attacks(RuleBasedStateMachine):
         change = draw.choice([(), (), ("--seed", "1"), ("--epochs", "3")])
         asked = read_object(path / "config.json").get("epochs", 0)
         finished = (path / "summary.json").exists()
-        rows = path / "metrics.jsonl"
+        metrics = path / "metrics.jsonl"
         begun = (path / "env.json").exists() and (
             any(path.glob("checkpoints/*/*/manifest.json"))
-            or not (rows.is_file() and rows.stat().st_size)
+            or not (metrics.is_file() and metrics.stat().st_size)
         )
         run = Run(name, (*args, *change), damaged)
         wanted = 3 if "3" in run.args else 2
@@ -286,13 +284,12 @@ class Attacks(RuleBasedStateMachine):
     def name_no_number(self, draw):
         name, number = draw.choice(sorted(COMMANDS)), draw.choice(NUMBERS)
         config_type = importlib.import_module(f"experiments.{name}").Config
-        flag = draw.choice(
-            [
-                f"--{field.name.replace('_', '-')}"
-                for field in dataclasses.fields(config_type)
-                if re.search(r"\b(int|float)\b|Int|Float", str(field.type))
-            ]
-        )
+        flags = [
+            f"--{field.name.replace('_', '-')}"
+            for field in dataclasses.fields(config_type)
+            if re.search(r"\b(int|float)\b|Int|Float", str(field.type))
+        ]
+        flag = draw.choice(flags)
         code, said = command(name, *COMMANDS[name].split(), flag, number, "--out", "no")
         assert code in (1, 2) or number in SOUND.get(flag, ()), (flag, number, said)
         shutil.rmtree("no", ignore_errors=True)
