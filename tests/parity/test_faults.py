@@ -5,7 +5,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-import torch
+from parity.models import made
 
 from ch4jax import parity
 from ch4jax.errors import Mismatch
@@ -16,27 +16,18 @@ FAULTS = [[cell.strip(" ") for cell in row.split("|")] for row in ROWS]
 QUICK = ("vae", "tied")
 
 
-def faulty(name, right, wrong):
-    """Return what the file of a model defines, with other text in one place."""
-    module = importlib.import_module(f"parity.models.{name}")
-    text = inspect.getsource(module)
-    assert right in text
-    scope = {"__name__": module.__name__}
-    exec(compile(text.replace(right, wrong, 1), module.__file__, "exec"), scope)
-    return scope
-
-
 def report_of(fault):
     """Return the verdict, and what the report or the error says."""
     name, right, wrong, _ = fault
-    model = faulty(name.strip("*"), right, wrong)
-    torch.manual_seed(0)
-    inputs, labels = model["example"](0)
-    modules = model["flax_module"](), model["torch_module"]()
-    options = {"losses": model.get("LOSSES"), "steps": 0, **model["OPTIONS"]}
-    options["pairs"] = {"SGD": parity.optimizers()["SGD"]}
+    module = importlib.import_module(f"parity.models.{name.strip('*')}")
+    text = inspect.getsource(module)
+    assert right in text
+    model = {"__name__": module.__name__}
+    exec(compile(text.replace(right, wrong, 1), module.__file__, "exec"), model)
+    arguments, options = made(model)
+    pairs = {"SGD": parity.optimizers()["SGD"]}
     try:
-        report = parity.compare(*modules, inputs, labels, **options)
+        report = parity.compare(*arguments, **options, pairs=pairs, steps=0)
     except Mismatch as error:
         return False, str(error)
     return report.passed, str(report)

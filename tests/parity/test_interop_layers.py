@@ -12,9 +12,11 @@ import torch
 from flax import linen, nnx
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from parity.models import NAMES, made, read
 from support import relative_difference
 
 from ch4jax.interop import from_torch, to_torch
+from ch4jax.parity import difference
 
 RNGS = nnx.Rngs(0)
 COUNTS = st.integers(1, 3)
@@ -239,6 +241,17 @@ def tensor_bits(state_dict):
     return {name: (t.dtype, t.numpy().tobytes()) for name, t in state_dict.items()}
 
 
+def carried(theirs, flax, inputs, **options):
+    """Return the layer of Flax with the values of PyTorch's, and its outputs."""
+    if isinstance(flax, linen.Module):
+        like = jax.eval_shape(flax.init, jax.random.key(0), *inputs)
+        ours = from_torch(theirs, like, **options)
+        return ours, flax.apply(ours, *inputs)
+    flax.eval()
+    ours = from_torch(theirs, flax, **options)
+    return ours, ours(*inputs)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @settings(
     max_examples=6,
@@ -257,13 +270,7 @@ def test_outputs_are_equal_and_every_bit_comes_back(name, data):
         inputs = [last(jnp.asarray(x.numpy())) for x in case.inputs]
         expected = last(jnp.asarray(case.call(theirs, *case.inputs).detach().numpy()))
         for flax in case.flax:
-            if isinstance(flax, linen.Module):
-                like = jax.eval_shape(flax.init, jax.random.key(0), *inputs)
-                ours = from_torch(theirs, like)
-                outputs = flax.apply(ours, *inputs)
-            else:
-                ours = from_torch(theirs, flax)
-                outputs = ours(*inputs)
+            ours, outputs = carried(theirs, flax, inputs)
             assert relative_difference(outputs, expected) <= 1e-12
             back = to_torch(ours, theirs)
             if "bias_ih_l0" not in back:  # of which only the sum comes back
@@ -271,3 +278,19 @@ def test_outputs_are_equal_and_every_bit_comes_back(name, data):
             other = copy.deepcopy(theirs)
             other.load_state_dict(back)
             assert bits(from_torch(other, ours)) == bits(ours)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_of_a_whole_model_are_equal_and_every_bit_comes_back(name, x64):
+    (ours, theirs, inputs, _), options = made(read(name))
+    del options["losses"]
+    theirs.double().eval()
+    for buffer in theirs.buffers():
+        if buffer.is_floating_point():
+            torch.nn.init.uniform_(buffer, 0.5, 1.5)
+    with torch.no_grad():
+        expected = theirs(*map(torch.tensor, inputs))
+    ours, outputs = carried(theirs, ours, [*map(jnp.asarray, inputs)], **options)
+    assert difference(outputs, expected) <= 1e-12
+    back = to_torch(ours, theirs, **options)
+    assert tensor_bits(back) == tensor_bits(theirs.state_dict())

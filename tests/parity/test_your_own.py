@@ -1,6 +1,5 @@
 """Ten models that are not ours, held to PyTorch's, and what the report names."""
 
-import importlib
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -13,21 +12,13 @@ import optax
 import pytest
 import torch
 from flax import linen, nnx
-from parity.models.test_exchange import NAMES
+from parity.models import NAMES, made, read
 
 from ch4jax import interop, parity
 from ch4jax.errors import Mismatch
 
 QUICK = ("SGD, momentum", "AdamW")
 SLOW = ("unet", "mixer", "resnet", "decoder", "encoder", "lenet")
-
-
-def pair(name):
-    model = importlib.import_module(f"parity.models.{name}")
-    torch.manual_seed(0)
-    inputs, labels = model.example(0)
-    arguments = model.flax_module(), model.torch_module(), inputs, labels
-    return arguments, {"losses": getattr(model, "LOSSES", None), **model.OPTIONS}
 
 
 def some(names):
@@ -40,7 +31,7 @@ def some(names):
     [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in NAMES],
 )
 def test_a_model_is_equal_and_no_setting_stays_changed(name):
-    arguments, options = pair(name)
+    arguments, options = made(read(name))
     before = {k: v.clone() for k, v in arguments[1].state_dict().items()}
     report = parity.compare(*arguments, **options, pairs=some(QUICK), steps=4)
     assert report.passed, f"\n{report}"
@@ -55,7 +46,7 @@ def test_a_model_is_equal_and_no_setting_stays_changed(name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_equal_under_every_optimizer_over_fifty_steps(name):
-    arguments, options = pair(name)
+    arguments, options = made(read(name))
     report = parity.compare(*arguments, **options)
     assert report.passed, f"\n{report}"
 
