@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 from parity.models import tied
-from parity.test_modules import TWINS
 from safetensors.torch import save_model
-from test_modules import EXAMPLES, variables
 
-from ch4jax import deep_mlp, dropout, house_prices, weight_decay
+from ch4jax import deep_mlp
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
@@ -35,54 +33,23 @@ def tensor_bits(state_dict):
     }
 
 
-def drawn(init, *sizes):
-    """Return a tree with the shapes of `init`, and numbers that compile nothing."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda key: init(*sizes, key=key), jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
-
-
 def deep(depth):
-    params = drawn(deep_mlp.init_params, 6, 5, depth, 3, xavier_uniform)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        lambda key: deep_mlp.init_params(6, 5, depth, 3, xavier_uniform, key=key),
+        jax.random.key(0),
+    )
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
     return params, twins.DeepMLP(6, 5, depth, 3, torch.relu)
 
 
-PAIRS = {
-    module.__name__: lambda module=module: (
-        variables(EXAMPLES[module]),
-        TWINS[module](),
-    )
-    for module in TWINS
-} | {
-    "the list of init_mlp": lambda: (
-        drawn(dropout.init_mlp, (12, 16, 8, 10)),
-        twins.perceptron((16, 8), num_inputs=12),
-    ),
-    "the kernel and bias of linear regression": lambda: (
-        drawn(weight_decay.init_params, 7),
-        torch.nn.Linear(7, 1),
-    ),
-    "the w and b of house prices": lambda: (
-        drawn(house_prices.init_linear, 7),
-        torch.nn.Linear(7, 1),
-    ),
-    "thirteen layers, twelve of them stacked": lambda: deep(13),
-    "one layer, none stacked": lambda: deep(1),
-}
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_parameters_go_to_pytorch_and_back_exactly(name):
-    params, twin = PAIRS[name]()
-    names = getattr(twin, "names", None)
-    theirs = twin.state_dict()
-    ours = from_torch(theirs, params, names=names)
-    assert jax.tree.structure(ours) == jax.tree.structure(params)
-    assert tensor_bits(to_torch(ours, theirs, names=names)) == tensor_bits(theirs)
-    twin.load_state_dict(to_torch(params, twin, names=names), assign=True)
-    assert bits(from_torch(twin.state_dict(), params, names=names)) == bits(params)
+@pytest.mark.parametrize("depth", [1, 13])
+def test_stacked_layers_go_to_pytorch_and_back_exactly(depth, x64):
+    params, twin = deep(depth)
+    theirs = to_torch(params, twin)
+    for layer, kernel in enumerate(params.hidden.kernel):
+        np.testing.assert_array_equal(theirs[f"hidden.{layer}.weight"].T, kernel)
+    assert bits(from_torch(theirs, params)) == bits(params)
 
 
 def test_w_is_in_by_out_as_the_kernel_is():
