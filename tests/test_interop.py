@@ -95,6 +95,6 @@ def test_without_pytorch_the_error_says_what_to_install(call, monkeypatch):
         call()
 
 
-def test_importing_interop_does_not_import_pytorch():
-    code = "import ch4jax.interop, sys; assert 'torch' not in sys.modules"
+def test_importing_parity_and_interop_does_not_import_pytorch():
+    code = "import ch4jax.parity, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from parity.models import tied
+from parity.test_interop_layers import bits, tensor_bits
 from safetensors.torch import save_model
 
 from ch4jax import deep_mlp
@@ -20,17 +21,6 @@ from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
 from ch4jax.storage._leaves import DTYPES, NATIVE
 from experiments.pytorch import twins
-
-
-def bits(tree):
-    return [(a.dtype, a.shape, np.asarray(a).tobytes()) for a in jax.tree.leaves(tree)]
-
-
-def tensor_bits(state_dict):
-    return {
-        name: (t.dtype, t.shape, t.contiguous().reshape(-1).view(torch.uint8).tolist())
-        for name, t in state_dict.items()
-    }
 
 
 def deep(depth):
@@ -50,12 +40,6 @@ def test_stacked_layers_go_to_pytorch_and_back_exactly(depth, x64):
     for layer, kernel in enumerate(params.hidden.kernel):
         np.testing.assert_array_equal(theirs[f"hidden.{layer}.weight"].T, kernel)
     assert bits(from_torch(theirs, params)) == bits(params)
-
-
-def test_w_is_in_by_out_as_the_kernel_is():
-    net = torch.nn.Linear(3, 2)
-    ours = from_torch(net.state_dict(), {"w": np.zeros((3, 2)), "b": np.zeros(2)})
-    np.testing.assert_array_equal(ours["w"], net.weight.detach().T)
 
 
 @pytest.mark.parametrize("form", ["Dense_", "layers_", "list"])

@@ -234,11 +234,14 @@ LAYERS = {
 def bits(tree):
     if isinstance(tree, nnx.Module):
         tree = nnx.state(tree, nnx.Not(nnx.RngState))
-    return [(a.dtype, np.asarray(a).tobytes()) for a in jax.tree.leaves(tree)]
+    return [(a.dtype, a.shape, np.asarray(a).tobytes()) for a in jax.tree.leaves(tree)]
 
 
 def tensor_bits(state_dict):
-    return {name: (t.dtype, t.numpy().tobytes()) for name, t in state_dict.items()}
+    return {
+        name: (t.dtype, t.shape, t.contiguous().reshape(-1).view(torch.uint8).tolist())
+        for name, t in state_dict.items()
+    }
 
 
 def carried(theirs, flax, inputs, **options):
