@@ -148,7 +148,7 @@ def to_torch(
             array = np.concatenate(parts) if parts[1:] else parts[0]
             value = to_tensor(array, tree.labels[pieces[0].leaf])
             found |= dict.fromkeys(layer.tensors[tensor], value)
-    for same in _tied(tensors):
+    for same in one_memory(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:
             if not torch.equal(found[first], found[name]):
@@ -372,7 +372,7 @@ def _pairs(
         return not named, kinds.get(name.rpartition(".")[0]) != "Embedding"
 
     # Tied tensors once: under the name that `names` has, or the embedding's.
-    again = {n for same in _tied(tensors) for n in {*same} - {min(same, key=rank)}}
+    again = {n for same in one_memory(tensors) for n in {*same} - {min(same, key=rank)}}
     attempts = itertools.product((constants, set()), (set(), again))
     errors: list[Mismatch] = []
     for without in dict.fromkeys(frozenset(a | b) & {*shapes} for a, b in attempts):
@@ -384,7 +384,7 @@ def _pairs(
     raise min(errors, key=lambda e: ("names=" not in str(e), str(e).count("\n")))
 
 
-def _tied(tensors: StateDict) -> list[list[str]]:
+def one_memory(tensors: StateDict) -> list[list[str]]:
     """Return the names of tensors that share all their memory."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from difflib import get_close_matches
+from os.path import commonprefix
 from typing import NamedTuple
 
 from ch4jax.errors import Mismatch
@@ -290,15 +291,9 @@ def _splitter(names: Iterable[str]) -> Callable[[str], Keys]:
         parts = name.split(".")
         return tuple(part for part in parts if part and part not in _WRAPPERS)
 
-    every, size = [split(name) for name in names], 0
-    for part in min(every, default=())[:-1]:
-        if part not in _OUTER or any(
-            keys[size : size + 1] != (part,) for keys in every
-        ):
-            break
-        size += 1
-    outer = every[0][:size] if every else ()
-    return lambda name: split(name)[size * _starts(split(name), outer) :]
+    above = commonprefix([split(name)[:-1] for name in names])  # noqa: RUF071 - tuples
+    outer = tuple(itertools.takewhile(_OUTER.__contains__, above))
+    return lambda name: split(name)[len(outer) * _starts(split(name), outer) :]
 
 
 def _places_of(
