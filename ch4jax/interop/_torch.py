@@ -173,8 +173,7 @@ def layer_pairs(source: Any, like: Any, *, names: Names = None) -> dict[str, str
     tree, _ = _tree(like)
     leaves: dict[str, list[Keys]] = {}
     for layer, form in _pairs(tensors_of(source, "`source`"), source, tree, names, {}):
-        pieces = itertools.chain(*form.tensors.values())
-        paths = [canonical(piece.leaf)[0] for piece in pieces if piece.leaf]
+        paths = [canonical(piece.leaf)[0] for piece in form.pieces if piece.leaf]
         leaves.setdefault(".".join(layer.start), []).extend(paths)
     # A prefix of tuples, of which the function of that name is capable.
     return {name: "/".join(commonprefix(paths)) for name, paths in leaves.items()}  # noqa: RUF071
@@ -305,11 +304,10 @@ def _tree(
             if once[id(variable)] == path and isinstance(variable, wanted)
         ]
         for path, module in nnx.iter_modules(like):
-            if isinstance(module, nnx.ConvTranspose):
-                kind = "ConvTranspose", module.transpose_kernel
-                kinds[tuple(map(str, path))] = kind
-            elif isinstance(module, nnx.Conv):
-                kinds[tuple(map(str, path))] = "Conv", None
+            if isinstance(module, nnx.Conv | nnx.ConvTranspose):
+                flipped = getattr(module, "transpose_kernel", None)
+                kind = "Conv" if flipped is None else "ConvTranspose"
+                kinds[tuple(map(str, path))] = kind, flipped
     else:
         paths = [
             (tuple(keystr((key,), simple=True) for key in keys), leaf)
