@@ -39,11 +39,7 @@ def constant(value: float) -> Initializer:
 
     As a kernel it makes the units of a layer equal, and they stay equal in training.
     """
-
-    def init(key: PRNGKeyArray, shape: Shape, dtype: DTypeLike = float) -> Array:
-        return jnp.full(shape, value, dtype)
-
-    return init
+    return jax.nn.initializers.constant(value)
 
 
 def xavier_uniform(key: PRNGKeyArray, shape: Shape, dtype: DTypeLike = float) -> Array:

@@ -273,17 +273,13 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
-def _path(keys: KeyPath) -> str:
-    return keystr(keys, simple=True, separator="/")
-
-
 def _map(f: Callable[[str, Any], Any], tree: PyTree, keys: KeyPath = ()) -> PyTree:
     """Apply `f` to each path and leaf; `jax.tree.map` would sort dictionaries."""
     if type(tree) is dict:
         return {k: _map(f, child, (*keys, DictKey(k))) for k, child in tree.items()}
     children, treedef = tree_flatten_with_path(tree, lambda node: node is not tree)
     if [path for path, _ in children] == [()]:
-        return f(_path(keys), tree)
+        return f(keystr(keys, simple=True, separator="/"), tree)
     mapped = [_map(f, child, (*keys, *path)) for path, child in children]
     return jax.tree.unflatten(treedef, mapped)
 

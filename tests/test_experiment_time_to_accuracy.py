@@ -41,11 +41,8 @@ def test_both_learn_and_every_seed_counts(few_images, tmp_path, monkeypatch):
     config = time_to_accuracy.Config(data="mini", rounds=2, seeds=3, out=tmp_path)
     ours, *theirs = result_of(time_to_accuracy, config)["runs"]
     torch.set_num_threads(threads)
-    ours, *theirs = json.loads((tmp_path / "summary.json").read_text())["runs"]
     assert (ours["name"], ours["seeds"]) == ("70%, JAX", 3)
     assert theirs[0]["name"] == "70%, PyTorch, threads: 1"
-    assert (ours["name"], ours["seeds"]) == ("JAX", 3)
-    assert theirs[0]["name"] == "PyTorch, threads: 1"
     assert theirs[0]["seeds"] >= 3  # one that warms up, and at least one a round
     for runs in (ours, *theirs):
         mean, low, high = runs["accuracy"]

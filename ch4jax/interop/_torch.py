@@ -148,7 +148,7 @@ def to_torch(
             array = np.concatenate(parts) if parts[1:] else parts[0]
             value = to_tensor(array, tree.labels[pieces[0].leaf])
             found |= dict.fromkeys(layer.tensors[tensor], value)
-    for same in _tied(tensors):
+    for same in one_memory(tensors):
         first, *rest = [name for name in same if name in found]
         for name in rest:
             if not torch.equal(found[first], found[name]):
@@ -173,8 +173,7 @@ def layer_pairs(source: Any, like: Any, *, names: Names = None) -> dict[str, str
     tree, _ = _tree(like)
     leaves: dict[str, list[Keys]] = {}
     for layer, form in _pairs(tensors_of(source, "`source`"), source, tree, names, {}):
-        pieces = itertools.chain(*form.tensors.values())
-        paths = [canonical(piece.leaf)[0] for piece in pieces if piece.leaf]
+        paths = [canonical(piece.leaf)[0] for piece in form.pieces if piece.leaf]
         leaves.setdefault(".".join(layer.start), []).extend(paths)
     # A prefix of tuples, of which the function of that name is capable.
     return {name: "/".join(commonprefix(paths)) for name, paths in leaves.items()}  # noqa: RUF071
@@ -305,11 +304,10 @@ def _tree(
             if once[id(variable)] == path and isinstance(variable, wanted)
         ]
         for path, module in nnx.iter_modules(like):
-            if isinstance(module, nnx.ConvTranspose):
-                kind = "ConvTranspose", module.transpose_kernel
-                kinds[tuple(map(str, path))] = kind
-            elif isinstance(module, nnx.Conv):
-                kinds[tuple(map(str, path))] = "Conv", None
+            if isinstance(module, nnx.Conv | nnx.ConvTranspose):
+                flipped = getattr(module, "transpose_kernel", None)
+                kind = "Conv" if flipped is None else "ConvTranspose"
+                kinds[tuple(map(str, path))] = kind, flipped
     else:
         paths = [
             (tuple(keystr((key,), simple=True) for key in keys), leaf)
@@ -372,7 +370,7 @@ def _pairs(
         return not named, kinds.get(name.rpartition(".")[0]) != "Embedding"
 
     # Tied tensors once: under the name that `names` has, or the embedding's.
-    again = {n for same in _tied(tensors) for n in {*same} - {min(same, key=rank)}}
+    again = {n for same in one_memory(tensors) for n in {*same} - {min(same, key=rank)}}
     attempts = itertools.product((constants, set()), (set(), again))
     errors: list[Mismatch] = []
     for without in dict.fromkeys(frozenset(a | b) & {*shapes} for a, b in attempts):
@@ -384,7 +382,7 @@ def _pairs(
     raise min(errors, key=lambda e: ("names=" not in str(e), str(e).count("\n")))
 
 
-def _tied(tensors: StateDict) -> list[list[str]]:
+def one_memory(tensors: StateDict) -> list[list[str]]:
     """Return the names of tensors that share all their memory."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from difflib import get_close_matches
+from os.path import commonprefix
 from typing import NamedTuple
 
 from ch4jax.errors import Mismatch
@@ -290,15 +291,9 @@ def _splitter(names: Iterable[str]) -> Callable[[str], Keys]:
         parts = name.split(".")
         return tuple(part for part in parts if part and part not in _WRAPPERS)
 
-    every, size = [split(name) for name in names], 0
-    for part in min(every, default=())[:-1]:
-        if part not in _OUTER or any(
-            keys[size : size + 1] != (part,) for keys in every
-        ):
-            break
-        size += 1
-    outer = every[0][:size] if every else ()
-    return lambda name: split(name)[size * _starts(split(name), outer) :]
+    above = commonprefix([split(name)[:-1] for name in names])  # noqa: RUF071 - tuples
+    outer = tuple(itertools.takewhile(_OUTER.__contains__, above))
+    return lambda name: split(name)[len(outer) * _starts(split(name), outer) :]
 
 
 def _places_of(
@@ -395,26 +390,20 @@ def _lines(
         for piece in form.tensors[name][:1]
     }
     same = [(theirs.pop(key), ours.pop(key)) for key in [*theirs] if key in ours]
-    lines = [
-        f"{a.name} {a.shape} does not fit {b.name} {b.shape}"
-        for a, b in same
-        if a.fits != b.fits
-    ]
-    alone = [(theirs, _by_shape(ours)), (ours, _by_shape(theirs))]
+    lines = [f"{a} does not fit {b}" for a, b in same if a.fits != b.fits]
     wrong = len(lines) + len(theirs) + len(ours)
-    for some, others in alone:
-        few = [*some.values()][: max(0, MOST_LINES - len(lines))]
+    sides = [*theirs.values()], [*ours.values()]
+    for some, others in (sides, sides[::-1]):
+        few = some[: max(0, MOST_LINES - len(lines))]
         lines += [_alone(one, others) for one in few]
     if not wrong:
         a, b = same[0]
-        lines = [f"{a.name} {a.shape} and {b.name} {b.shape} are of two kinds"]
+        lines = [f"{a} and {b} are of two kinds"]
     if wrong > len(lines[:MOST_LINES]):
         lines = [*lines[:MOST_LINES], f"and {wrong - MOST_LINES} more"]
-    theirs_by, ours_by = alone[1][1], alone[0][1]
-    if wrong == 2 * len(theirs) and {shape: len(v) for shape, v in ours_by.items()} == (
-        dict.fromkeys(theirs_by, 1)
-    ):
-        found = {one.name: ours_by[one.fits][0].name for one in theirs.values()}
+    by_shape = [{one.fits: one.name for one in some} for some in sides]
+    if 0 < wrong / 2 == len(by_shape[0]) and by_shape[0].keys() == by_shape[1].keys():
+        found = {name: by_shape[1][fits] for fits, name in by_shape[0].items()}
         lines.append(f"if that is right, pass names={dict(names) | found}")
     return "\n".join(lines)
 
@@ -439,25 +428,20 @@ class _Lonely(NamedTuple):
     shape: Shape
     fits: Shape
 
-
-def _by_shape(several: Mapping[tuple[str, str], _Lonely]) -> dict[Shape, list[_Lonely]]:
-    found: dict[Shape, list[_Lonely]] = defaultdict(list)
-    for one in several.values():
-        found[one.fits].append(one)
-    return dict(found)
+    def __str__(self) -> str:
+        return f"{self.name} {self.shape}"
 
 
-def _alone(one: _Lonely, others: Mapping[Shape, list[_Lonely]]) -> str:
-    line, fitting = f"{one.name} {one.shape} has no counterpart", others.get(one.fits)
-    if fitting and fitting[1:]:
-        some = " and ".join(other.name for other in fitting[:2])
-        more = f" and {len(fitting) - 2} more" if fitting[2:] else ""
-        return f"{line}; {some}{more} would fit: say which by `names`"
-    if fitting:
-        other = fitting[0]
-        return f"{line}; {other.name} {other.shape} would fit: say so by `names`"
-    sizes = {other.name: other.shape for some in others.values() for other in some}
-    few = sizes if len(sizes) <= MOST_COMPARED else {}
+def _alone(one: _Lonely, others: list[_Lonely]) -> str:
+    line = f"{one} has no counterpart"
+    match [other for other in others if other.fits == one.fits]:
+        case [other]:
+            return f"{line}; {other} would fit: say so by `names`"
+        case [a, b, *rest]:
+            more = f" and {len(rest)} more" if rest else ""
+            some = f"{a.name} and {b.name}{more}"
+            return f"{line}; {some} would fit: say which by `names`"
+    few = {other.name: other for other in others if len(others) <= MOST_COMPARED}
     if close := get_close_matches(one.name, few, n=1, cutoff=0.0):
-        return f"{line}; closest: {close[0]} {sizes[close[0]]}"
+        return f"{line}; closest: {few[close[0]]}"
     return line

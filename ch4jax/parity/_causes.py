@@ -9,8 +9,11 @@ import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 from jaxtyping import PyTree
 
 from ch4jax.errors import Mismatch
@@ -174,19 +177,18 @@ def _alternatives(o: Operation) -> Iterator[tuple[str, Change]]:
     if first is not None:
         yield f"no {o}", lambda x, *_, **__: x
     for name, now in _arguments(o).items():
+        word = "a tensor" if is_tensor(now) else repr(now)
         for value in _values(name, now, first):
-            word = "a tensor" if is_tensor(now) else repr(now)
-            yield (
-                f"{name}={value!r} of {o.name} for PyTorch's {word}",
-                _with(f, name, value),
-            )
+            words = f"{name}={value!r} of {o.name} for PyTorch's {word}"
+            yield words, _instead(f, f, **{name: value})
     yield from _operands(o)
     if o.name in ("chunk", "split", "unbind", "tensor_split"):
         for order in _orders(len(f(*o.args, **o.kwargs))):
-            yield f"pieces of {o.name} in the order {order}", _picked(f, order)
+            words = f"pieces of {o.name} in the order {order}"
+            yield words, _after(f, itemgetter(*order))
     if o.name in ("cat", "stack", "concat"):
         for order in _orders(len(o.args[0])):
-            yield f"{o.name} in the order {order}", _joined(f, order)
+            yield f"{o.name} in the order {order}", _before(f, itemgetter(*order))
     if o.name == "transpose":
         yield (
             f"reshape for PyTorch's {o}",
@@ -195,7 +197,7 @@ def _alternatives(o: Operation) -> Iterator[tuple[str, Change]]:
     if o.name in ("lstm", "gru", "lstm_cell", "gru_cell"):
         yield (
             f"a first state of zeros for PyTorch's in {o.name}",
-            lambda x, state, *rest: f(x, _zeros(state), *rest),
+            lambda x, state, *a: f(x, jax.tree.map(lambda s: s.mul(0), state), *a),
         )
         gates = 4 if "lstm" in o.name else 3
         for order in _orders(gates):
@@ -203,6 +205,17 @@ def _alternatives(o: Operation) -> Iterator[tuple[str, Change]]:
     yield from _of_its_kind(o)
     if first is not None:
         yield from _layouts(o, first)
+    yield from _rotations(o)
+
+
+def _before(f: Callable[..., Any], change: Callable[[Any], Any]) -> Change:
+    """Return an operation of which the first argument is changed."""
+    return lambda x, *args, **kwargs: f(change(x), *args, **kwargs)
+
+
+def _after(f: Callable[..., Any], change: Callable[[Any], Any]) -> Change:
+    """Return an operation of which the result is changed."""
+    return lambda *args, **kwargs: change(f(*args, **kwargs))
 
 
 def _names(f: Callable[..., Any]) -> dict[str, Any]:
@@ -241,11 +254,16 @@ def _values(name: str, now: PyTree, first: "torch.Tensor | None") -> list[Any]:
     ]
 
 
-def _with(f: Callable[..., Any], name: str, value: PyTree) -> Change:
-    names = [*_names(f)]
+def _instead(
+    f: Callable[..., Any], other: Callable[..., Any], **settings: PyTree
+) -> Change:
+    """Return another function, given what it takes of the arguments, or other ones."""
+    names, taken = [*_names(f)], [*_names(other)]
 
     def change(first: PyTree, *args: PyTree, **kwargs: PyTree) -> Any:
-        return f(first, **dict(zip(names[1:], args)) | kwargs | {name: value})  # noqa: B905
+        given = dict(zip(names[1:], args)) | kwargs  # noqa: B905 - some are left out
+        kept = {k: v for k, v in given.items() if other is f or k in taken}
+        return other(first, **kept | settings)
 
     return change
 
@@ -272,17 +290,6 @@ def _of_its_kind(o: Operation) -> Iterator[tuple[str, Change]]:
             )
 
 
-def _instead(f: Callable[..., Any], other: Callable[..., Any]) -> Change:
-    """Return another function, which is given what it takes of the arguments."""
-    names, taken = [*_names(f)], [*_names(other)]
-
-    def change(*args: PyTree, **kwargs: PyTree) -> Any:
-        given = dict(zip(names[1:], args[1:])) | kwargs  # noqa: B905 - some are left out
-        return other(args[0], **{k: v for k, v in given.items() if k in taken})
-
-    return change
-
-
 def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
     """Yield sums and products with other operands, and masks with another meaning."""
     f, torch = o.function, import_torch()
@@ -297,23 +304,24 @@ def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
                 words = f"{o.name} with {other:g} for PyTorch's {y:g}"
                 yield words, lambda x, _, other=other: f(x, other)
 
-    def masked(change: Change) -> Change:
-        def one(x: PyTree) -> Any:
-            return change(x) if is_tensor(x) and x.dtype == torch.bool else x
+    def is_mask(x: PyTree) -> bool:
+        return is_tensor(x) and x.dtype == torch.bool
 
-        return lambda *args, **kwargs: f(
-            *map(one, args), **{k: one(x) for k, x in kwargs.items()}
-        )
-
-    if any(
-        is_tensor(x) and x.dtype == torch.bool for x in (*o.args, *o.kwargs.values())
+    if not any(map(is_mask, (*o.args, *o.kwargs.values()))):
+        return
+    for words, change in (
+        ("with true and false exchanged", lambda x: ~x),
+        ("one further", lambda x: torch.cat([x[..., :1], x[..., :-1]], -1)),
+        ("one less far", lambda x: torch.cat([x[..., 1:], x[..., -1:]], -1)),
     ):
-        for words, change in (
-            ("with true and false exchanged", lambda x: ~x),
-            ("one further", lambda x: torch.cat([x[..., :1], x[..., :-1]], -1)),
-            ("one less far", lambda x: torch.cat([x[..., 1:], x[..., -1:]], -1)),
-        ):
-            yield f"the mask of {o.name} {words}", masked(change)
+
+        def masked(*args: PyTree, change: Change = change, **kwargs: PyTree) -> Any:
+            args, kwargs = jax.tree.map(
+                lambda x: change(x) if is_mask(x) else x, (args, kwargs)
+            )
+            return f(*args, **kwargs)
+
+        yield f"the mask of {o.name} {words}", masked
 
 
 def _orders(count: int) -> list[tuple[int, ...]]:
@@ -321,49 +329,28 @@ def _orders(count: int) -> list[tuple[int, ...]]:
     return [*itertools.permutations(range(count))][1:] if count < 5 else []
 
 
-def _picked(f: Callable[..., Any], order: Sequence[int]) -> Change:
-    def change(*args: PyTree, **kwargs: PyTree) -> Any:
-        pieces = f(*args, **kwargs)
-        return [pieces[i] for i in order]
-
-    return change
-
-
-def _joined(f: Callable[..., Any], order: Sequence[int]) -> Change:
-    return lambda x, *args, **kwargs: f([x[i] for i in order], *args, **kwargs)
-
-
 def _gated(f: Callable[..., Any], gates: int, order: Sequence[int]) -> Change:
     def moved(x: PyTree) -> Any:
         if isinstance(x, list):
             return [*map(moved, x)]
-        pieces = x.chunk(gates)
-        return import_torch().cat([pieces[i] for i in order])
+        if not is_tensor(x):
+            return x
+        return import_torch().cat(itemgetter(*order)(x.chunk(gates)))
 
-    def change(x: PyTree, hidden: PyTree, *args: PyTree) -> Any:
-        held = [isinstance(a, list) or is_tensor(a) for a in args]
-        return f(
-            x, hidden, *(moved(a) if h else a for a, h in zip(args, held, strict=True))
-        )
-
-    return change
-
-
-def _zeros(state: PyTree) -> Any:
-    return state.mul(0) if is_tensor(state) else tuple(map(_zeros, state))
+    return lambda x, hidden, *args: f(x, hidden, *map(moved, args))
 
 
 def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
-    """Yield other orders of entries: of images, heads, kernels, padding and pairs."""
+    """Yield other orders of entries: of images, heads, kernels and padding."""
     torch, f = import_torch(), o.function
     if o.name in ("flatten", "reshape", "view", "unflatten"):
         yield (
             f"{o.name} with the channels last",
-            lambda x, *a, **k: f(x.movedim(1, -1).contiguous(), *a, **k),
+            _before(f, lambda x: x.movedim(1, -1).contiguous()),
         )
         yield (
             f"{o.name} with its last two axes in the other order",
-            lambda x, *a, **k: _swapped(f(x, *a, **k)),
+            _after(f, lambda x: x.reshape(x.mT.shape).mT),
         )
     if len(o.args) > 1 and is_tensor(weight := o.args[1]) and weight.ndim > 1:
         yield (
@@ -379,32 +366,17 @@ def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
     if "padding" in named and "stride" in named:
         size = named["padding"]
         most = size if isinstance(size, int) else max(size, default=0)
+        fill = -float("inf") if "max" in o.name else 0.0
         for ends in itertools.product(range(2 * most + 1), repeat=2):
             if ends[0] != ends[1]:
-                fill = -float("inf") if "max" in o.name else 0.0
-                pad = ends * (x.ndim - 2)
-
-                def change(
-                    x: PyTree, *a: PyTree, pad=pad, fill=fill, **k: PyTree
-                ) -> Any:
-                    padded = torch.nn.functional.pad(x, pad, value=fill)
-                    return _with(f, "padding", 0)(padded, *a, **k)
-
-                yield (
-                    f"padding {ends} of {o.name} for PyTorch's {size} at both ends",
-                    change,
+                pad = partial(
+                    torch.nn.functional.pad, pad=ends * (x.ndim - 2), value=fill
                 )
+                words = f"padding {ends} of {o.name} for PyTorch's {size} at both ends"
+                yield words, _before(_instead(f, f, padding=0), pad)
     for axis in range(x.ndim):
-        yield (
-            f"{o.name} of its input reversed along axis {axis}",
-            lambda x, *a, axis=axis, **k: f(x.flip(axis), *a, **k),
-        )
-    yield from _rotations(o)
-
-
-def _swapped(x: "torch.Tensor") -> "torch.Tensor":
-    """Return the same shape, filled along the other of its last two axes."""
-    return x.reshape(*x.shape[:-2], x.shape[-1], x.shape[-2]).mT
+        words = f"{o.name} of its input reversed along axis {axis}"
+        yield words, _before(f, partial(torch.flip, dims=(axis,)))
 
 
 def _rotations(o: Operation) -> Iterator[tuple[str, Change]]:
@@ -423,7 +395,7 @@ def _rotations(o: Operation) -> Iterator[tuple[str, Change]]:
     if o.name == "view_as_complex":
         yield halves, lambda x: f(x.flatten(-2).unflatten(-1, (2, -1)).mT.contiguous())
     if o.name == "view_as_real":
-        yield halves, lambda x: _halved(f(x))
+        yield halves, _after(f, lambda x: x.mT.contiguous().view(x.shape))
     match o.args:
         case (x, (*_, slice(start=start, stop=stop, step=step))) if is_tensor(x):
             size, step = x.shape[-1], step or 1
@@ -431,7 +403,3 @@ def _rotations(o: Operation) -> Iterator[tuple[str, Change]]:
                 yield halves, lambda x, _: x.chunk(2, -1)[start or 0]
             elif size // 2 in (start, stop):
                 yield interleaved, lambda x, _: x[..., int(bool(start)) :: 2]
-
-
-def _halved(x: "torch.Tensor") -> "torch.Tensor":
-    return x.mT.contiguous().view(x.shape)

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import PyTree
 
 from ch4jax.interop import import_torch
+from ch4jax.interop._torch import one_memory
 from ch4jax.parity._causes import Change, Operation
 from ch4jax.parity._flax import Calls, Path
 from ch4jax.parity._report import difference
@@ -227,13 +228,10 @@ def first_gradient(
 
 def tied(module: "torch.nn.Module", names: Mapping[str, str]) -> list[str]:
     """Return which parameters are one in PyTorch and several in Flax."""
-    groups: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        groups[id(parameter)].append(name)
     notes = []
-    for same in groups.values():
-        layers = [name.rpartition(".")[0] for name in same]
-        ours = {names[layer] for layer in layers if layer in names}
+    for same in one_memory(dict(module.named_parameters(remove_duplicate=False))):
+        layers = {name.rpartition(".")[0] for name in same}
+        ours = {names[layer] for layer in layers & names.keys()}
         if len(ours) > 1:
             notes.append(
                 f"{' and '.join(same)} are one parameter in PyTorch, and in Flax "
@@ -308,26 +306,17 @@ def settings(
             a, b = _plain(a), _plain(1 if b is None else b)
             if a != b:
                 notes.append(f"{words} {b} of {name} for PyTorch's {a}")
-        if "BatchNorm" in type(module).__name__:
-            momentum = getattr(other, "momentum", None)
-            if (
-                isinstance(momentum, float)
-                and abs(1 - momentum - module.momentum) > 1e-6
-            ):
-                notes.append(
-                    f"momentum {momentum:g} of {name} for {1 - module.momentum:g}, "
-                    f"which PyTorch writes {module.momentum:g}"
-                )
-        padding, own = getattr(module, "padding", None), getattr(other, "padding", None)
-        if (
-            path not in equal
-            and own == "SAME"
-            and padding is not None
-            and _plain(module.stride) != 1
-        ):
+        a, b = (getattr(side, "momentum", None) for side in (module, other))
+        if a and isinstance(b, float) and abs(1 - b - a) > 1e-6:  # of BatchNorm
             notes.append(
-                f'padding "SAME" of {name} for PyTorch\'s {padding}: with strides Flax '
-                "pads more at the end"
+                f"momentum {b:g} of {name} for {1 - a:g}, which PyTorch writes {a:g}"
+            )
+        a, b = (getattr(side, "padding", None) for side in (module, other))
+        strides = _plain(getattr(module, "stride", 1))
+        if b == "SAME" and strides != 1 and path not in equal:
+            notes.append(
+                f'padding "SAME" of {name} for PyTorch\'s {a}: with strides Flax pads '
+                "more at the end"
             )
     return notes
 

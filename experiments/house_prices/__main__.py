@@ -1,6 +1,6 @@
 """Run `experiments.house_prices` from the command line."""
 
-from experiments.house_prices import Config, run
 from experiments.common import cli
+from experiments.house_prices import Config, run
 
 cli.main(Config, run)

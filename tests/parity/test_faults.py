@@ -1,4 +1,4 @@
-"""Faults in the text of the ten models: each turns the verdict, and is named."""
+"""Faults in the ten models, and operations in place of others, are named."""
 
 import importlib
 import inspect
@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from parity.models import made
+from torch.nn import functional
 
 from ch4jax import parity
 from ch4jax.errors import Mismatch
+from ch4jax.parity import _causes, _layers
 
 TABLE = Path(__file__).with_name("faults.txt").read_text(encoding="utf-8")
 ROWS = [line.replace(r"\n", "\n") for line in TABLE.splitlines()[4:]]
@@ -16,27 +19,18 @@ FAULTS = [[cell.strip(" ") for cell in row.split("|")] for row in ROWS]
 QUICK = ("vae", "tied")
 
 
-def faulty(name, right, wrong):
-    """Return what the file of a model defines, with other text in one place."""
-    module = importlib.import_module(f"parity.models.{name}")
-    text = inspect.getsource(module)
-    assert right in text
-    scope = {"__name__": module.__name__}
-    exec(compile(text.replace(right, wrong, 1), module.__file__, "exec"), scope)
-    return scope
-
-
 def report_of(fault):
     """Return the verdict, and what the report or the error says."""
     name, right, wrong, _ = fault
-    model = faulty(name.strip("*"), right, wrong)
-    torch.manual_seed(0)
-    inputs, labels = model["example"](0)
-    modules = model["flax_module"](), model["torch_module"]()
-    options = {"losses": model.get("LOSSES"), "steps": 0, **model["OPTIONS"]}
-    options["pairs"] = {"SGD": parity.optimizers()["SGD"]}
+    module = importlib.import_module(f"parity.models.{name.strip('*')}")
+    text = inspect.getsource(module)
+    assert right in text
+    model = {"__name__": module.__name__}
+    exec(compile(text.replace(right, wrong, 1), module.__file__, "exec"), model)
+    arguments, options = made(model)
+    pairs = {"SGD": parity.optimizers()["SGD"]}
     try:
-        report = parity.compare(*modules, inputs, labels, **options)
+        report = parity.compare(*arguments, **options, pairs=pairs, steps=0)
     except Mismatch as error:
         return False, str(error)
     return report.passed, str(report)
@@ -63,3 +57,57 @@ def test_each_model_has_four_faults_and_ten_have_no_parameters():
     assert {names.count(name) for name in names} == {4}
     assert len(names) == 40
     assert sum(fault[0].endswith("*") for fault in FAULTS) >= 10
+
+
+X = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+SEEN = torch.ones(6, 6, dtype=torch.bool).tril()
+CELL = torch.nn.GRU(6, 5, batch_first=True, dtype=torch.float64)
+STATE = torch.ones(1, 3, 5, dtype=torch.float64)
+
+
+def heads(x, split):
+    """Return attention without values, of heads that `split` makes."""
+    q = split(x.flatten(2))
+    return (q @ q.transpose(2, 3)).transpose(1, 2).flatten(2)
+
+
+CASES = {
+    "mean for PyTorch's max(-1)": (lambda x: x.max(-1).values, lambda x: x.mean(-1)),
+    "sigmoid for PyTorch's hardsigmoid": (functional.hardsigmoid, torch.sigmoid),
+    "square for PyTorch's abs": (torch.abs, torch.square),
+    "adaptive_max_pool2d for PyTorch's adaptive_avg_pool2d(1)": (
+        lambda x: functional.adaptive_avg_pool2d(x, 1),
+        lambda x: x.amax((2, 3), keepdim=True),
+    ),
+    "the mask of where one further": (
+        lambda x: torch.where(SEEN, x, 0.0),
+        lambda x: torch.where(torch.ones_like(SEEN).tril(1), x, 0.0),
+    ),
+    "reshape for PyTorch's transpose(1, 2)": (
+        lambda x: heads(x, lambda x: x.view(3, 4, 6, 6).transpose(1, 2)),
+        lambda x: heads(x, lambda x: x.view(3, 6, 4, 6)),
+    ),
+    "view with its last two axes in the other order": (
+        lambda x: heads(x, lambda x: x.view(3, 4, 6, 6).transpose(1, 2)),
+        lambda x: heads(x, lambda x: x.view(3, 4, 6, 6).mT.transpose(1, 2)),
+    ),
+    "a first state of zeros for PyTorch's in gru": (
+        lambda x: CELL(x[:, 0], STATE)[0],
+        lambda x: CELL(x[:, 0])[0],
+    ),
+}
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_an_operation_that_a_port_has_otherwise_is_named(words):
+    theirs, ours = CASES[words]
+
+    def run(changes):
+        with _layers.watched(torch.nn.Identity(), changes) as (_, operations):
+            return theirs(X), operations
+
+    def agrees(changes):
+        return torch.allclose(run(changes)[0], ours(X), 1e-12)
+
+    operations = dict(enumerate(run({})[1]))
+    assert f"{words} (with that, PyTorch agrees)" in _causes.tried(operations, agrees)

@@ -7,45 +7,31 @@ import torch
 from support import relative_difference
 
 from ch4jax import house_prices
-from ch4jax.interop import from_torch
 from ch4jax.parity import difference
 from ch4jax.training import folds
-from experiments.pytorch.systems import carried
+from experiments.pytorch.systems import as_tree, carried
 
 EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 100, 64, 0.3
 
 
-def torch_run(params, x, prices, in_training, epochs_of_batches):
-    """Train as the book does; returns its parameters and both curves."""
-    x, prices = torch.tensor(x), torch.tensor(prices)
-    net = carried(params, torch.nn.Linear(x.shape[1], 1))
-    loss = torch.nn.MSELoss()
-    optimizer = torch.optim.Adam(net.parameters(), lr=5.0, weight_decay=WEIGHT_DECAY)
-
-    def log_rmse(rows):
-        with torch.no_grad():
-            clamped = torch.clamp(net(x[rows])[:, 0], 1, float("inf"))
-            return loss(clamped.log(), prices[rows].log()).sqrt().item()
-
-    curves = {"train": [], "valid": []}
-    for batches in epochs_of_batches:
-        for rows in batches:
-            optimizer.zero_grad()
-            loss(net(x[rows])[:, 0], prices[rows]).backward()
-            optimizer.step()
-        curves["train"].append(log_rmse(in_training))
-        curves["valid"].append(log_rmse(~in_training))
-    return from_torch(net.state_dict(), params), curves
-
-
-def batches(in_training, steps, key):
-    """Yield the row numbers of each epoch's batches, as `folds.fit` draws them."""
+def torch_run(start, x, prices, in_training, steps, key):
+    """Train as the book does, on the batches of `folds.fit`; return also the curves."""
     deal = jax.jit(folds.shuffled_batches, static_argnums=(1, 2))
+    x, prices = torch.tensor(x), torch.tensor(prices)
+    net, loss = carried(start, torch.nn.Linear(x.shape[1], 1)), torch.nn.MSELoss()
+    optimizer = torch.optim.Adam(net.parameters(), lr=5.0, weight_decay=WEIGHT_DECAY)
+    curves = {"train": [], "valid": []}
     for epoch in range(EPOCHS):
         shuffle_key, _ = jax.random.split(jax.random.fold_in(key, epoch))
-        dealt = deal(in_training, BATCH_SIZE, steps, key=shuffle_key)
-        rows, real = map(np.asarray, dealt)
-        yield [r[ok] for r, ok in zip(rows, real, strict=True)]
+        dealt = deal(jnp.array(in_training), BATCH_SIZE, steps, key=shuffle_key)
+        for rows, real in zip(*map(np.asarray, dealt), strict=True):
+            optimizer.zero_grad()
+            loss(net(x[rows[real]])[:, 0], prices[rows[real]]).backward()
+            optimizer.step()
+        for name, rows in (("train", in_training), ("valid", ~in_training)):
+            clamped = torch.clamp(net(x[rows])[:, 0].detach(), 1, float("inf"))
+            curves[name].append(loss(clamped.log(), prices[rows].log()).sqrt())
+    return as_tree(net, start), curves
 
 
 def test_a_hundred_epochs_of_two_folds_are_pytorchs(x64):
@@ -64,11 +50,10 @@ def test_a_hundred_epochs_of_two_folds_are_pytorchs(x64):
         steps=steps,
         keys=jax.random.clone(keys),
     )
-    for fold in range(2):
+    for fold, mask in enumerate(in_training):
         init_key, train_key = jax.random.split(keys[fold, 0])
         start = house_prices.init_linear(x.shape[1], key=init_key)
-        dealt = batches(jnp.array(in_training[fold]), steps, train_key)
-        theirs, curves = torch_run(start, x, prices, in_training[fold], dealt)
+        theirs, curves = torch_run(start, x, prices, mask, steps, train_key)
         trained = jax.tree.map(lambda leaf, fold=fold: leaf[0, fold, 0], ours)
         assert difference(trained, theirs) < 1e-12
         for name, curve in curves.items():

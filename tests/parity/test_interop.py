@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from parity.models import tied
-from parity.test_modules import TWINS
+from parity.test_interop_layers import bits, tensor_bits
 from safetensors.torch import save_model
-from test_modules import EXAMPLES, variables
 
-from ch4jax import deep_mlp, dropout, house_prices, weight_decay
+from ch4jax import deep_mlp
 from ch4jax.errors import Damaged, Mismatch, Refused
 from ch4jax.initialization import xavier_uniform
 from ch4jax.interop import from_torch, load_torch, save_torch, to_torch
@@ -24,71 +23,23 @@ from ch4jax.storage._leaves import DTYPES, NATIVE
 from experiments.pytorch import twins
 
 
-def bits(tree):
-    return [(a.dtype, a.shape, np.asarray(a).tobytes()) for a in jax.tree.leaves(tree)]
-
-
-def tensor_bits(state_dict):
-    return {
-        name: (t.dtype, t.shape, t.contiguous().reshape(-1).view(torch.uint8).tolist())
-        for name, t in state_dict.items()
-    }
-
-
-def drawn(init, *sizes):
-    """Return a tree with the shapes of `init`, and numbers that compile nothing."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda key: init(*sizes, key=key), jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
-
-
 def deep(depth):
-    params = drawn(deep_mlp.init_params, 6, 5, depth, 3, xavier_uniform)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(
+        lambda key: deep_mlp.init_params(6, 5, depth, 3, xavier_uniform, key=key),
+        jax.random.key(0),
+    )
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
     return params, twins.DeepMLP(6, 5, depth, 3, torch.relu)
 
 
-PAIRS = {
-    module.__name__: lambda module=module: (
-        variables(EXAMPLES[module]),
-        TWINS[module](),
-    )
-    for module in TWINS
-} | {
-    "the list of init_mlp": lambda: (
-        drawn(dropout.init_mlp, (12, 16, 8, 10)),
-        twins.perceptron((16, 8), num_inputs=12),
-    ),
-    "the kernel and bias of linear regression": lambda: (
-        drawn(weight_decay.init_params, 7),
-        torch.nn.Linear(7, 1),
-    ),
-    "the w and b of house prices": lambda: (
-        drawn(house_prices.init_linear, 7),
-        torch.nn.Linear(7, 1),
-    ),
-    "thirteen layers, twelve of them stacked": lambda: deep(13),
-    "one layer, none stacked": lambda: deep(1),
-}
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_parameters_go_to_pytorch_and_back_exactly(name):
-    params, twin = PAIRS[name]()
-    names = getattr(twin, "names", None)
-    theirs = twin.state_dict()
-    ours = from_torch(theirs, params, names=names)
-    assert jax.tree.structure(ours) == jax.tree.structure(params)
-    assert tensor_bits(to_torch(ours, theirs, names=names)) == tensor_bits(theirs)
-    twin.load_state_dict(to_torch(params, twin, names=names), assign=True)
-    assert bits(from_torch(twin.state_dict(), params, names=names)) == bits(params)
-
-
-def test_w_is_in_by_out_as_the_kernel_is():
-    net = torch.nn.Linear(3, 2)
-    ours = from_torch(net.state_dict(), {"w": np.zeros((3, 2)), "b": np.zeros(2)})
-    np.testing.assert_array_equal(ours["w"], net.weight.detach().T)
+@pytest.mark.parametrize("depth", [1, 13])
+def test_stacked_layers_go_to_pytorch_and_back_exactly(depth, x64):
+    params, twin = deep(depth)
+    theirs = to_torch(params, twin)
+    for layer, kernel in enumerate(params.hidden.kernel):
+        np.testing.assert_array_equal(theirs[f"hidden.{layer}.weight"].T, kernel)
+    assert bits(from_torch(theirs, params)) == bits(params)
 
 
 @pytest.mark.parametrize("form", ["Dense_", "layers_", "list"])
@@ -511,8 +462,5 @@ def test_the_texts_files_load_whatever_their_names(name, saved, tmp_path):
     with jax.enable_x64(True):
         loaded = from_torch(load_torch(tmp_path / name))
     plain = dict(saved) if isinstance(saved, dict) else saved
-    expected = jax.tree.map(lambda tensor: tensor.numpy(), plain)
-    assert jax.tree.structure(loaded) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
+    assert jax.tree.structure(loaded) == jax.tree.structure(plain)
+    assert bits(loaded) == bits(jax.tree.map(torch.Tensor.numpy, plain))

@@ -12,9 +12,11 @@ import torch
 from flax import linen, nnx
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from parity.models import NAMES, made, read
 from support import relative_difference
 
 from ch4jax.interop import from_torch, to_torch
+from ch4jax.parity import difference
 
 RNGS = nnx.Rngs(0)
 COUNTS = st.integers(1, 3)
@@ -42,13 +44,20 @@ def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
+def both(name, *sizes, **settings):
+    """Return a layer of Linen, which finds the first size by itself, and NNX's."""
+    native = getattr(nnx, {"Dense": "Linear"}.get(name, name))
+    sizes_of_linen = sizes if name == "Embed" else sizes[1:]
+    return (
+        getattr(linen, name)(*sizes_of_linen, **settings),
+        native(*sizes, **settings, rngs=RNGS),
+    )
+
+
 def dense(draw):
     n, m, bias = draw(COUNTS), draw(COUNTS), draw(st.booleans())
-    return Case(
-        torch.nn.Linear(n, m, bias),
-        (linen.Dense(m, bias), nnx.Linear(n, m, use_bias=bias, rngs=RNGS)),
-        (randn(4, n),),
-    )
+    ours = both("Dense", n, m, use_bias=bias)
+    return Case(torch.nn.Linear(n, m, bias), ours, (randn(4, n),))
 
 
 def conv(draw):
@@ -60,19 +69,15 @@ def conv(draw):
     theirs = getattr(torch.nn, f"Conv{axes}d")(
         n, m, size, stride, padding, dilation, groups, bias
     )
-    ours = {
+    settings = {
         "strides": stride,
         "padding": [(p, p) for p in padding],
         "kernel_dilation": dilation,
         "feature_group_count": groups,
         "use_bias": bias,
     }
-    return Case(
-        theirs,
-        (linen.Conv(m, size, **ours), nnx.Conv(n, m, size, **ours, rngs=RNGS)),
-        (randn(2, n, *[8] * axes),),
-        images=True,
-    )
+    ours = both("Conv", n, m, size, **settings)
+    return Case(theirs, ours, (randn(2, n, *[8] * axes),), images=True)
 
 
 def conv_transpose(draw):
@@ -85,73 +90,49 @@ def conv_transpose(draw):
         n, m, size, stride, padding, bias=bias, dilation=dilation
     )
     pads = [d * (k - 1) - padding for d, k in zip(dilation, size, strict=True)]
-    ours = {
+    settings = {
         "strides": stride,
         "padding": [(p, p) for p in pads],
         "kernel_dilation": dilation,
         "use_bias": bias,
     }
-    flipped = draw(st.booleans())
-    native = nnx.ConvTranspose(n, m, size, **ours, transpose_kernel=flipped, rngs=RNGS)
-    return Case(
-        theirs,
-        (linen.ConvTranspose(m, size, **ours), native),
-        (randn(2, n, *[6] * axes),),
-        images=True,
-    )
+    ours, _ = both("ConvTranspose", n, m, size, **settings)
+    settings["transpose_kernel"] = draw(st.booleans())
+    native = nnx.ConvTranspose(n, m, size, **settings, rngs=RNGS)
+    return Case(theirs, (ours, native), (randn(2, n, *[6] * axes),), images=True)
 
 
 def batch_norm(draw):
     n, axes, affine = draw(COUNTS), draw(st.integers(1, 3)), draw(st.booleans())
-    flags = {"use_bias": affine, "use_scale": affine, "use_running_average": True}
     theirs = getattr(torch.nn, f"BatchNorm{axes}d")(n, affine=affine)
     torch.nn.init.uniform_(theirs.running_mean)
     torch.nn.init.uniform_(theirs.running_var, 0.5, 1.5)
-    return Case(
-        theirs,
-        (linen.BatchNorm(**flags), nnx.BatchNorm(n, **flags, rngs=RNGS)),
-        (randn(4, n, *[3] * axes),),
-        images=True,
-    )
+    flags = {"use_bias": affine, "use_scale": affine, "use_running_average": True}
+    ours = both("BatchNorm", n, **flags)
+    return Case(theirs, ours, (randn(4, n, *[3] * axes),), images=True)
 
 
 def layer_norm(draw):
-    n, flags = draw(COUNTS) + 1, {"epsilon": 1e-5, "use_bias": draw(st.booleans())}
-    return Case(
-        torch.nn.LayerNorm(n, bias=flags["use_bias"]),
-        (linen.LayerNorm(**flags), nnx.LayerNorm(n, **flags, rngs=RNGS)),
-        (randn(4, n),),
-    )
+    n, bias = draw(COUNTS) + 1, draw(st.booleans())
+    ours = both("LayerNorm", n, epsilon=1e-5, use_bias=bias)
+    return Case(torch.nn.LayerNorm(n, bias=bias), ours, (randn(4, n),))
 
 
 def group_norm(draw):
     groups = draw(COUNTS)
     n = groups * draw(COUNTS)
-    flags = {"num_groups": groups, "epsilon": 1e-5}
-    return Case(
-        torch.nn.GroupNorm(groups, n),
-        (linen.GroupNorm(**flags), nnx.GroupNorm(n, **flags, rngs=RNGS)),
-        (randn(4, n, 5),),
-        images=True,
-    )
+    ours = both("GroupNorm", n, num_groups=groups, epsilon=1e-5)
+    return Case(torch.nn.GroupNorm(groups, n), ours, (randn(4, n, 5),), images=True)
 
 
 def rms_norm(draw):
     n = draw(COUNTS)
-    return Case(
-        torch.nn.RMSNorm(n, eps=1e-6),
-        (linen.RMSNorm(), nnx.RMSNorm(n, rngs=RNGS)),
-        (randn(4, n),),
-    )
+    return Case(torch.nn.RMSNorm(n, eps=1e-6), both("RMSNorm", n), (randn(4, n),))
 
 
 def embedding(draw):
     n, m = draw(COUNTS), draw(COUNTS)
-    return Case(
-        torch.nn.Embedding(n, m),
-        (linen.Embed(n, m), nnx.Embed(n, m, rngs=RNGS)),
-        (torch.arange(n),),
-    )
+    return Case(torch.nn.Embedding(n, m), both("Embed", n, m), (torch.arange(n),))
 
 
 def attention(draw):
@@ -232,11 +213,25 @@ LAYERS = {
 def bits(tree):
     if isinstance(tree, nnx.Module):
         tree = nnx.state(tree, nnx.Not(nnx.RngState))
-    return [(a.dtype, np.asarray(a).tobytes()) for a in jax.tree.leaves(tree)]
+    return [(a.dtype, a.shape, np.asarray(a).tobytes()) for a in jax.tree.leaves(tree)]
 
 
 def tensor_bits(state_dict):
-    return {name: (t.dtype, t.numpy().tobytes()) for name, t in state_dict.items()}
+    return {
+        name: (t.dtype, t.shape, t.contiguous().reshape(-1).view(torch.uint8).tolist())
+        for name, t in state_dict.items()
+    }
+
+
+def carried(theirs, flax, inputs, **options):
+    """Return the layer of Flax with the values of PyTorch's, and its outputs."""
+    if isinstance(flax, linen.Module):
+        like = jax.eval_shape(flax.init, jax.random.key(0), *inputs)
+        ours = from_torch(theirs, like, **options)
+        return ours, flax.apply(ours, *inputs)
+    flax.eval()
+    ours = from_torch(theirs, flax, **options)
+    return ours, ours(*inputs)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -257,13 +252,7 @@ def test_outputs_are_equal_and_every_bit_comes_back(name, data):
         inputs = [last(jnp.asarray(x.numpy())) for x in case.inputs]
         expected = last(jnp.asarray(case.call(theirs, *case.inputs).detach().numpy()))
         for flax in case.flax:
-            if isinstance(flax, linen.Module):
-                like = jax.eval_shape(flax.init, jax.random.key(0), *inputs)
-                ours = from_torch(theirs, like)
-                outputs = flax.apply(ours, *inputs)
-            else:
-                ours = from_torch(theirs, flax)
-                outputs = ours(*inputs)
+            ours, outputs = carried(theirs, flax, inputs)
             assert relative_difference(outputs, expected) <= 1e-12
             back = to_torch(ours, theirs)
             if "bias_ih_l0" not in back:  # of which only the sum comes back
@@ -271,3 +260,19 @@ def test_outputs_are_equal_and_every_bit_comes_back(name, data):
             other = copy.deepcopy(theirs)
             other.load_state_dict(back)
             assert bits(from_torch(other, ours)) == bits(ours)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_of_a_whole_model_are_equal_and_every_bit_comes_back(name, x64):
+    (ours, theirs, inputs, _), options = made(read(name))
+    del options["losses"]
+    theirs.double().eval()
+    for buffer in theirs.buffers():
+        if buffer.is_floating_point():
+            torch.nn.init.uniform_(buffer, 0.5, 1.5)
+    with torch.no_grad():
+        expected = theirs(*map(torch.tensor, inputs))
+    ours, outputs = carried(theirs, ours, [*map(jnp.asarray, inputs)], **options)
+    assert difference(outputs, expected) <= 1e-12
+    back = to_torch(ours, theirs, **options)
+    assert tensor_bits(back) == tensor_bits(theirs.state_dict())

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax.traverse_util import flatten_dict
 from support import relative_difference
 from test_modules import EXAMPLES, apply, inputs, variables
 
@@ -36,6 +35,27 @@ def test_every_example_has_a_twin():
     assert set(TWINS) == set(EXAMPLES)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def ours(module, variables, x, weights):
+    """Return the value, and its gradients by the parameters and by the input."""
+
+    def f(params, x):
+        return apply(module, variables | params, x)
+
+    params = {"params": variables["params"]} if "params" in variables else {}
+    y, pullback = jax.vjp(f, params, x)
+    return y, pullback(weights)
+
+
+def theirs(twin, like, x, weights):
+    """Return what `ours` does."""
+    twin.zero_grad()
+    x = torch.tensor(np.asarray(x), requires_grad=True)
+    y = twin(x)
+    y.backward(torch.tensor(weights))
+    return y.detach().numpy(), (as_tree(twin, like, gradients=True), x.grad.numpy())
+
+
 @pytest.mark.parametrize("module", TWINS, ids=lambda module: module.__name__)
 def test_values_and_gradients_are_those_of_pytorch(module, x64):
     example = EXAMPLES[module]
@@ -43,22 +63,57 @@ def test_values_and_gradients_are_those_of_pytorch(module, x64):
     x = inputs(example, dtype=jnp.float64)
     shape = jax.eval_shape(functools.partial(apply, example.module), drawn, x).shape
     weights = np.random.default_rng(1).normal(size=shape)
-
-    @jax.jit
-    def value_and_gradients(drawn, x):
-        y, pullback = jax.vjp(functools.partial(apply, example.module), drawn, x)
-        return y, pullback(jnp.asarray(weights))
-
-    y, (by_variables, by_x) = value_and_gradients(drawn, x)
-    ours = by_variables.get("params", {})
-
+    found = ours(example.module, drawn, x, weights)
     twin = carried(drawn, TWINS[module]())
-    x = torch.tensor(np.asarray(x), requires_grad=True)
-    twin_y = twin(x)
-    twin_y.backward(torch.tensor(weights))
-    theirs = flatten_dict(as_tree(twin, ours, gradients=True))
+    expected = theirs(twin, found[1][0], x, weights)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert relative_difference(a, b) <= 1e-12
 
-    assert relative_difference(y, twin_y.detach()) <= 1e-12
-    assert relative_difference(by_x, x.grad) <= 1e-12
-    for path, gradient in flatten_dict(ours).items():
-        assert relative_difference(gradient, theirs[path]) <= 1e-12, path
+
+@pytest.fixture
+def fixed(x64):
+    """Return variables of FixedHiddenMLP, whose biases too are drawn, and its twin."""
+    rng = np.random.default_rng(2)
+    whole = variables(EXAMPLES[FixedHiddenMLP], jnp.float64)
+    params = jax.tree.map(lambda a: a + rng.normal(size=a.shape), whole["params"])
+    drawn = {**whole, "params": params}
+    return drawn, carried(drawn, twins.FixedHiddenMLP()), {"params": params}
+
+
+@pytest.mark.long
+def test_1000_inputs_over_eight_orders_of_magnitude(fixed):
+    drawn, twin, like = fixed
+    rng = np.random.default_rng(0)
+    sizes = 10 ** rng.uniform(-4, 4, (1000, 1, 1))
+    many = sizes * rng.normal(size=(1000, 2, 20))
+    expected = [theirs(twin, like, x, 1.0) for x in many]
+
+    def compare(ours, *theirs):
+        a, b = (np.reshape(arrays, (1000, -1)) for arrays in (ours, np.stack(theirs)))
+        off, size = np.linalg.norm(a - b, axis=1), np.linalg.norm(b, axis=1)
+        assert (off <= 1e-9 * size).all()  # where ReLU passes nothing, both are zero
+        assert (size > 0).mean() > 0.9
+
+    one = functools.partial(ours, FixedHiddenMLP())
+    found = jax.vmap(one, (None, 0, None))(drawn, many, 1.0)
+    jax.tree.map(compare, found, *expected)
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_gives_nan_as_in_pytorch(entry, fixed):
+    """Only ReLU differs: at a NaN its derivative is 0 in JAX, and 1 in PyTorch.
+
+    The bias and the row itself see nothing else of the NaN.
+    """
+    drawn, twin, like = fixed
+    x = np.random.default_rng(0).normal(size=(2, 20))
+    x[0, 3] = entry
+    found = ours(FixedHiddenMLP(), drawn, x, 1.0)
+    expected = theirs(twin, like, x, 1.0)
+    for y, (by_params, _) in (found, expected):
+        assert np.isnan(y)
+        assert np.isnan(by_params["params"]["linear"]["kernel"]).all()
+    by_x, twin_by_x = found[1][1], expected[1][1]
+    assert relative_difference(by_x[1], twin_by_x[1]) <= 1e-9
+    assert (by_x[0] == 0).all()
+    assert (twin_by_x[0] != 0).all()

@@ -27,7 +27,9 @@ class Autoencoder(nn.Module):
 
 
 class FlaxAutoencoder(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+
         def down(inputs, outputs):
             return nnx.Conv(inputs, outputs, (3, 3), (2, 2), padding=1, rngs=rngs)
 
@@ -44,14 +46,6 @@ class FlaxAutoencoder(nnx.Module):
         return jnp.moveaxis(self.decoder(self.encoder(x)), -1, 1)
 
 
-OPTIONS = {}
-torch_module = Autoencoder
-
-
-def flax_module():
-    return FlaxAutoencoder(nnx.Rngs(0))
-
-
-def example(seed):
-    x = np.random.default_rng(seed).uniform(size=(4, 1, 12, 12))
-    return (x,), x
+torch_module, flax_module = Autoencoder, FlaxAutoencoder
+x = np.random.default_rng(0).uniform(size=(4, 1, 12, 12))
+INPUTS, LABELS = (x,), x

@@ -111,7 +111,8 @@ class FlaxLayer(nnx.Module):
 
 
 class FlaxDecoder(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
         self.embed = nnx.Embed(VOCABULARY, WIDTH, rngs=rngs)
         self.layers = nnx.List([FlaxLayer(rngs) for _ in range(DEPTH)])
         self.norm = nnx.RMSNorm(WIDTH, rngs=rngs)
@@ -126,13 +127,6 @@ class FlaxDecoder(nnx.Module):
 
 # An embedding and a head have equal shapes in PyTorch: names have to decide.
 OPTIONS = {"names": {"embed_tokens": "embed", "lm_head": "head"}}
-torch_module = Decoder
-
-
-def flax_module():
-    return FlaxDecoder(nnx.Rngs(0))
-
-
-def example(seed):
-    tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (3, 8))
-    return (tokens[:, :-1],), tokens[:, 1:]
+torch_module, flax_module = Decoder, FlaxDecoder
+tokens = np.random.default_rng(0).integers(0, VOCABULARY, (3, 8))
+INPUTS, LABELS = (tokens[:, :-1],), tokens[:, 1:]

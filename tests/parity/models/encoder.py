@@ -37,10 +37,6 @@ class FlaxEncoderBlock(linen.Module):
         return linen.LayerNorm(epsilon=1e-5, name="norm2")(x + dropout(hidden))
 
 
-OPTIONS = {}
 torch_module, flax_module = EncoderBlock, FlaxEncoderBlock
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(4, 6, 12)),), rng.normal(size=(4, 6, 12))
+rng = np.random.default_rng(0)
+INPUTS, LABELS = (rng.normal(size=(4, 6, 12)),), rng.normal(size=(4, 6, 12))

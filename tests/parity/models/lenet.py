@@ -38,8 +38,5 @@ class FlaxLeNet(linen.Module):
 
 OPTIONS = {"flattened": {"fc1": (8, 4, 4)}}  # Flax's channels are last
 torch_module, flax_module = LeNet, FlaxLeNet
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(6, 1, 24, 24)),), rng.integers(0, 10, 6)
+rng = np.random.default_rng(0)
+INPUTS, LABELS = (rng.normal(size=(6, 1, 24, 24)),), rng.integers(0, 10, 6)

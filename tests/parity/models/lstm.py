@@ -42,7 +42,8 @@ class LSTM(nnx.Module):
 
 
 class FlaxClassifier(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
         self.embedding = nnx.Embed(VOCABULARY, WIDTH, rngs=rngs)
         self.lstm = LSTM(rngs)
         self.fc = nnx.Linear(HIDDEN, CLASSES, rngs=rngs)
@@ -59,13 +60,6 @@ OPTIONS = {
         "lstm.bias_hh_l0": "lstm/hh/bias",
     }
 }
-torch_module = Classifier
-
-
-def flax_module():
-    return FlaxClassifier(nnx.Rngs(0))
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.integers(0, VOCABULARY, (5, 9)),), rng.integers(0, CLASSES, 5)
+torch_module, flax_module = Classifier, FlaxClassifier
+rng = np.random.default_rng(0)
+INPUTS, LABELS = (rng.integers(0, VOCABULARY, (5, 9)),), rng.integers(0, CLASSES, 5)

@@ -67,7 +67,8 @@ class FlaxBlock(nnx.Module):
 
 
 class FlaxMixer(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
         self.patches = nnx.Conv(3, WIDTH, (4, 4), (4, 4), padding=0, rngs=rngs)
         self.blocks = nnx.List([FlaxBlock(rngs) for _ in range(DEPTH)])
         self.norm = nnx.LayerNorm(WIDTH, epsilon=1e-5, rngs=rngs)
@@ -80,14 +81,6 @@ class FlaxMixer(nnx.Module):
         return self.head(self.norm(x).mean(1))
 
 
-OPTIONS = {}
-torch_module = MlpMixer
-
-
-def flax_module():
-    return FlaxMixer(nnx.Rngs(0))
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(4, 3, 12, 12)),), rng.integers(0, CLASSES, 4)
+torch_module, flax_module = MlpMixer, FlaxMixer
+rng = np.random.default_rng(0)
+INPUTS, LABELS = (rng.normal(size=(4, 3, 12, 12)),), rng.integers(0, CLASSES, 4)

@@ -99,10 +99,6 @@ class FlaxResNet(linen.Module):
         return linen.Dense(10)(x.mean((1, 2)))
 
 
-OPTIONS = {}
 torch_module, flax_module = ResNet, FlaxResNet
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(5, 3, 12, 12)),), rng.integers(0, 10, 5)
+rng = np.random.default_rng(0)
+INPUTS, LABELS = (rng.normal(size=(5, 3, 12, 12)),), rng.integers(0, 10, 5)

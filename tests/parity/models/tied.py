@@ -23,7 +23,8 @@ class TiedModel(nn.Module):
 
 
 class FlaxTiedModel(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
         self.embed = nnx.Embed(VOCABULARY, WIDTH, rngs=rngs)
         self.hidden = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
         self.norm = nnx.LayerNorm(WIDTH, epsilon=1e-5, rngs=rngs)
@@ -33,14 +34,6 @@ class FlaxTiedModel(nnx.Module):
         return self.embed.attend(self.norm(x + jnp.tanh(self.hidden(x))))
 
 
-OPTIONS = {}
-torch_module = TiedModel
-
-
-def flax_module():
-    return FlaxTiedModel(nnx.Rngs(0))
-
-
-def example(seed):
-    tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (4, 7))
-    return (tokens[:, :-1],), tokens[:, 1:]
+torch_module, flax_module = TiedModel, FlaxTiedModel
+tokens = np.random.default_rng(0).integers(0, VOCABULARY, (4, 7))
+INPUTS, LABELS = (tokens[:, :-1],), tokens[:, 1:]

@@ -69,10 +69,6 @@ class FlaxUNet(linen.Module):
         return jnp.moveaxis(linen.Conv(2, (1, 1))(x), -1, 1)
 
 
-OPTIONS = {}
 torch_module, flax_module = UNet, FlaxUNet
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(2, 3, 8, 8)),), rng.integers(0, 2, (2, 8, 8))
+rng = np.random.default_rng(0)
+INPUTS, LABELS = (rng.normal(size=(2, 3, 8, 8)),), rng.integers(0, 2, (2, 8, 8))

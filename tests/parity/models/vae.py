@@ -37,12 +37,9 @@ class FlaxVAE(linen.Module):
 
 OPTIONS = {"names": {"fc21": "mean", "fc22": "log_variance"}}
 torch_module, flax_module = VAE, FlaxVAE
-
-
-def example(seed):
-    rng = np.random.default_rng(seed)
-    x = rng.uniform(size=(5, 20))
-    return (x, rng.normal(size=(5, 3))), x
+rng = np.random.default_rng(0)
+x = rng.uniform(size=(5, 20))
+INPUTS, LABELS = (x, rng.normal(size=(5, 3))), x
 
 
 def torch_loss(outputs, labels):
