@@ -31,7 +31,7 @@ YES, NO, MAYBE = np.array([3.0, 3.1, 2.9]), np.array([0.0, 0.1, 0.2]), np.arange
 
 def finding(*effects, exact=False):
     by_name = dict(zip("abc", effects, strict=False))
-    return Finding(1, "It is so", "4.6", "points", 1.0, by_name, "f.png", exact)
+    return Finding(1, "It is so", "4.6", "points", 1.0, by_name, exact)
 
 
 @pytest.mark.parametrize(

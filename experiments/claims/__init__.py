@@ -142,7 +142,7 @@ def record(finding: Finding) -> dict[str, Any]:
         "smallest": finding.smallest,
         "conditions": {name: list(interval) for name, interval in intervals.items()},
         "verdict": finding.verdict(),
-        "figure": finding.figure,
+        "figure": f"claim{finding.number:02}.png",
     }
 
 

@@ -7,7 +7,8 @@ before the reported seeds are run.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +33,14 @@ class Setting(NamedTuple):
     quick: bool
     folder: RunFolder
 
+    def figure(
+        self, number: int, columns: int = 1, *, height: float = 3.2, **given: Any
+    ) -> AbstractContextManager[Any]:
+        """Lend the axes of a claim's figure; see `RunFolder.figure`."""
+        return self.folder.figure(
+            f"claim{number:02}.png", 1, columns, size=(8.5, height), **given
+        )
+
     def size(self, full: int, quick: int) -> int:
         """Return how many runs, rows or epochs to take."""
         return quick if self.quick else full
@@ -53,7 +62,6 @@ class Finding(NamedTuple):
       smallest: the smallest effect that counts, in that unit.
       effects: for each condition, the effect in each run. The first condition is the
         one that the summary quotes.
-      figure: file name.
       exact: nothing is random, so that one value is the whole truth.
     """
 
@@ -63,7 +71,6 @@ class Finding(NamedTuple):
     unit: str
     smallest: float
     effects: Mapping[str, Float[np.ndarray, " runs"]]
-    figure: str
     exact: bool = False
 
     def intervals(self) -> dict[str, Interval]:

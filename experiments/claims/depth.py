@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import deep_mlp
 from ch4jax.data import fashion_mnist
@@ -24,9 +24,10 @@ from ch4jax.initialization import (
     sigmoid_gradient,
     xavier_normal,
 )
-from ch4jax.training import Data, Metrics, classification_metrics, fit
+from ch4jax.training import Data, classification_metrics, fit
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 SOURCE = "4.8; D2L 5.4"
 GAINED = "accuracy gained"
@@ -51,9 +52,8 @@ Grid = Float[np.ndarray, "networks rates runs"]
 def images() -> Data:
     """Return all images of the shipped tenth at half resolution, and their classes."""
     data = fashion_mnist.load("mini")
-    x = np.concatenate([data.train_images, data.test_images])[:, ::2, ::2]
-    y = np.concatenate([data.train_labels, data.test_labels])
-    return jnp.asarray(x), jnp.asarray(y)
+    x, y = map(jnp.concatenate, zip(data.train, data.test, strict=True))
+    return x[:, ::2, ::2], y
 
 
 def init_params(
@@ -85,11 +85,9 @@ def train(
       Accuracy on 1,000 other images; how far each kernel moved, relative to its norm.
     """
 
-    def metrics_fn(
-        params: deep_mlp.Params, x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        logits, _ = deep_mlp.apply(params, fashion_mnist.to_float(x), architecture)
-        return classification_metrics(logits, labels)
+    @classifier
+    def metrics(params: PyTree, x: Array, *, key: PRNGKeyArray | None) -> Array:
+        return deep_mlp.apply(params, fashion_mnist.to_float(x), architecture)[0]
 
     def member(
         start: deep_mlp.Params, bound: Array, rate: Array, rows: Array, data: Data, key
@@ -105,13 +103,13 @@ def train(
         end, _ = fit(
             start,
             (x[rows[:1000]], y[rows[:1000]]),
-            metrics_fn=metrics_fn,
+            metrics_fn=metrics,
             optimizer=optimizer,
             epochs=EPOCHS,
             batch_size=50,
             key=key,
         )
-        new = metrics_fn(end, x[rows[-1000:]], y[rows[-1000:]], key=None)
+        new = metrics(end, x[rows[-1000:]], y[rows[-1000:]], key=None)
         moved = kernel_norms(jax.tree.map(jnp.subtract, end, start))
         return new["accuracy"].mean(), moved / kernel_norms(start)
 
@@ -139,10 +137,8 @@ def best(accuracy: Grid) -> Float[np.ndarray, "networks runs"]:
 
 def curves(axes: plots.Axes, title: str, accuracy: Grid, labels: Sequence[str]) -> None:
     """Draw accuracy against the learning rate, a line for each network."""
-    lines = zip(accuracy, labels, plots.COLOURS, DASHES, strict=False)
-    for values, label, colour, dashes in lines:
-        line = {"colour": colour, "linestyle": dashes, "label": label}
-        plots.band(axes, RATES, values, **line)
+    for values, label, dashes in zip(accuracy, labels, DASHES, strict=False):
+        plots.band(axes, RATES, values, linestyle=dashes, label=label)
     axes.set(xscale="log", ylim=(0, 1), xlabel="learning rate", ylabel="test accuracy")
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8)
@@ -175,9 +171,8 @@ def gradient_with_depth(setting: Setting) -> Finding:
     factors = ", ".join(
         f"{10 ** slopes[:, i].mean():.3g} ({name})" for i, name in enumerate(starts)
     )
-    with setting.folder.figure(
-        "claim10.png",
-        size=(8.5, 3.2),
+    with setting.figure(
+        10,
         title=f"Back through each layer the gradient is multiplied by {factors}",
         caption="A start that is too small or too large changes the gradient by a "
         "factor a layer; He's hardly changes it.",
@@ -197,7 +192,6 @@ def gradient_with_depth(setting: Setting) -> Finding:
         "factors of ten a layer",
         0.1,
         {"N(0, 0.01²): vanish": -slopes[:, 0], "N(0, 0.3²): explode": slopes[:, 1]},
-        "claim10.png",
     )
 
 
@@ -205,9 +199,9 @@ def sigmoid_saturates(setting: Setting) -> Finding:
     """Claim 11: the derivative far from zero against that at zero."""
     x = np.linspace(-12, 12, 241)
     activations = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "ReLU": jax.nn.relu}
-    with setting.folder.figure(
-        "claim11.png",
-        size=(8.5, 2.8),
+    with setting.figure(
+        11,
+        height=2.8,
         title="The sigmoid's gradient vanishes on both sides, ReLU's on one",
         caption="Far from zero the sigmoid passes a ten-thousandth of the gradient.",
         alt="Line chart of the derivative of the sigmoid, tanh and ReLU against the "
@@ -227,7 +221,6 @@ def sigmoid_saturates(setting: Setting) -> Finding:
         "factors of ten below that at 0",
         2.0,
         dict(zip(("input -10", "input 10"), smaller, strict=True)),
-        "claim11.png",
         exact=True,
     )
 
@@ -241,11 +234,10 @@ def lower_layers_stay(setting: Setting) -> Finding:
     accuracy = np.concatenate([accuracy for accuracy, _ in trained])
     rate = accuracy[0].mean(axis=1).argmax()
     moves = [np.maximum(moves[0, rate], 1e-9) for _, moves in trained]
-    with setting.folder.figure(
-        "claim12.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    with setting.figure(
+        12,
+        columns=2,
+        height=3.4,
         title="Of eight sigmoid layers only the top ones train, and none of it helps",
         caption="Left: how far each kernel moved in training. Right: depth costs all "
         "of the accuracy.",
@@ -269,7 +261,6 @@ def lower_layers_stay(setting: Setting) -> Finding:
             "movement": np.log2(moves[1][:, -1] / moves[1][:, 0]),
             "test error": np.log2(deep / shallow),
         },
-        "claim12.png",
     )
 
 
@@ -284,9 +275,9 @@ def normalising(setting: Setting) -> Finding:
     normed, _ = train(setting, 14, NORMED, [loud], depth=10)
     accuracy = np.concatenate([bounded, normed])
     names = ["as it is", *BOUNDS, "layer normalisation"]
-    with setting.folder.figure(
-        "claim14.png",
-        size=(8.5, 3.6),
+    with setting.figure(
+        14,
+        height=3.6,
         title="Where gradients explode, every way of normalising helps 10 layers",
         caption="Normalised, a network learns, and at far larger learning rates.",
         alt="Line chart of the test accuracy against the learning rate, a line for "
@@ -302,7 +293,6 @@ def normalising(setting: Setting) -> Finding:
         GAINED,
         0.05,
         dict(zip(names[1:], gained, strict=True)),
-        "claim14.png",
     )
 
 
@@ -310,11 +300,10 @@ def start_fits_activation(setting: Setting) -> Finding:
     """Claim 15: He's, Xavier's and a small start, each with ReLU and with tanh."""
     starts = {"He": he_normal, "Xavier": xavier_normal, "N(0, 0.01²)": SMALL}
     each = [train(setting, 15, a, list(starts.values()))[0] for a in (RELU, TANH)]
-    with setting.folder.figure(
-        "claim15.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    with setting.figure(
+        15,
+        columns=2,
+        height=3.4,
         sharey=True,
         title="ReLU needs He's start; tanh learns from either",
         caption="From a sensible start 20 layers learn; from N(0, 0.01²) they do not. "
@@ -336,5 +325,4 @@ def start_fits_activation(setting: Setting) -> Finding:
             "tanh": tanh_xavier - tanh_he,
             "against N(0, 0.01²)": (he - small + tanh_xavier - tanh_small) / 2,
         },
-        "claim15.png",
     )

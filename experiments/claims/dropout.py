@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, to_float
 from ch4jax.dropout import mlp
-from ch4jax.training import Data, classification_metrics
+from ch4jax.training import classification_metrics
 from experiments.claims.claim import Finding, Setting
 from experiments.common import memorisation, plots
 from experiments.common.memorisation import Curves, Members, Recipe
@@ -19,19 +19,10 @@ NONE, HALF, BOOK = (0.0, 0.0), (0.5, 0.5), (0.2, 0.5)
 SOURCE = "4.6; D2L 5.6"
 
 
-def images() -> tuple[Data, Data]:
-    """Return the shipped tenth: training and test images with their labels."""
-    data = fashion_mnist.load("mini")
-    return (
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
-    )
-
-
 def train(recipe: Recipe, members: Members) -> Curves:
     """Train on the shipped tenth, and evaluate after the last epoch only."""
-    recipe = recipe._replace(every=recipe.epochs)
-    return memorisation.train(recipe, members, *images())
+    recipe, data = recipe._replace(every=recipe.epochs), fashion_mnist.load("mini")
+    return memorisation.train(recipe, members, data.train, data.test)
 
 
 def unbiased(setting: Setting) -> Finding:
@@ -58,9 +49,9 @@ def unbiased(setting: Setting) -> Finding:
         name: np.linalg.norm(mean - output) / np.linalg.norm(output)
         for name, (mean, output) in means.items()
     }
-    with setting.folder.figure(
-        "claim03.png",
-        size=(8.5, 2.6),
+    with setting.figure(
+        3,
+        height=2.6,
         title="Dropout keeps the mean of a layer, but not that of a whole network",
         caption="The mean over all masks, relative to the output without masks.",
         alt="Bar chart on a logarithmic axis: the relative difference between the mean "
@@ -80,7 +71,6 @@ def unbiased(setting: Setting) -> Finding:
         "digits that the mean and the output share",
         6.0,
         {name: np.array([value]) for name, value in digits.items()},
-        "claim03.png",
         exact=True,
     )
 
@@ -107,11 +97,10 @@ def overfitting(setting: Setting) -> Finding:
     recipe = Recipe(rows, 10, batch_size=256, optimizer="sgd", learning_rate=0.5)
     members = memorisation.members((NONE, BOOK), keys)
     scores[f"{rows:,} images, the book's recipe"] = train(recipe, members).test
-    with setting.folder.figure(
-        "claim04.png",
-        1,
-        2,
-        size=(8.5, 3.0),
+    with setting.figure(
+        4,
+        columns=2,
+        height=3.0,
         sharey=True,
         title="Dropout helps most where labels are wrong",
         caption="Test accuracy and test loss of each run. Where no label is redrawn "
@@ -142,7 +131,6 @@ def overfitting(setting: Setting) -> Finding:
         "percentage points of test accuracy",
         2.0,
         gains,
-        "claim04.png",
     )
 
 
@@ -179,9 +167,8 @@ def joint(setting: Setting) -> Finding:
     rows: dict[str, np.ndarray] = dict(
         zip(names, np.concatenate(scores).reshape(8, runs), strict=True)
     )
-    with setting.folder.figure(
-        "claim05.png",
-        size=(8.5, 3.2),
+    with setting.figure(
+        5,
         title="One control of the weights is enough; two together add little",
         caption=f"Test accuracy after {recipe.rows:,} images, 30% of labels redrawn.",
         alt="Dot chart of the test accuracy in each run, a row for each combination of "
@@ -208,7 +195,6 @@ def joint(setting: Setting) -> Finding:
             f"with {name}": over_the_better(name)
             for name in ("weight decay", "64 units")
         },
-        "claim05.png",
     )
 
 
@@ -233,7 +219,7 @@ def training_only(setting: Setting) -> Finding:
     recipe = Recipe(rows=600, epochs=40)
     keys = setting.keys(6, runs)
     curves = train(recipe, memorisation.members((HALF,), keys))
-    x, labels = images()[1]
+    x, labels = fashion_mnist.load("mini").test
     labels = labels.astype(int)
 
     @jax.jit
@@ -258,11 +244,10 @@ def training_only(setting: Setting) -> Finding:
     drawn = jax.vmap(masked, (0, None, None, 0))(curves.params, x, labels, mask_keys)
     undropped = jax.vmap(whole, (0, None, None))(curves.params, x, labels)
     found, once = np.asarray(drawn), np.asarray(undropped)
-    with setting.folder.figure(
-        "claim06.png",
-        1,
-        3,
-        size=(8.5, 3.0),
+    with setting.figure(
+        6,
+        columns=3,
+        height=3.0,
         title="One mask costs accuracy; the mean over many costs none and is better "
         "calibrated",
         caption="Scores on the test images of the mean prediction over some masks; "
@@ -274,7 +259,7 @@ def training_only(setting: Setting) -> Finding:
         names = ("accuracy", "loss", "calibration error")
         for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
             number = np.arange(1, draws + 1)
-            plots.band(axes, number, found[..., i].T, colour=plots.COLOURS[0])
+            plots.band(axes, number, found[..., i].T)
             axes.axhline(once[:, i].mean(), color=plots.COLOURS[1], ls="--")
             axes.set(xscale="log", xlabel="masks", ylabel=f"test {name}")
     lost = 100 * (once[:, 0] - found[..., 0].T)
@@ -285,5 +270,4 @@ def training_only(setting: Setting) -> Finding:
         "percentage points of test accuracy lost",
         0.5,
         {"one mask is drawn": lost[0], f"{draws} masks are averaged": lost[-1]},
-        "claim06.png",
     )

@@ -19,6 +19,7 @@ from ch4jax.dropout import init_mlp, mlp
 from ch4jax.training import Data, Metrics, folds
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 BATCH_SIZE = 64
 DECADES = 5
@@ -89,11 +90,9 @@ def _image_error(images: Data, optimizer: Optimizer, key: PRNGKeyArray) -> Array
     order_key, init_key, key = jax.random.split(key, 3)
     x, labels = _shuffled(images, order_key)
 
-    def metrics(
-        params: PyTree, x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        logits = mlp(params, fashion_mnist.to_float(x), (0.0, 0.0), key=key)
-        return training.classification_metrics(logits, labels)
+    @classifier
+    def metrics(params: PyTree, x: Array, *, key: PRNGKeyArray | None) -> Array:
+        return mlp(params, fashion_mnist.to_float(x), (0.0, 0.0), key=key)
 
     params, _ = training.fit(
         init_mlp((14 * 14, 32, 32, 10), key=init_key),
@@ -131,15 +130,13 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
     and small rates do not get far enough in 100 epochs. SGD's steps grow with the
     prices.
     """
-    mini = fashion_mnist.load("mini")
-    # Every second pixel each way: a quarter of the work.
-    images = jnp.asarray(mini.train_images[:, ::2, ::2]), jnp.asarray(mini.train_labels)
+    pixels, labels = fashion_mnist.load("mini").train
+    images = pixels[:, ::2, ::2], labels  # a quarter of the work
     effects = {}
-    with setting.folder.figure(
-        "claim17.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    with setting.figure(
+        17,
+        columns=2,
+        height=3.4,
         title="Adam has more good learning rates than SGD on images, and not on raw "
         "house prices",
         caption="Good rates are under the dotted line, 10% above the least error. Over "
@@ -178,7 +175,6 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
         "more decades of rates within 10% of the best",
         0.2,  # a factor of 1.6
         effects,
-        "claim17.png",
     )
 
 
@@ -211,9 +207,9 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
     parts = [np.where(of_row == tenth, percent, np.nan) for tenth in tenths]
     typical = np.nanmedian(parts, axis=-1)  # (tenths, runs, targets)
     on_prices, on_logs = typical[0].mean(axis=0)
-    with setting.folder.figure(
-        "claim18.png",
-        size=(8.5, 3.4),
+    with setting.figure(
+        18,
+        height=3.4,
         title=f"On the cheapest tenth, training on log prices errs by {on_logs:.0f}%, "
         f"training on prices by {on_prices:.0f}%",
         caption="Median error of each tenth of the houses: training on prices serves "
@@ -222,8 +218,7 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
         "for training on prices and on log prices.",
     ) as axes:
         for i, label in enumerate(("prices", "log prices")):
-            colour = plots.COLOURS[i]
-            plots.band(axes, tenths, typical[..., i], colour=colour, label=label)
+            plots.band(axes, tenths, typical[..., i], label=label)
         axes.set(xlabel="tenth of the prices, cheapest first", ylim=(0, None))
         axes.set(ylabel="100 |log error|, about percent", xticks=tenths)
         axes.legend(title="trained on")
@@ -235,7 +230,6 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
         "% of the price, mean over new houses, less",
         0.5,
         {"": by_run[:, 0] - by_run[:, 1]},
-        "claim18.png",
     )
 
 
@@ -271,11 +265,10 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
     estimates = [rmse(whole, own), *held_out]
     off = [100 * (values.mean(axis=1) / new - 1) for values in estimates]
     names = ["training", *(f"{k} folds" for k in num_folds)]
-    with setting.folder.figure(
-        "claim19.png",
-        1,
-        2,
-        size=(8.5, 3.8),
+    with setting.figure(
+        19,
+        columns=2,
+        height=3.8,
         title=f"The mean of 10 folds is {off[3].mean():+.0f}% off the error on new rows"
         f" on average, the training error {off[0].mean():+.0f}%",
         caption="Left: rows that train (blue) and that are predicted (white) in each "
@@ -308,5 +301,4 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
         "% of the error on new rows, nearer to it",
         10.0,
         {f"there are {name}": n for name, n in zip(names[1:], nearer, strict=True)},
-        "claim19.png",
     )

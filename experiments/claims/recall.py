@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax import recurrent
 from ch4jax.initialization import torch_kernel
-from ch4jax.training import Data, Metrics, classification_metrics, fit
+from ch4jax.training import Data, fit
 from experiments.claims import depth
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 LENGTH = 101
 OPEN = 5.0  # such a bias of the forget gates keeps 0.993 of a cell a step
@@ -47,10 +48,9 @@ def train_to_recall(
       output in each input, the last step's first.
     """
 
-    def metrics_fn(
-        params: tuple, x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        return classification_metrics(layer(params[0], x)[:, -1] @ params[1], labels)
+    @classifier
+    def metrics_fn(params: tuple, x: Array, *, key: PRNGKeyArray | None) -> Array:
+        return layer(params[0], x)[:, -1] @ params[1]
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None), out_axes=(2, 1))
@@ -99,11 +99,10 @@ def sums_for_products(setting: Setting) -> Finding:
     one, simple = recall_by(recurrent.rnn, [recurrent.init_rnn], (0.001, 0.01))
     two, gated = recall_by(recurrent.lstm, [recurrent.init_lstm, opened], (0.001,))
     recalled, gradients = [*depth.best(one), *depth.best(two)], [*simple, *gated]
-    with setting.folder.figure(
-        "claim13.png",
-        1,
-        3,
-        size=(8.5, 3.6),
+    with setting.figure(
+        13,
+        columns=3,
+        height=3.6,
         title="Residual connections train 20 layers, open forget gates 100 steps",
         caption="Where a sum replaces the product, the gradient arrives and the "
         "network learns; an LSTM's default forget gates halve it at every step.",
@@ -133,5 +132,4 @@ def sums_for_products(setting: Setting) -> Finding:
             "LSTM with open gates": opened - rnn,
             "LSTM as PyTorch starts it": lstm - rnn,
         },
-        "claim13.png",
     )

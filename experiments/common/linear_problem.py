@@ -99,13 +99,7 @@ def train(
     sizes = {"epochs": config.epochs, "batch_size": config.batch_size}
     if method == "scratch":
         return weight_decay.train(
-            problem.params,
-            data,
-            lambd,
-            learning_rate=rate,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            key=key,
+            problem.params, data, lambd, learning_rate=rate, key=key, **sizes
         )
     optimizers = {
         "concise": weight_decay.l2_sgd(rate, lambd),

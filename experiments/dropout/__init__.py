@@ -331,8 +331,23 @@ def draw_curves(
         "one for the network without dropout: on the left the training loss on a "
         "logarithmic scale, on the right training accuracy, dotted, and test accuracy, "
         "solid. If there are several seeds a band is one standard deviation.",
-    ) as panels:
-        plots.training_curves(panels, histories)
+    ) as (loss, accuracy):
+        for i, (label, history) in enumerate(histories.items()):
+            epochs = np.arange(1, config.epochs + 1)
+            plots.band(loss, epochs, history["train_loss"], label=label)
+            for split, dashes in (("train", ":"), ("test", "-")):
+                line = {"color": plots.COLOURS[i], "linestyle": dashes}
+                plots.band(accuracy, epochs, history[f"{split}_accuracy"], **line)
+        loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+        loss.yaxis.set_major_formatter("{x:.2g}")
+        loss.yaxis.set_minor_formatter("{x:.2g}")
+        accuracy.set(xlabel="epoch", ylabel="accuracy")
+        for axes in (loss, accuracy):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        loss.figure.legend(loc="outside lower center", ncols=2)
+        for dashes, words in ((":", "training, masks on"), ("-", "test")):
+            accuracy.plot([], [], color="0.3", linestyle=dashes, label=words)
+        accuracy.legend(loc="lower right")
 
 
 def draw_mistakes(

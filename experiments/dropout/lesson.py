@@ -125,6 +125,6 @@ def draw(curves: Curves, label_noise: float, folder: RunFolder) -> None:
             by_rate = np.split(values, len(RATES), axis=1)
             for rates, colour, runs in zip(RATES, colours, by_rate, strict=True):
                 words = f"rates {rates[0]}, {rates[1]}" if any(rates) else "no dropout"
-                plots.band(axes, curves.epochs, runs, colour=colour, label=words)
+                plots.band(axes, curves.epochs, runs, color=colour, label=words)
             axes.set(xlabel="epoch", ylabel=ylabel)
         panels[0].legend(loc="lower right")

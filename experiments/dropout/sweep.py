@@ -72,6 +72,6 @@ def show(trained: Trained, num_seeds: int, folder: RunFolder) -> dict[str, Any]:
         "test loss, and the gap between training and test accuracy.",
     ) as panels:
         for axes, (name, values) in zip(panels, curves.items(), strict=True):
-            plots.band(axes, RATES, values, colour=plots.COLOURS[0])
+            plots.band(axes, RATES, values)
             axes.set(xlabel="dropout rate", ylabel=name)
     return {"rates": RATES, **dict(zip(curves, means, strict=True))}

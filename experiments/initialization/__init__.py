@@ -124,12 +124,12 @@ def show_products(seed: int, folder: RunFolder) -> dict[str, float]:
         "matrices against their number, from 1 to 100, a line with a band for each of "
         "three standard deviations of the entries.",
     ) as axes:
-        for colour, std in zip(plots.COLOURS, (1.0, 0.5, 0.25), strict=False):
+        for std in (1.0, 0.5, 0.25):
             keys = jax.random.split(jax.random.key(seed), 64)
             norms = jax.vmap(partial(product_log_norms, 100, 4, std))
             exponents = np.asarray(norms(key=keys)).T / np.log(10)
             label = f"entries from N(0, {std:g}²)"
-            plots.band(axes, np.arange(1, 101), exponents, colour=colour, label=label)
+            plots.band(axes, np.arange(1, 101), exponents, label=label)
             ends[f"N(0, {std:g}²)"] = exponents[-1].mean()
         axes.set(xlabel="matrices multiplied", ylabel="log₁₀ of the Frobenius norm")
         axes.legend()
@@ -190,7 +190,3 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
 def main() -> None:
     """Run from the command line."""
     cli.main(Config, run)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,10 +9,11 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from ch4jax import deep_mlp, initialization
 from ch4jax.data.fashion_mnist import FashionMNIST, to_float
-from ch4jax.training import Metrics, classification_metrics, population
+from ch4jax.training import population
 from experiments.common import loop
 from experiments.common.cli import TrainingFlags
 from experiments.common.loop import Trained
+from experiments.common.networks import classifier
 from experiments.common.run_folder import RunFolder
 
 BATCH_SIZE = 32
@@ -168,11 +169,9 @@ def train(variant: Variant, setting: Setting) -> Trained:
       Failed: if a training loss is not finite.
     """
 
-    def metrics_fn(
-        params: PyTree, images: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        logits, _ = deep_mlp.apply(params, to_float(images), variant.architecture)
-        return classification_metrics(logits, labels)
+    @classifier
+    def metrics_fn(params: PyTree, images: Array, *, key: PRNGKeyArray | None) -> Array:
+        return deep_mlp.apply(params, to_float(images), variant.architecture)[0]
 
     data = setting.data
     steps = setting.epochs * -(-len(data.train_images) // BATCH_SIZE)
