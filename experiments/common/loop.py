@@ -1,25 +1,19 @@
 """The loop over epochs: train, evaluate, log, check, save."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from ch4jax import storage
+from ch4jax.data.fashion_mnist import FashionMNIST
 from ch4jax.errors import Mismatch
-from ch4jax.training import (
-    Data,
-    Metrics,
-    MetricsFn,
-    TrainState,
-    population,
-    sharding,
-)
+from ch4jax.training import Metrics, MetricsFn, TrainState, population, sharding
 from experiments.common import console, distributed, resume, signals, timing
 from experiments.common.cli import TrainingFlags
 from experiments.common.errors import Failed, Interrupted
@@ -52,9 +46,8 @@ class Trained(NamedTuple):
 
 def train(
     label: str,
-    states: TrainState,
-    train_data: Data,
-    test_data: Data,
+    init: Callable[[Key[Array, " members"]], PyTree],
+    data: FashionMNIST,
     *,
     metrics_fn: MetricsFn,
     optimizer: optax.GradientTransformation,
@@ -62,13 +55,14 @@ def train(
     batch_size: int,
     flags: TrainingFlags,
     folder: RunFolder,
-    keys: Key[Array, " members"],
+    seed_keys: Key[Array, " members"],
 ) -> Trained:
     """Train a population for some epochs, and evaluate it after each.
 
     It is spread over the devices that `flags` name, and those of other processes. Every
     epoch is printed and appended to `metrics.jsonl` under its `label`. If `folder` has
-    checkpoints of that label, training resumes from the newest.
+    checkpoints of that label, training resumes from the newest. Each seed key is split
+    in two: `init` makes parameters of one, and the other is for training.
 
     Raises:
       Interrupted: after Ctrl-C or SIGTERM, once the epoch is finished and saved.
@@ -76,12 +70,15 @@ def train(
         stay in `metrics.jsonl`.
     """
     mesh = flags.mesh()
-    members_divide = len(keys) % mesh.size == 0
+    members_divide = len(seed_keys) % mesh.size == 0
     if mesh.size > 1:
         what = "members" if members_divide else "the rows of each batch"
         console.say(f"{label}: {what} spread over {mesh.size} devices")
     if not members_divide:
         metrics_fn = sharding.by_rows(metrics_fn, mesh)
+    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
+    # One program: op by op, each op would be compiled.
+    states = population.init_states(jax.jit(init)(init_keys), optimizer)
     everywhere = sharding.whole(mesh)
     placement = sharding.along(mesh, 0) if members_divide else everywhere
 
@@ -101,7 +98,7 @@ def train(
         [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
     )
     states, placed_keys = sharding.place((states, keys), placement)
-    train_data, test_data = sharding.place((train_data, test_data), everywhere)
+    train_data, test_data = sharding.place((data.train, data.test), everywhere)
 
     train_epoch, train_compile = timing.compile(
         population.train_epoch,

@@ -7,20 +7,20 @@ them, in Flax from N(0, 0.01²), both as in the book. On so many images dropout 
 little; the lesson that follows shows what it is for: few images with wrong labels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Key, PyTree
 
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, FashionMNIST, to_float
 from ch4jax.dropout import dropout_layer
-from ch4jax.training import MetricsFn, population
+from ch4jax.training import population
 from ch4jax.weight_decay import l2_sgd
 from experiments.common import cli, loop, memorisation, plots, roofline
 from experiments.common.console import count, say
@@ -97,6 +97,19 @@ def run(config: Config) -> None:
     show_layer(config)
     show_setting(config, data)
 
+    optimizer = optax.sgd(config.learning_rate)
+    if config.weight_decay:
+        optimizer = l2_sgd(config.learning_rate, config.weight_decay)
+    train = partial(
+        loop.train,
+        data=data,
+        optimizer=optimizer,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        flags=config,
+        folder=folder,
+    )
+    seed_keys = population.seed_keys(config.seed, config.seeds)
     results, networks, trained = [], {}, {}
     impls = tuple(NETWORKS) if config.impl == "both" else (config.impl,)
     for impl in impls:
@@ -107,11 +120,8 @@ def run(config: Config) -> None:
             trained[label] = train(
                 label,
                 jax.vmap(network.init),
-                metrics_fn(network),
-                data,
-                config,
-                folder,
-                seed_keys=population.seed_keys(config.seed, config.seeds),
+                metrics_fn=metrics_fn(network),
+                seed_keys=jax.random.clone(seed_keys),
             )
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
             results.append(variant | summarise(trained[label]))
@@ -125,13 +135,8 @@ def run(config: Config) -> None:
         swept = train(
             "rates 0 to 0.9",
             sweep.init(config.hidden, std_of("scratch", config), config.seeds),
-            memorisation.metrics,
-            data,
-            config,
-            folder,
-            seed_keys=sweep.at_each_rate(
-                population.seed_keys(config.seed, config.seeds)
-            ),
+            metrics_fn=memorisation.metrics,
+            seed_keys=sweep.at_each_rate(jax.random.clone(seed_keys)),
         )
         extra["sweep"] = sweep.show(swept, config.seeds, folder)
     headline = f"Test accuracy: {accuracies(results)}."
@@ -162,53 +167,6 @@ def std_of(impl: str, config: Config) -> float | None:
     book = {"scratch": "torch", "flax": "normal"}[impl]
     init = book if config.init == "book" else config.init
     return None if init == "torch" else config.std
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Return SGD, with weight decay if there is any."""
-    if config.weight_decay:
-        return l2_sgd(config.learning_rate, config.weight_decay)
-    return optax.sgd(config.learning_rate)
-
-
-def train(
-    label: str,
-    init: Callable[[Key[Array, " members"]], PyTree],
-    metrics_fn: MetricsFn,
-    data: FashionMNIST,
-    config: Config,
-    folder: RunFolder,
-    *,
-    seed_keys: Key[Array, " members"],
-) -> Trained:
-    """Train a member for each key in one program.
-
-    Args:
-      label: of the members, where they are shown.
-      init: returns the parameters of all members for their keys.
-      metrics_fn: see `ch4jax.training`.
-      data: to train on, and to test on.
-      config: how to train.
-      folder: of the run.
-      seed_keys: of the members; split in two, to initialise and to train.
-    """
-    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
-    optimizer = make_optimizer(config)
-    # One program: op by op, each op would be compiled.
-    params = jax.jit(init)(init_keys)
-    return loop.train(
-        label,
-        population.init_states(params, optimizer),
-        data.train,
-        data.test,
-        metrics_fn=metrics_fn,
-        optimizer=optimizer,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        flags=config,
-        folder=folder,
-        keys=keys,
-    )
 
 
 def summarise(trained: Trained) -> dict[str, Any]:

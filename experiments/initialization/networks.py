@@ -1,5 +1,6 @@
 """The deep perceptrons that `experiments.initialization` measures and trains."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -173,22 +174,18 @@ def train(variant: Variant, setting: Setting) -> Trained:
     def metrics_fn(params: PyTree, images: Array, *, key: PRNGKeyArray | None) -> Array:
         return deep_mlp.apply(params, to_float(images), variant.architecture)[0]
 
-    data = setting.data
-    steps = setting.epochs * -(-len(data.train_images) // BATCH_SIZE)
+    steps = setting.epochs * -(-len(setting.data.train_images) // BATCH_SIZE)
     schedule = optax.cosine_decay_schedule(variant.learning_rate, steps)
     optimizer = optax.chain(CLIPPING[variant.clipping], optax.sgd(schedule))
-    init_keys, train_keys = jax.vmap(jax.random.split, out_axes=1)(setting.keys)
-    params = init_params(variant, setting, init_keys)
     return loop.train(
         variant.label,
-        population.init_states(params, optimizer),
-        data.train,
-        data.test,
+        partial(init_params, variant, setting),
+        setting.data,
         metrics_fn=metrics_fn,
         optimizer=optimizer,
         epochs=setting.epochs,
         batch_size=BATCH_SIZE,
         flags=setting.flags,
         folder=setting.folder,
-        keys=train_keys,
+        seed_keys=setting.keys,
     )
