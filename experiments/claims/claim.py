@@ -34,12 +34,17 @@ class Setting(NamedTuple):
     folder: RunFolder
 
     def figure(
-        self, number: int, columns: int = 1, *, height: float = 3.2, **given: Any
+        self,
+        number: int,
+        columns: int = 1,
+        *,
+        height: float = 3.2,
+        sharey: bool = False,
+        **words: str,
     ) -> AbstractContextManager[Any]:
         """Lend the axes of a claim's figure; see `RunFolder.figure`."""
-        return self.folder.figure(
-            f"claim{number:02}.png", 1, columns, size=(8.5, height), **given
-        )
+        file, size = f"claim{number:02}.png", (8.5, height)
+        return self.folder.figure(file, 1, columns, size=size, sharey=sharey, **words)
 
     def size(self, full: int, quick: int) -> int:
         """Return how many runs, rows or epochs to take."""

@@ -4,7 +4,7 @@ Only this module imports matplotlib: an experiment draws on the axes that
 `RunFolder.figure` lends it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,9 @@ def band(
     """
     values = np.asarray(values)
     mean, spread = values.mean(axis=-1), values.std(axis=-1)
-    _between(axes, x, (mean - spread, mean, mean + spread), line)
+    (drawn,) = axes.plot(x, mean, **line)
+    low, high = mean - spread, mean + spread
+    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, lw=0)
 
 
 def quantiles(
@@ -137,16 +139,9 @@ def quantiles(
 
     Unlike a mean and its deviation, they suit a logarithmic axis. See `band`.
     """
-    drawn = np.quantile(np.asarray(values), (0.1, 0.5, 0.9), axis=-1)
-    _between(axes, x, drawn, line)
-
-
-def _between(
-    axes: Axes, x: np.ndarray, drawn: Sequence[np.ndarray] | np.ndarray, line: Any
-) -> None:
-    low, middle, high = drawn
-    (curve,) = axes.plot(x, middle, **line)
-    axes.fill_between(x, low, high, color=curve.get_color(), alpha=0.2, lw=0)
+    low, median, high = np.quantile(np.asarray(values), (0.1, 0.5, 0.9), axis=-1)
+    (drawn,) = axes.plot(x, median, **line)
+    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, lw=0)
 
 
 def plain_numbers(axis: Axis) -> None:
