@@ -265,10 +265,5 @@ def show_memory(problem: Problem, folder: RunFolder) -> dict[str, Any]:
     return {**memory, "by hand": by_hand}
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

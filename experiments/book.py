@@ -157,10 +157,5 @@ def dead_links(site: Path) -> list[str]:
     return wrong
 
 
-def main() -> None:
-    """Run from the command line; the chapters have the devices."""
+if __name__ == "__main__":  # the chapters have the devices
     sys.exit(cli.exit_code(lambda: run(cli.parse(Config))))
-
-
-if __name__ == "__main__":
-    main()

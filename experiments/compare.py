@@ -239,10 +239,5 @@ def draw_outcomes(outcomes: Mapping[str, Outcomes], folder: RunFolder) -> None:
         grid[0, 0].legend(fontsize=7)
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

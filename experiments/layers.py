@@ -152,10 +152,5 @@ def show_learning(folder: RunFolder, *, key: PRNGKeyArray) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

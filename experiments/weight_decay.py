@@ -290,10 +290,5 @@ def draw_grids(
         norm.legend(loc="lower left")
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

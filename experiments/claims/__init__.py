@@ -184,8 +184,3 @@ def draw_forest(findings: list[Finding], title: str, folder: RunFolder) -> None:
         for at, dashes in ((0, ":"), (1, "--")):
             axes.axvline(at, color="0.3", ls=dashes, lw=1)
         axes.set_xlabel("effect / smallest effect that counts")
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

@@ -339,8 +339,3 @@ def draw_mistakes(
             axes.imshow(images[i], cmap="gray_r")
             axes.set_title(CLASSES[labels[i]], fontsize=8)
             axes.set_xlabel(CLASSES[guesses[i]], fontsize=8, color=plots.COLOURS[1])
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

@@ -185,8 +185,3 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         }
         for variant, measured in signals.items()
     }
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

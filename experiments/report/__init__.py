@@ -163,8 +163,3 @@ def run_one(name: str, command: list[str], out: Path) -> Entry:
         reason=reason,
         failed=bool(code),
     )
-
-
-def main() -> None:
-    """Run from the command line; no device is touched, so that the runs have them."""
-    sys.exit(cli.exit_code(lambda: run(cli.parse(Config))))
