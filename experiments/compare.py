@@ -72,7 +72,6 @@ def run(config: Config) -> None:
         house_prices,
         levels,
         modules,
-        outcomes,
         pair,
         systems,
         weight_decay,
@@ -118,7 +117,7 @@ def run(config: Config) -> None:
                 reports[system.name] = report.to_dict()
                 say(f"{system.name}\n{report}")
             whole, courses[system.name] = levels.whole_runs(system, key)
-            found = [*report.checks, *whole, outcomes.same_start(system, key)]
+            found = [*report.checks, *whole, levels.same_start(system, key)]
             if jax.default_backend() != "cpu":
                 with setup.on_cpu():
                     there = systems.slope(system, key)
@@ -126,7 +125,7 @@ def run(config: Config) -> None:
                 what = "loss and gradients, beside the CPU's"
                 found.append(Check(1, what, "float32", apart, 1e-4))
             if system.outcome and not config.quick:
-                runs = outcomes.independent_runs(system, system.outcome, key)
+                runs = levels.independent_runs(system, system.outcome, key)
                 judged[system.name] = runs
                 found.append(runs.check)
             named = [(system.name, check) for check in found]
