@@ -70,14 +70,14 @@ class Config(cli.Flags):
 def run(config: Config) -> None:
     """Measure each claim, print a line for each, and draw the forest plot."""
     folder = RunFolder.create("claims", config)
-    setting = Setting(config.seed, config.quick, folder)
     findings = []
     numbers = config.numbers or range(1, len(CLAIMS) + 1)
     say("effects, with 95% intervals, in multiples of the smallest that counts\n")
     for number in numbers:
+        setting = Setting(number, config.seed, config.quick, folder)
         finding = list(CLAIMS.values())[number - 1](setting)
-        findings.append(finding)
-        say(line(finding))
+        findings.append(finding._replace(number=number))
+        say(line(findings[-1]))
     keep_effects(findings, folder)
     verdicts = [finding.verdict() for finding in findings]
     counts = {found: verdicts.count(found) for found in (HOLDS, FAILS, OPEN)}

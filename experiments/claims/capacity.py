@@ -73,9 +73,8 @@ def deep_networks_overfit(setting: Setting) -> Finding:
             found.append([squares[:, :rows].mean(1), squares[:, rows:].mean(1)])
         return jnp.array(found)
 
-    found = np.asarray(errors(setting.keys(2, setting.size(32, 8))))
+    found = np.asarray(errors(setting.keys(setting.size(32, 8))))
     with setting.figure(
-        2,
         columns=2,
         sharey=True,
         title=f"{rows} rows of {features} features: the linear model generalises, the "
@@ -100,7 +99,6 @@ def deep_networks_overfit(setting: Setting) -> Finding:
         panels[0].legend()
     gap = found[:, :, 1, -1] - found[:, :, 0, -1]
     return Finding(
-        2,
         "With ten times as many rows as features, a deep network overfits",
         "4.4; D2L 3.6",
         "MSE, new minus training rows, more than a linear model",
@@ -112,14 +110,13 @@ def deep_networks_overfit(setting: Setting) -> Finding:
 def more_data_helps(setting: Setting) -> Finding:
     """Claim 7: the book's network on 100 to 3,000 images."""
     runs, sizes = setting.size(6, 3), (100, 300, 1000, 3000)[: setting.size(4, 3)]
-    keys, found = setting.keys(7, runs), []
+    keys, found = setting.keys(runs), []
     for rows in sizes:
         members = memorisation.members((dropout.NONE,), keys)
         curves = dropout.train(Recipe(rows=rows, epochs=30), members)
         found.append([curves.train["accuracy"][-1], curves.test["accuracy"][-1]])
     accuracies = 100 * np.array(found)  # (sizes, splits, runs)
     with setting.figure(
-        7,
         title="More images close the gap between training and test accuracy",
         caption="Accuracy after 30 epochs against the number of training images.",
         alt="Line chart of training and test accuracy against the number of images on "
@@ -131,7 +128,6 @@ def more_data_helps(setting: Setting) -> Finding:
         axes.legend()
     gap = accuracies[:, 0] - accuracies[:, 1]
     return Finding(
-        7,
         "Ten times as many images relieve overfitting",
         SOURCE,
         "points by which the gap in accuracy closes",
@@ -180,10 +176,9 @@ def interactions(setting: Setting) -> Finding:
         gaps = jax.lax.map(gap, grid).reshape(len(widths), len(rows))
         return jnp.stack([linear[1], network[1]]), gaps
 
-    found = accuracies(setting.keys(21, setting.size(16, 6)))
+    found = accuracies(setting.keys(setting.size(16, 6)))
     scores, gaps = (100 * np.asarray(values) for values in found)
     with setting.figure(
-        21,
         columns=2,
         title="A linear model knows no interaction; an MLP overfits the easier, the "
         "more inputs and the fewer rows",
@@ -207,7 +202,6 @@ def interactions(setting: Setting) -> Finding:
         heat.set(xlabel="rows", ylabel="inputs")
         heat.grid(False)
     return Finding(
-        21,
         "A linear model knows no interaction, and simple data overfit easily",
         "4.6; D2L 5.6",
         "points: MLP over linear; gap, few rows over many",

@@ -73,7 +73,6 @@ def kernel_norms(params: deep_mlp.Params) -> Float[Array, " depth"]:
 
 def train(
     setting: Setting,
-    number: int,
     architecture: Architecture,
     starts: Sequence[Initializer],
     bounds: Sequence[tuple[float, float, float]] = (NO_BOUNDS,),
@@ -124,7 +123,7 @@ def train(
         return jax.vmap(each_rate, (0, 0, None))(params, bounds, rates)
 
     each = jnp.broadcast_to(jnp.asarray(bounds), (len(starts), 3))
-    keys = setting.keys(number, setting.size(8, 3))
+    keys = setting.keys(setting.size(8, 3))
     accuracy, moves = run(keys, each, jnp.asarray(RATES), images())
     return np.asarray(accuracy), np.asarray(moves)
 
@@ -165,14 +164,13 @@ def gradient_with_depth(setting: Setting) -> Finding:
         grads = jax.vmap(jax.grad(loss))(params)
         return jnp.concatenate([grads.first.bias[:, None], grads.hidden.bias], axis=1)
 
-    found = np.asarray(gradients(setting.keys(10, setting.size(100, 40)), images()))
+    found = np.asarray(gradients(setting.keys(setting.size(100, 40)), images()))
     found = np.linalg.norm(found.astype(float), axis=3)  # float32 ends at 1e-38
     slopes = np.log10(found[..., 0] / found[..., -1]) / (depth - 1)
     factors = ", ".join(
         f"{10 ** slopes[:, i].mean():.3g} ({name})" for i, name in enumerate(starts)
     )
     with setting.figure(
-        10,
         title=f"Back through each layer the gradient is multiplied by {factors}",
         caption="A start that is too small or too large changes the gradient by a "
         "factor a layer; He's hardly changes it.",
@@ -186,7 +184,6 @@ def gradient_with_depth(setting: Setting) -> Finding:
         axes.set(yscale="log", xticks=[1, 5, 10, 15, 20])
         axes.legend()
     return Finding(
-        10,
         "From a bad start gradients vanish or explode with depth",
         SOURCE,
         "factors of ten a layer",
@@ -200,7 +197,6 @@ def sigmoid_saturates(setting: Setting) -> Finding:
     x = np.linspace(-12, 12, 241)
     activations = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "ReLU": jax.nn.relu}
     with setting.figure(
-        11,
         height=2.8,
         title="The sigmoid's gradient vanishes on both sides, ReLU's on one",
         caption="Far from zero the sigmoid passes a ten-thousandth of the gradient.",
@@ -215,7 +211,6 @@ def sigmoid_saturates(setting: Setting) -> Finding:
     at_zero, *far = np.asarray(sigmoid_gradient(jnp.array([0.0, -10.0, 10.0])))
     smaller = [np.log10(at_zero / gradient)[None] for gradient in far]
     return Finding(
-        11,
         "The sigmoid's gradient vanishes for large and small inputs",
         SOURCE,
         "factors of ten below that at 0",
@@ -229,13 +224,12 @@ def lower_layers_stay(setting: Setting) -> Finding:
     """Claim 12: sigmoid perceptrons of 2 and of 8 layers from Xavier's start."""
     depths = (2, 8)
     trained = [
-        train(setting, 12, SIGMOID, [xavier_normal], depth=depth) for depth in depths
+        train(setting, SIGMOID, [xavier_normal], depth=depth) for depth in depths
     ]
     accuracy = np.concatenate([accuracy for accuracy, _ in trained])
     rate = accuracy[0].mean(axis=1).argmax()
     moves = [np.maximum(moves[0, rate], 1e-9) for _, moves in trained]
     with setting.figure(
-        12,
         columns=2,
         height=3.4,
         title="Of eight sigmoid layers only the top ones train, and none of it helps",
@@ -252,7 +246,6 @@ def lower_layers_stay(setting: Setting) -> Finding:
         curves(right, "Accuracy", accuracy, [f"{depth} layers" for depth in depths])
     shallow, deep = 1 - best(accuracy)
     return Finding(
-        12,
         "In a deep sigmoid network the layers near the input do not train",
         SOURCE,
         "doublings, layer 1 to 8 (error: 2 to 8 layers)",
@@ -271,12 +264,11 @@ def normalising(setting: Setting) -> Finding:
         return 1.5 * he_normal(key, shape)
 
     bounds = [NO_BOUNDS, *BOUNDS.values()]
-    bounded, _ = train(setting, 14, RELU, [loud] * len(bounds), bounds, 10)
-    normed, _ = train(setting, 14, NORMED, [loud], depth=10)
+    bounded, _ = train(setting, RELU, [loud] * len(bounds), bounds, 10)
+    normed, _ = train(setting, NORMED, [loud], depth=10)
     accuracy = np.concatenate([bounded, normed])
     names = ["as it is", *BOUNDS, "layer normalisation"]
     with setting.figure(
-        14,
         height=3.6,
         title="Where gradients explode, every way of normalising helps 10 layers",
         caption="Normalised, a network learns, and at far larger learning rates.",
@@ -287,7 +279,6 @@ def normalising(setting: Setting) -> Finding:
     plain, *others = best(accuracy)
     gained = [scores - plain for scores in others]
     return Finding(
-        14,
         "Normalising the gradient or the layers helps where gradients explode",
         SOURCE,
         GAINED,
@@ -299,9 +290,8 @@ def normalising(setting: Setting) -> Finding:
 def start_fits_activation(setting: Setting) -> Finding:
     """Claim 15: He's, Xavier's and a small start, each with ReLU and with tanh."""
     starts = {"He": he_normal, "Xavier": xavier_normal, "N(0, 0.01²)": SMALL}
-    each = [train(setting, 15, a, list(starts.values()))[0] for a in (RELU, TANH)]
+    each = [train(setting, a, list(starts.values()))[0] for a in (RELU, TANH)]
     with setting.figure(
-        15,
         columns=2,
         height=3.4,
         sharey=True,
@@ -315,7 +305,6 @@ def start_fits_activation(setting: Setting) -> Finding:
             curves(axes, name, accuracy, list(starts))
     (he, xavier, small), (tanh_he, tanh_xavier, tanh_small) = map(best, each)
     return Finding(
-        15,
         "A start that fits the activation helps: He for ReLU, Xavier for tanh",
         SOURCE,
         GAINED,

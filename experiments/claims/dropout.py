@@ -50,7 +50,6 @@ def unbiased(setting: Setting) -> Finding:
         for name, (mean, output) in means.items()
     }
     with setting.figure(
-        3,
         height=2.6,
         title="Dropout keeps the mean of a layer, but not that of a whole network",
         caption="The mean over all masks, relative to the output without masks.",
@@ -65,7 +64,6 @@ def unbiased(setting: Setting) -> Finding:
         axes.invert_yaxis()
     digits = {name: -np.log10(max(value, 1e-16)) for name, value in apart.items()}
     return Finding(
-        3,
         "Dropout's noise is unbiased: the mean over masks is the output",
         SOURCE,
         "digits that the mean and the output share",
@@ -83,7 +81,7 @@ def every_mask(units: int, rate: float) -> Float[np.ndarray, "masks units"]:
 def overfitting(setting: Setting) -> Finding:
     """Claim 4: with and without dropout, on few images, with true and wrong labels."""
     runs, longer = setting.size(6, 4), setting.size(160, 80)
-    keys = setting.keys(4, runs)
+    keys = setting.keys(runs)
     scores = {}
     for rows, noise in itertools.product((300, 600), (0.0, 0.3)):
         recipe = Recipe(rows=rows, epochs=40)
@@ -98,7 +96,6 @@ def overfitting(setting: Setting) -> Finding:
     members = memorisation.members((NONE, BOOK), keys)
     scores[f"{rows:,} images, the book's recipe"] = train(recipe, members).test
     with setting.figure(
-        4,
         columns=2,
         height=3.0,
         sharey=True,
@@ -125,7 +122,6 @@ def overfitting(setting: Setting) -> Finding:
         for label in (f"{n} images, {w}" for w in (wrong, right) for n in (600, 300))
     }
     return Finding(
-        4,
         "Dropout reduces overfitting: the test accuracy rises",
         SOURCE,
         "percentage points of test accuracy",
@@ -148,7 +144,7 @@ def joint(setting: Setting) -> Finding:
     """Claim 5: each combination of dropout, weight decay and a quarter of the units."""
     runs = setting.size(10, 3)
     recipe = Recipe(rows=setting.size(2000, 1000), epochs=40)
-    keys = setting.keys(5, runs)
+    keys = setting.keys(runs)
     variants = [
         memorisation.members((NONE, HALF), keys, label_noise=0.3, decay=decay)
         for decay in (0.0, 3.0)
@@ -168,7 +164,6 @@ def joint(setting: Setting) -> Finding:
         zip(names, np.concatenate(scores).reshape(8, runs), strict=True)
     )
     with setting.figure(
-        5,
         title="One control of the weights is enough; two together add little",
         caption=f"Test accuracy after {recipe.rows:,} images, 30% of labels redrawn.",
         alt="Dot chart of the test accuracy in each run, a row for each combination of "
@@ -186,7 +181,6 @@ def joint(setting: Setting) -> Finding:
         return rows[f"dropout, {control}"] - alone
 
     return Finding(
-        5,
         "Dropout with control of the weights beats either alone",
         SOURCE,
         "points of accuracy over the better",
@@ -217,7 +211,7 @@ def training_only(setting: Setting) -> Finding:
     """Claim 6: evaluate trained networks with masks, once and many times."""
     runs, draws = setting.size(16, 4), 64
     recipe = Recipe(rows=600, epochs=40)
-    keys = setting.keys(6, runs)
+    keys = setting.keys(runs)
     curves = train(recipe, memorisation.members((HALF,), keys))
     x, labels = fashion_mnist.load("mini").test
     labels = labels.astype(int)
@@ -240,12 +234,11 @@ def training_only(setting: Setting) -> Finding:
     def whole(params: PyTree, x: Array, labels: Array) -> Float[Array, " scores"]:
         return scores(mlp(params["layers"], to_float(x), HALF, key=None), labels)
 
-    mask_keys = setting.keys(106, runs)
+    mask_keys = setting.keys(runs, stream=1)
     drawn = jax.vmap(masked, (0, None, None, 0))(curves.params, x, labels, mask_keys)
     undropped = jax.vmap(whole, (0, None, None))(curves.params, x, labels)
     found, once = np.asarray(drawn), np.asarray(undropped)
     with setting.figure(
-        6,
         columns=3,
         height=3.0,
         title="One mask costs accuracy; the mean over many costs none and is better "
@@ -264,7 +257,6 @@ def training_only(setting: Setting) -> Finding:
             axes.set(xscale="log", xlabel="masks", ylabel=f"test {name}")
     lost = 100 * (once[:, 0] - found[..., 0].T)
     return Finding(
-        6,
         "Dropout belongs to training only: masks cost accuracy in evaluation",
         SOURCE,
         "percentage points of test accuracy lost",

@@ -134,7 +134,6 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
     images = pixels[:, ::2, ::2], labels  # a quarter of the work
     effects = {}
     with setting.figure(
-        17,
         columns=2,
         height=3.4,
         title="Adam has more good learning rates than SGD on images, and not on raw "
@@ -152,7 +151,7 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
             (panels[1], "house prices", _house_error, _sales(), (1.0, 1e-5), few),
         ):
             rates = np.array(lowest)[:, None] * RATES
-            keys = setting.keys(17, runs)
+            keys = setting.keys(runs)
             errors = _over_rates(error, data, jnp.asarray(rates, float), keys)
             errors = np.nan_to_num(np.asarray(errors), nan=np.inf)  # diverged
             ratios = errors / errors.min(axis=-1, keepdims=True)
@@ -169,7 +168,6 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
         plots.plain_numbers(panels[0].yaxis)
         panels[0].set_ylabel("error / least error")
     return Finding(
-        17,
         "More learning rates suit Adam than SGD",
         "4.10; D2L 5.7",
         "more decades of rates within 10% of the best",
@@ -199,7 +197,7 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
         left_out = ~in_training[0]
         return prices[left_out], jnp.sqrt(jnp.stack(squares)[:, left_out])
 
-    true, found = errors(sales, setting.keys(18, setting.size(32, 12)))
+    true, found = errors(sales, setting.keys(setting.size(32, 12)))
     percent = 100 * np.asarray(found)  # (runs, targets, rows)
     tenths = np.arange(1, 11)
     edges = np.quantile(np.asarray(sales[1]), tenths[:-1] / 10)
@@ -208,7 +206,6 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
     typical = np.nanmedian(parts, axis=-1)  # (tenths, runs, targets)
     on_prices, on_logs = typical[0].mean(axis=0)
     with setting.figure(
-        18,
         height=3.4,
         title=f"On the cheapest tenth, training on log prices errs by {on_logs:.0f}%, "
         f"training on prices by {on_prices:.0f}%",
@@ -224,7 +221,6 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
         axes.legend(title="trained on")
     by_run = percent.mean(axis=-1)
     return Finding(
-        18,
         "Training on log prices lowers the relative error",
         "4.10; D2L 5.7",
         "% of the price, mean over new houses, less",
@@ -254,7 +250,7 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
         fitted = _fit((x, targets), in_training, optax.adam(3e-3), 60, key)
         return jnp.square(0.4 * (fitted - targets[None]))
 
-    found = np.asarray(squares(sales, setting.keys(19, setting.size(32, 12))))
+    found = np.asarray(squares(sales, setting.keys(setting.size(32, 12))))
 
     def rmse(of_fold: slice, where: Bool[np.ndarray, "..."]) -> np.ndarray:
         return np.sqrt(found[:, of_fold].mean(axis=-1, where=where))
@@ -266,7 +262,6 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
     off = [100 * (values.mean(axis=1) / new - 1) for values in estimates]
     names = ["training", *(f"{k} folds" for k in num_folds)]
     with setting.figure(
-        19,
         columns=2,
         height=3.8,
         title=f"The mean of 10 folds is {off[3].mean():+.0f}% off the error on new rows"
@@ -295,7 +290,6 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
         misses.set(xlim=(-0.5, 3.8), ylabel="% off the error on new rows")
     nearer = [np.abs(off[0]) - np.abs(miss) for miss in off[1:]]
     return Finding(
-        19,
         "K-fold foretells the error better than the training error",
         "4.10; D2L 5.7",
         "% of the error on new rows, nearer to it",

@@ -37,9 +37,8 @@ def more_features_than_rows(setting: Setting) -> Finding:
 
         return jax.lax.map(fit, jnp.asarray(sizes))
 
-    found = np.asarray(errors(setting.keys(1, setting.size(100, 40))))
+    found = np.asarray(errors(setting.keys(setting.size(100, 40))))
     with setting.figure(
-        1,
         title="Least squares errs most on new rows where rows and features are as many",
         caption="Error on new rows against rows per feature: a peak at one, and far "
         "above the training error to its left.",
@@ -56,7 +55,6 @@ def more_features_than_rows(setting: Setting) -> Finding:
     gap = found[..., 1] - found[..., 0]
     few, many = (np.flatnonzero(sizes == n)[0] for n in (25, 500))
     return Finding(
-        1,
         "A linear model with twice as many features as rows overfits",
         "4.5; D2L 3.6",
         "MSE on new rows minus on training rows, more than with a tenth as many",
@@ -123,10 +121,9 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         paths = (solved[features:].T, losses(shrunk).T)
         return jnp.stack([train, new, *(jnp.interp(train, *path) for path in paths)])
 
-    keys = setting.keys(8, setting.size(100, 40))
+    keys = setting.keys(setting.size(100, 40))
     effects = {}
     with setting.figure(
-        8,
         columns=2,
         title="Shrinking many small weights beats dropping; with few, only L1 does",
         caption="Error on new rows at equal training error; dotted: where the largest "
@@ -151,7 +148,6 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         panels[0].set(ylabel="on new rows")
         panels[1].legend()
     return Finding(
-        8,
         f"Dropping all but {kept} of {features} features is blunter than shrinking",
         "4.5; D2L 3.7",
         "MSE on new rows, dropping minus shrinking, at equal training error",
@@ -167,7 +163,6 @@ def decay_helps(setting: Setting) -> Finding:
     lambdas = np.append(np.logspace(-3, 2, setting.size(24, 12)), [0.0, 3.0])
     seed = setting.seed + 9 * runs  # of `grid_problems`
     with setting.figure(
-        9,
         columns=3,
         title="Decay lowers the test error to that of w = 0; only soft thresholds make "
         "weights zero",
@@ -196,7 +191,6 @@ def decay_helps(setting: Setting) -> Finding:
     book_grid = found[book.true_weight]
     none, three = ({k: v[i] for k, v in book_grid.items()} for i in (-2, -1))
     return Finding(
-        9,
         "Lambda 3 raises the training error and lowers the test error",
         "4.5; D2L 3.7",
         "factors of ten",

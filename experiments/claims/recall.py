@@ -82,7 +82,7 @@ def train_to_recall(
         accuracy = jax.vmap(each_rate, (0, None))(stacked, rates)
         return accuracy, jax.vmap(back)(stacked)
 
-    keys = setting.keys(13, setting.size(8, 4))
+    keys = setting.keys(setting.size(8, 4))
     accuracy, gradients = run(keys, jnp.asarray(rates))
     # The squares of such small numbers need float64.
     norms = np.linalg.norm(np.asarray(gradients, float), axis=3)
@@ -91,8 +91,8 @@ def train_to_recall(
 
 def sums_for_products(setting: Setting) -> Finding:
     """Claim 13: residual connections; an LSTM that must recall its first input."""
-    plain, _ = depth.train(setting, 13, depth.RELU, [depth.SMALL])
-    residual, _ = depth.train(setting, 13, depth.RESIDUAL, [depth.SMALL])
+    plain, _ = depth.train(setting, depth.RELU, [depth.SMALL])
+    residual, _ = depth.train(setting, depth.RESIDUAL, [depth.SMALL])
     layers = np.concatenate([plain, residual])
     opened = partial(recurrent.init_lstm, forget_bias=OPEN)
     recall_by = partial(train_to_recall, setting)
@@ -100,7 +100,6 @@ def sums_for_products(setting: Setting) -> Finding:
     two, gated = recall_by(recurrent.lstm, [recurrent.init_lstm, opened], (0.001,))
     recalled, gradients = [*depth.best(one), *depth.best(two)], [*simple, *gated]
     with setting.figure(
-        13,
         columns=3,
         height=3.6,
         title="Residual connections train 20 layers, open forget gates 100 steps",
@@ -122,7 +121,6 @@ def sums_for_products(setting: Setting) -> Finding:
         right.set_title(f"Recall after {LENGTH - 1} steps", fontsize=9)
     (plain, residual), (rnn, lstm, opened) = depth.best(layers), recalled
     return Finding(
-        13,
         "Sums in place of products let deep and long networks learn",
         depth.SOURCE,
         depth.GAINED,

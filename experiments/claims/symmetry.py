@@ -60,10 +60,9 @@ def units_stay_alike(setting: Setting) -> Finding:
 
     data = fashion_mnist.load("mini").train
     run = jax.jit(jax.vmap(jax.vmap(member, (None, 0, None)), (0, None, None)))
-    keys = setting.keys(16, setting.size(8, 4))
+    keys = setting.keys(setting.size(8, 4))
     found = np.asarray(run(keys, jnp.asarray(RATES), data), float)
     with setting.figure(
-        16,
         height=3.0,
         title="Units that start alike stay alike to the last bit; dropout parts them",
         caption="Without dropout, one hidden unit does the work of all 32.",
@@ -77,7 +76,6 @@ def units_stay_alike(setting: Setting) -> Finding:
         axes.legend()
     without, dropped = found[:, 0, -1], found[:, 1, -1]
     return Finding(
-        16,
         "Units that start alike stay alike; dropout breaks the symmetry",
         "4.8; D2L 5.4",
         "of the other units, all (alike; apart)",
@@ -146,7 +144,7 @@ def stacked_sigmoids(
 
 def shared_layer(setting: Setting) -> Finding:
     """Claim 20: a layer used twice; two stacked sigmoid layers without a new draw."""
-    x_key, use_key, stack_key = setting.keys(20, 3)
+    x_key, use_key, stack_key = setting.keys(3)
     with jax.enable_x64(True):
         x = jax.random.normal(x_key, (256, 4), float)
         data = x, jnp.sin(3 * x[:, 0]) * x[:, 1]
@@ -159,7 +157,6 @@ def shared_layer(setting: Setting) -> Finding:
     layers = np.linalg.norm(second - first, axis=(1, 2))
     layers /= np.linalg.norm(first, axis=(1, 2))
     with setting.figure(
-        20,
         columns=2,
         height=3.4,
         title="A shared layer's gradient is the sum over its uses; copies part at once",
@@ -187,7 +184,6 @@ def shared_layer(setting: Setting) -> Finding:
     }
     digits = {name: -np.log10([max(value, 1e-16)]) for name, value in found.items()}
     return Finding(
-        20,
         "A shared layer's gradient is the sum over its uses; copies learn alike",
         "5.2; D2L 6.2",
         "matching digits",
