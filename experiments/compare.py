@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -107,7 +107,7 @@ def run(config: Config) -> None:
     }
     topics = [topic for topic in TOPICS if topic in config.systems]
     compared = [system for topic in topics for system in families[topic]()]
-    verdicts: list[tuple[str, Check]] = []
+    verdicts: list[dict[str, Any]] = []
     courses, judged, reports = {}, {}, {}
     with progress("systems", len(compared)) as done:
         for system in compared:
@@ -128,11 +128,14 @@ def run(config: Config) -> None:
                 runs = levels.independent_runs(system, system.outcome, key)
                 judged[system.name] = runs
                 found.append(runs.check)
-            named = [(system.name, check) for check in found]
-            verdicts += named
+            rows = [
+                {"system": system.name, **check._asdict(), "passed": check.passed}
+                for check in found
+            ]
+            verdicts += rows
             failed = sum(not check.passed for check in found)
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
-            folder.metrics(system=system.name, verdicts=[*map(row, named)])
+            folder.metrics(system=system.name, verdicts=rows)
             pair.table(found, folder, system.name)
     say(
         "float32 drifts because training amplifies rounding, step after step; the same "
@@ -141,10 +144,10 @@ def run(config: Config) -> None:
     draw_drift(courses, folder)
     if judged:
         draw_outcomes(judged, folder)
-    failed = [(name, check) for name, check in verdicts if not check.passed]
+    failed = [verdict for verdict in verdicts if not verdict["passed"]]
     folder.finish(
         {
-            "verdicts": [*map(row, verdicts)],
+            "verdicts": verdicts,
             "reports": reports,
             "courses": courses,
             "outcomes": {name: runs._asdict() for name, runs in judged.items()},
@@ -154,18 +157,11 @@ def run(config: Config) -> None:
         f"{len(compared)} systems with PyTorch are equal, {len(failed)} failed.",
     )
     if failed:
-        name, first = failed[0]
+        words = "{system}, level {level}, {what}: {difference:.1e}, expected at most "
+        first = (words + "{allowed:.1e}").format(**failed[0])
         raise Failed(
-            f"{len(failed)} of {len(verdicts)} comparisons failed, the first: "
-            f"{name}, level {first.level}, {first.what}: "
-            f"{first.difference:.1e}, expected at most {first.allowed:.1e}"
+            f"{len(failed)} of {len(verdicts)} comparisons failed, the first: {first}"
         )
-
-
-def row(verdict: tuple[str, Check]) -> dict[str, object]:
-    """Return a check of a system as `summary.json` has it."""
-    system, check = verdict
-    return {"system": system, **check._asdict(), "passed": check.passed}
 
 
 def draw_drift(

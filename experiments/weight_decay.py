@@ -92,18 +92,16 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
         for method in ("scratch", "concise", "mapped"):
             last, path = train(problem, method, lambd, config)
             history = jax.device_get(measure_path(path, problem))
-            epochs = [
-                {name: history[name][i] for name in LABELS}
-                for i in range(config.epochs)
-            ]
-            for number, measures in enumerate(epochs, start=1):
-                folder.metrics(run=method, lambd=lambd, epoch=number, **measures)
-            if not np.isfinite(loss := epochs[-1]["train_loss"]):
+            measures = {}
+            for i in range(config.epochs):
+                measures = {name: history[name][i] for name in LABELS}
+                folder.metrics(run=method, lambd=lambd, epoch=i + 1, **measures)
+            if not np.isfinite(loss := measures["train_loss"]):
                 raise Failed(
                     f"{method}, lambda {lambd:g}: the training loss ends as {loss}; "
                     "try a lower --learning-rate"
                 )
-            entry = {"method": method, "lambd": lambd, **epochs[-1]}
+            entry = {"method": method, "lambd": lambd, **measures}
             if method == "concise":  # MSELoss, the book's unit, has no half
                 entry |= {
                     f"{split}_mse": 2 * entry[f"{split}_loss"]

@@ -86,6 +86,7 @@ def _check(expected: str, holds: Callable[[float], bool]) -> Callable[..., None]
 Count = Annotated[int, check_at_least_1]
 Positive = Annotated[float, _check("positive and finite", lambda x: 0 < x < math.inf)]
 From0 = Annotated[float, _check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
+Seed = Annotated[int, _check("in 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)]
 Probability = Annotated[float, _check("in [0, 1]", lambda x: 0 <= x <= 1)]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
@@ -134,7 +135,7 @@ class Flags:
 
     keep_programs: ClassVar[bool] = True
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random key from which everything random is drawn."""
     out: OptionalPath = None
     """Run folder; runs/NAME/TIME-seedSEED if not given."""
@@ -145,8 +146,6 @@ class Flags:
 
     def __post_init__(self) -> None:
         """Call the checks in the types of the flags, with what each flag was given."""
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed must be in 0 to 2**32 - 1, got {self.seed}")
         for name, kind in get_type_hints(type(self), include_extras=True).items():
             values = getattr(self, name)
             if isinstance(values, tuple):

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -82,7 +81,8 @@ def train(
     everywhere = sharding.whole(mesh)
     placement = sharding.along(mesh, 0) if members_divide else everywhere
 
-    checkpoints = _open(folder.checkpoints / re.sub(r"[^\w.]+", "-", label))
+    name = re.sub(r"[^\w.]+", "-", label)
+    checkpoints = storage.Checkpoints(folder.checkpoints / name)
     rows: list[Row] = []
     if checkpoints.steps():
         like = {"states": states, "keys": keys, "history": ..., "label": ...}
@@ -132,8 +132,9 @@ def train(
             folder.metrics(run=label, epoch=epoch, **row)
             # Not the training accuracy: with masks, it is another than that of tables.
             shown = [name for name in row if name not in ("seconds", "train_accuracy")]
-            words = [_words(name, row[name]) for name in shown]
-            done(", ".join(words))
+            values = [f"{name} {row[name].mean():.3g}" for name in shown]
+            words = ", ".join(values).replace("train_", "").replace("accuracy", "acc.")
+            done(words.replace("_", " "))
             _check_finite(label, epoch, row["train_loss"])
 
             stop = distributed.agree(received[0] if received else 0)
@@ -155,23 +156,14 @@ def train(
                 )
     final = evaluate_train(states.params, train_data)
     history = _columns(rows)
+    seconds = history.pop("seconds")
     return Trained(
         sharding.gather(states, mesh),
-        {name: values for name, values in history.items() if name != "seconds"},
+        history,
         _arrays("", sharding.gather(final, mesh)),
         train_compile + evaluate_compile + test_compile,
-        float(np.median(history["seconds"])),
+        float(np.median(seconds)),
     )
-
-
-def _open(path: Path) -> storage.Checkpoints:
-    """Open checkpoints, process 0 first, which removes what a killed run left."""
-    if jax.process_index() == 0:
-        checkpoints = storage.Checkpoints(path)
-        distributed.agree(0)
-        return checkpoints
-    distributed.agree(0)
-    return storage.Checkpoints(path)
 
 
 def _arrays(prefix: str, metrics: Metrics) -> Row:
@@ -180,11 +172,6 @@ def _arrays(prefix: str, metrics: Metrics) -> Row:
 
 def _columns(rows: Sequence[Row]) -> Row:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _words(name: str, values: np.ndarray) -> str:
-    name = name.removeprefix("train_").replace("accuracy", "acc.")  # beside a bar
-    return f"{name.replace('_', ' ')} {values.mean():.3g}"
 
 
 def _check_finite(label: str, epoch: int, losses: np.ndarray) -> None:
