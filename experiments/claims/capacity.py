@@ -84,12 +84,8 @@ def deep_networks_overfit(setting: Setting) -> Finding:
         alt="Two line charts of the mean squared error against the epoch, for a linear "
         "model and for a deep network: training rows and new rows.",
     ) as panels:
-        for axes, name, splits in zip(
-            panels,
-            ("linear", "three hidden layers of 64"),
-            found.swapaxes(0, 1),
-            strict=True,
-        ):
+        names = ("linear", "three hidden layers of 64")
+        for axes, name, splits in zip(panels, names, found.swapaxes(0, 1), strict=True):
             for i, split in enumerate(("training rows", "new rows")):
                 plots.band(axes, np.arange(1, epochs + 1), splits[:, i].T, label=split)
             axes.axhline(noise**2, color="0.3", ls=":")

@@ -208,14 +208,14 @@ def sigmoid_saturates(setting: Setting) -> Finding:
             axes.plot(x, np.maximum(slope, 1e-6), ls=dashes, label=name)
         axes.set(xlabel="input", yscale="log", ylabel="derivative (zero at 1e-6)")
         axes.legend()
-    at_zero, *far = np.asarray(sigmoid_gradient(jnp.array([0.0, -10.0, 10.0])))
-    smaller = [np.log10(at_zero / gradient)[None] for gradient in far]
+    at_zero, *far = np.asarray(sigmoid_gradient(jnp.array([[0.0], [-10.0], [10.0]])))
+    below, above = (np.log10(at_zero / gradient) for gradient in far)
     return Finding(
         "The sigmoid's gradient vanishes for large and small inputs",
         SOURCE,
         "factors of ten below that at 0",
         2.0,
-        dict(zip(("input -10", "input 10"), smaller, strict=True)),
+        {"input -10": below, "input 10": above},
         exact=True,
     )
 

@@ -62,13 +62,12 @@ def unbiased(setting: Setting) -> Finding:
             xscale="log", xlim=(1e-18, 1), xlabel="relative difference (0 at 1e-17)"
         )
         axes.invert_yaxis()
-    digits = {name: -np.log10(max(value, 1e-16)) for name, value in apart.items()}
     return Finding(
         "Dropout's noise is unbiased: the mean over masks is the output",
         SOURCE,
         "digits that the mean and the output share",
         6.0,
-        {name: np.array([value]) for name, value in digits.items()},
+        {name: -np.log10([max(value, 1e-16)]) for name, value in apart.items()},
         exact=True,
     )
 
@@ -150,19 +149,15 @@ def joint(setting: Setting) -> Finding:
         for decay in (0.0, 3.0)
     ]
     each = jax.tree.map(lambda *parts: jnp.concatenate(parts), *variants)
-    sizes = (
-        ((256, 256), each),
-        ((64, 64), each._replace(keys=jax.random.clone(each.keys))),
-    )
-    scores = [
-        100 * train(recipe._replace(hidden=hidden), those).test["accuracy"][-1]
-        for hidden, those in sizes
-    ]
+    scores = []
+    for hidden in ((256, 256), (64, 64)):
+        these = each._replace(keys=jax.random.clone(each.keys))
+        curves = train(recipe._replace(hidden=hidden), these)
+        scores.append(100 * curves.test["accuracy"][-1])
     names = ("none", "dropout", "weight decay", "dropout, weight decay")
     names += ("64 units", "dropout, 64 units", "weight decay, 64 units", "all three")
-    rows: dict[str, np.ndarray] = dict(
-        zip(names, np.concatenate(scores).reshape(8, runs), strict=True)
-    )
+    each_score = np.concatenate(scores).reshape(8, runs)
+    rows: dict[str, np.ndarray] = dict(zip(names, each_score, strict=True))
     with setting.figure(
         title="One control of the weights is enough; two together add little",
         caption=f"Test accuracy after {recipe.rows:,} images, 30% of labels redrawn.",
