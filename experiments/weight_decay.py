@@ -40,11 +40,7 @@ class Config(linear_problem.Hyperparameters, cli.DeviceFlags):
     def __post_init__(self) -> None:
         """Check the flags."""
         super().__post_init__()
-        if self.batch_size > self.train_rows:
-            raise UsageError(
-                f"--batch-size must be at most the {self.train_rows:,} training rows, "
-                f"got {self.batch_size}"
-            )
+        cli.check_batch_size(self.batch_size, self.train_rows, "training rows")
         if self.lambdas % (self.devices or 1):
             raise UsageError(
                 f"--lambdas must be a multiple of the {self.devices} --devices, "

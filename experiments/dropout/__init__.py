@@ -10,7 +10,7 @@ little; the lesson that follows shows what it is for: few images with wrong labe
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,10 @@ from experiments.common.loop import Trained
 from experiments.common.networks import NETWORKS, Network, metrics_fn
 from experiments.common.run_folder import RunFolder
 from experiments.dropout import lesson, sweep
+
+TrainSize = Annotated[
+    int, cli.check("1 to 6,000, the shipped images", lambda size: 1 <= size <= 6000)
+]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Config(cli.TrainingFlags):
     """Train on few images with wrong labels too, and show what dropout does there."""
     label_noise: cli.Probability = 0.3
     """Share of the lesson's labels that are drawn again, from all classes."""
-    train_size: int = 3000
+    train_size: TrainSize = 3000
     """Images that each run of the lesson learns from, of the 6,000 shipped."""
     seeds: cli.Count = 1
     """Networks trained at once, from the seeds SEED, SEED + 1, ..."""
@@ -77,22 +81,12 @@ class Config(cli.TrainingFlags):
                 f"--rates must be one for each of {len(self.hidden)} hidden layers, "
                 f"got {len(self.rates)}: {self.rates}"
             )
-        if not 1 <= self.train_size <= 6000:
-            raise UsageError(
-                f"--train-size must be 1 to 6,000, the shipped images, "
-                f"got {self.train_size}"
-            )
 
 
 def run(config: Config) -> None:
     """Show the layer, train each variant, print, draw, and write the summary."""
     data = fashion_mnist.load(config.data)
-    rows = len(data.train_images)
-    if config.batch_size > rows:
-        raise UsageError(
-            f"--batch-size must be at most the {rows:,} training images, "
-            f"got {config.batch_size}"
-        )
+    cli.check_batch_size(config.batch_size, len(data.train_images))
     folder = RunFolder.create("dropout", config, {"data": data.name})
     show_layer(config)
     show_setting(config, data)
