@@ -177,8 +177,7 @@ def draw_drift(
     )
     with folder.figure(
         "drift.png",
-        1,
-        len(panels),
+        columns=len(panels),
         size=(9.5, 3.4),
         sharey=True,
         title=f"In float64 whole runs stay within {most:.0e} of PyTorch's parameters",

@@ -201,8 +201,7 @@ def draw_curves(
     ends = ", ".join(f"{loss:.3g} (lambda {lambd:g})" for lambd, loss in last.items())
     with folder.figure(
         "curves.png",
-        1,
-        len(lambdas),
+        columns=len(lambdas),
         size=(8.5, 3.4),
         title=f"{config.inputs} weights learnt from {config.train_rows} rows, from "
         f"scratch: the test loss ends at {ends}",
@@ -230,8 +229,7 @@ def draw_true_weights(grids: Mapping[Config, Measures], folder: RunFolder) -> No
     """Draw the test loss relative to that of weights of zero, for two true weights."""
     with folder.figure(
         "true_weights.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 3.0),
         title="With ten times larger true weights, the decay can be too strong",
         caption="Test loss from scratch, divided by what weights of zero are expected "
@@ -264,8 +262,7 @@ def draw_grids(
     zero = linear_problem.zero_loss(config)
     with folder.figure(
         file,
-        1,
-        3,
+        columns=3,
         size=(8.5, 3.0),
         title=title,
         caption=f"After {config.epochs} epochs; losses are halved squared errors; "

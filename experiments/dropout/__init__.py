@@ -272,8 +272,7 @@ def draw_curves(
     ends = [of["test_accuracy"][-1].mean() for of in histories.values()]
     with folder.figure(
         "curves.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 3.8),
         title=f"On {len(data.train_labels):,} images the test accuracies end between "
         f"{min(ends):.3f} and {max(ends):.3f}",
@@ -317,8 +316,7 @@ def draw_mistakes(
     wrong = np.flatnonzero(guesses != labels)[:10]
     with folder.figure(
         "predictions.png",
-        1,
-        10,
+        columns=10,
         size=(8.5, 1.5),
         title=f"{label}: the first mistakes; true class above, prediction below",
         caption="The first ten test images that the network gets wrong: the true class "

@@ -106,8 +106,7 @@ def draw(curves: Curves, label_noise: float, folder: RunFolder) -> None:
     labels = "wrong labels" if label_noise else "its labels"
     with folder.figure(
         "lesson.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 3.6),
         title=f"Without dropout, the network learns {labels} by heart "
         "and gets worse on new images",

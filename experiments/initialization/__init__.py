@@ -151,8 +151,7 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
     layers = np.arange(1, setting.depth + 1)
     with setting.folder.figure(
         "signal.png",
-        1,
-        3,
+        columns=3,
         size=(8.5, 4.2),
         title="Before training, signals vanish or explode unless the start is right",
         caption=f"What reaches the last of {setting.depth} layers, and what comes back "

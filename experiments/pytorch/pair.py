@@ -77,8 +77,7 @@ def show(pair: dict, folder: RunFolder) -> Report:
     table(report.checks, folder, "checks")
     with folder.figure(
         "pair.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 0.9 + max(2.6, 0.17 * len(report.layers))),
         title=sentence(report),
         caption="Left: what goes into and comes out of each layer, in float64. Right: "
