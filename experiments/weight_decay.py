@@ -146,13 +146,9 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     lambdas = linear_problem.grid_lambdas(config.lambdas)
     larger = replace(config, true_weight=10 * config.true_weight)
     large = f"scratch, true w {larger.true_weight:g}"
+    settings = dict.fromkeys(("scratch", large, "L2 in Adam", "AdamW"), config)
     grids, summaries, rows = {}, {}, []
-    for label, setting in {
-        "scratch": config,
-        large: larger,
-        "L2 in Adam": config,
-        "AdamW": config,
-    }.items():
+    for label, setting in (settings | {large: larger}).items():
         problems = linear_problem.grid_problems(config.seed, config.seeds, setting)
         placed = (
             sharding.place(problems, sharding.whole(mesh)),

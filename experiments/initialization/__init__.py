@@ -163,13 +163,8 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         for panel, (field, title) in zip(axes, panels.items(), strict=True):
             for variant, (colour, dashes) in WATCHED.items():
                 values = np.asarray(getattr(signals[variant], field)).mean(axis=0)
-                panel.plot(
-                    layers,
-                    np.maximum(values, 1e-16),
-                    dashes,
-                    color=plots.COLOURS[colour],
-                    label=variant.label,
-                )
+                line = {"color": plots.COLOURS[colour], "label": variant.label}
+                panel.plot(layers, np.maximum(values, 1e-16), dashes, **line)
             panel.set(xlabel="layer", yscale="log", ylim=(1e-18, 1e12))
             panel.set_title(title, fontsize=9)
             panel.tick_params(labelleft=panel is axes[0])
