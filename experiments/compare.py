@@ -137,10 +137,6 @@ def run(config: Config) -> None:
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
             folder.metrics(system=system.name, verdicts=rows)
             pair.table(found, folder, system.name)
-    say(
-        "float32 drifts because training amplifies rounding, step after step; the same "
-        "program in float64 stays at rounding, so rounding is all that grows"
-    )
     draw_drift(courses, folder)
     if judged:
         draw_outcomes(judged, folder)

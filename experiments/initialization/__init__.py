@@ -23,11 +23,10 @@ from jax import numpy as jnp
 from ch4jax.data import fashion_mnist
 from ch4jax.initialization import product_log_norms, sigmoid_gradient
 from experiments.common import cli, plots
-from experiments.common.console import count, say
+from experiments.common.console import say
 from experiments.common.run_folder import RunFolder
 from experiments.initialization.networks import (
     INITIALIZERS,
-    VARIANTS,
     WATCHED,
     Setting,
     signal,
@@ -53,10 +52,6 @@ def run(config: Config) -> None:
     """Show each phenomenon, train what fails beside its remedies, and draw."""
     data = fashion_mnist.load("mini")
     folder = RunFolder.create("initialization", config)
-    say(
-        f"{count(config.seeds, 'network')} of each of {len(VARIANTS)} kinds, "
-        f"{config.depth} layers, {count(config.epochs, 'epoch')}\n"
-    )
     setting = Setting(
         data, config.width, config.depth, config.epochs, config.seeds, config, folder
     )
