@@ -76,8 +76,7 @@ def train(
     if not members_divide:
         metrics_fn = sharding.by_rows(metrics_fn, mesh)
     init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
-    # One program: op by op, each op would be compiled.
-    states = population.init_states(jax.jit(init)(init_keys), optimizer)
+    states = population.init_states(init(init_keys), optimizer)
     everywhere = sharding.whole(mesh)
     placement = sharding.along(mesh, 0) if members_divide else everywhere
 

@@ -113,7 +113,7 @@ def run(config: Config) -> None:
             networks[label] = network
             trained[label] = train(
                 label,
-                jax.vmap(network.init),
+                jax.jit(jax.vmap(network.init)),  # op by op, each would be compiled
                 metrics_fn=metrics_fn(network),
                 seed_keys=jax.random.clone(seed_keys),
             )
@@ -128,7 +128,7 @@ def run(config: Config) -> None:
     if config.sweep:
         swept = train(
             "rates 0 to 0.9",
-            sweep.init(config.hidden, std_of("scratch", config), config.seeds),
+            jax.jit(sweep.init(config.hidden, std_of("scratch", config), config.seeds)),
             metrics_fn=memorisation.metrics,
             seed_keys=sweep.at_each_rate(jax.random.clone(seed_keys)),
         )
