@@ -7,7 +7,7 @@ them, in Flax from N(0, 0.01²), both as in the book. On so many images dropout 
 little; the lesson that follows shows what it is for: few images with wrong labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -104,11 +104,14 @@ def run(config: Config) -> None:
         folder=folder,
     )
     seed_keys = population.seed_keys(config.seed, config.seeds)
-    results, networks, trained = [], {}, {}
+    results, networks, trained = {}, {}, {}
     impls = tuple(NETWORKS) if config.impl == "both" else (config.impl,)
     for impl in impls:
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
-            label = f"{impl}, {describe(rates)}"
+            words = (
+                f"dropout {' '.join(map(str, rates))}" if any(rates) else "no dropout"
+            )
+            label = f"{impl}, {words}"
             network = NETWORKS[impl](config.hidden, rates, std_of(impl, config))
             networks[label] = network
             trained[label] = train(
@@ -118,7 +121,7 @@ def run(config: Config) -> None:
                 seed_keys=jax.random.clone(seed_keys),
             )
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
-            results.append(variant | summarise(trained[label]))
+            results[label] = variant | summarise(trained[label])
     show_results(results, folder)
     memory = roofline.peak_memory_mb()  # before the figures
     if config.figures:
@@ -133,15 +136,16 @@ def run(config: Config) -> None:
             seed_keys=sweep.at_each_rate(jax.random.clone(seed_keys)),
         )
         extra["sweep"] = sweep.show(swept, config.seeds, folder)
-    headline = f"Test accuracy: {accuracies(results)}."
+    ends = (f"{cell(r, 'test_accuracy')} ({label})" for label, r in results.items())
+    headline = f"Test accuracy: {', '.join(ends)}."
     if config.lesson and config.several:
         say("the lesson is left out: it is for one process")
     elif config.lesson:
         numbers = (config.label_noise, config.train_size)
         extra["lesson"], headline = lesson.show(config.seed, *numbers, folder)
     seconds = {
-        "compile": sum(entry["compile_seconds"] for entry in results),
-        "epoch": results[0]["epoch_seconds"],
+        "compile": sum(entry["compile_seconds"] for entry in results.values()),
+        "epoch": next(iter(results.values()))["epoch_seconds"],
         "total": folder.seconds(),
     }
     folder.finish(
@@ -149,7 +153,7 @@ def run(config: Config) -> None:
             "data": data.name,
             "seconds": seconds,
             "peak_memory_mb": memory,
-            "results": results,
+            "results": list(results.values()),
             **extra,
         },
         headline=headline,
@@ -186,11 +190,6 @@ def summarise(trained: Trained) -> dict[str, Any]:
     summary["compile_seconds"] = trained.compile_seconds
     summary["epoch_seconds"] = trained.epoch_seconds
     return summary
-
-
-def describe(rates: tuple[float, ...]) -> str:
-    """Return the name of a variant."""
-    return f"dropout {' '.join(map(str, rates))}" if any(rates) else "no dropout"
 
 
 def show_layer(config: Config) -> None:
@@ -233,26 +232,18 @@ def cell(entry: Mapping[str, Any], name: str) -> str:
     return f"{entry[name]:.3f}" + ("" if spread is None else f" ±{spread:.3f}")
 
 
-def accuracies(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the test accuracy of each variant as text."""
-    return ", ".join(
-        f"{cell(entry, 'test_accuracy')} ({entry['impl']}, {describe(entry['rates'])})"
-        for entry in results
-    )
-
-
-def show_results(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
+def show_results(results: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
     """Print the closing table."""
     names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     folder.table(
         ["", "train loss", "train acc.", "test loss", "test acc.", "s/epoch"],
         [
             [
-                f"{entry['impl']}, {describe(entry['rates'])}",
+                label,
                 *(cell(entry, name) for name in names),
                 f"{entry['epoch_seconds']:.3f}",
             ]
-            for entry in results
+            for label, entry in results.items()
         ],
     )
     say(

@@ -35,9 +35,7 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
         return twins.perceptron(hidden, RATES)
 
     def normal() -> nn.Module:
-        network = default()
-        twins.init_normal(network, STD)
-        return network
+        return twins.init_normal(default(), STD)
 
     def init(key: PRNGKeyArray) -> PyTree:
         return torch_start(shapes, key=key)
