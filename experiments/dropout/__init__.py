@@ -108,10 +108,8 @@ def run(config: Config) -> None:
     impls = tuple(NETWORKS) if config.impl == "both" else (config.impl,)
     for impl in impls:
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
-            words = (
-                f"dropout {' '.join(map(str, rates))}" if any(rates) else "no dropout"
-            )
-            label = f"{impl}, {words}"
+            dropped = f"dropout {' '.join(map(str, rates))}"
+            label = f"{impl}, {dropped if any(rates) else 'no dropout'}"
             network = NETWORKS[impl](config.hidden, rates, std_of(impl, config))
             networks[label] = network
             trained[label] = train(
