@@ -77,7 +77,7 @@ def check_at_least_1(flag: str, value: float) -> None:
 def check(expected: str, holds: Callable[..., bool]) -> Callable[..., None]:
     """Return a check for the type of a flag; it raises UsageError."""
 
-    def check(flag: str, value: object) -> None:
+    def check(flag: str, value: float | Path) -> None:
         if not holds(value):
             raise UsageError(f"{flag} must be {expected}, got {value}")
 
