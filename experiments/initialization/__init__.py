@@ -25,12 +25,7 @@ from ch4jax.initialization import product_log_norms, sigmoid_gradient
 from experiments.common import cli, plots
 from experiments.common.console import say
 from experiments.common.run_folder import RunFolder
-from experiments.initialization.networks import (
-    INITIALIZERS,
-    WATCHED,
-    Setting,
-    signal,
-)
+from experiments.initialization.networks import INITIALIZERS, WATCHED, Setting, signal
 from experiments.initialization.remedies import show_remedies, show_symmetry
 
 

@@ -52,8 +52,7 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
             batch_size=256,
             runs=runs,
         )._replace(
-            optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)},
-            epochs=10,
+            optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)}, epochs=10
         )
         for name, side, module, runs in (
             ("Flax", ours, normal, 0),
