@@ -67,7 +67,10 @@ def unbiased(setting: Setting) -> Finding:
         SOURCE,
         "digits that the mean and the output share",
         6.0,
-        {name: -np.log10([max(value, 1e-16)]) for name, value in apart.items()},
+        {
+            name: np.array([-np.log10(max(value, 1e-16))])
+            for name, value in apart.items()
+        },
         exact=True,
     )
 
