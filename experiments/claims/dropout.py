@@ -62,15 +62,13 @@ def unbiased(setting: Setting) -> Finding:
             xscale="log", xlim=(1e-18, 1), xlabel="relative difference (0 at 1e-17)"
         )
         axes.invert_yaxis()
+    digits = {name: np.array([-np.log10(max(x, 1e-16))]) for name, x in apart.items()}
     return Finding(
         "Dropout's noise is unbiased: the mean over masks is the output",
         SOURCE,
         "digits that the mean and the output share",
         6.0,
-        {
-            name: np.array([-np.log10(max(value, 1e-16))])
-            for name, value in apart.items()
-        },
+        digits,
         exact=True,
     )
 
