@@ -24,7 +24,7 @@ SECTIONS = {
 
 
 def experiments() -> dict[str, str]:
-    """Return the first line of the docstring of each module that has a `main`.
+    """Return the first line of the docstring of each module that has a `Config`.
 
     In the order of the book, then the commands that it does not have.
     """
@@ -33,8 +33,7 @@ def experiments() -> dict[str, str]:
     for module in pkgutil.iter_modules([str(folder)]):
         file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
         tree = ast.parse((folder / file).read_text(encoding="utf-8"))
-        has_main = any(getattr(node, "name", "") == "main" for node in tree.body)
-        if has_main and module.name != "__main__":
+        if any(getattr(node, "name", "") == "Config" for node in tree.body):
             lines[module.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return {name: lines[name] for name in [*SECTIONS, *lines]}
 

@@ -364,10 +364,5 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

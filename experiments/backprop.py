@@ -24,7 +24,6 @@ from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import FashionMNIST, to_float
 from experiments.common import cli, plots
 from experiments.common.console import say
-from experiments.common.errors import UsageError
 from experiments.common.run_folder import RunFolder
 
 Quantities = dict[str, dict[str, Any]]
@@ -54,11 +53,7 @@ class Problem(NamedTuple):
 def run(config: Config) -> None:
     """Compare the gradients, draw the graph and the differences, count the bytes."""
     data = fashion_mnist.load("mini")
-    if config.batch_size > len(data.train_images):
-        raise UsageError(
-            f"--batch-size must be at most the {len(data.train_images):,} training "
-            f"images, got {config.batch_size}"
-        )
+    cli.check_batch_size(config.batch_size, len(data.train_images))
     folder = RunFolder.create("backprop", config)
     with jax.enable_x64(True):
         problem = draw_problem(config, data)
@@ -265,10 +260,5 @@ def show_memory(problem: Problem, folder: RunFolder) -> dict[str, Any]:
     return {**memory, "by hand": by_hand}
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

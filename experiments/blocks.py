@@ -110,10 +110,5 @@ def measure_halvings(variables: PyTree, row: Float[Array, " 20"]) -> dict[str, A
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

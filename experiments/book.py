@@ -63,8 +63,14 @@ def run(config: Config) -> int:
             raise UsageError(f"--out: {out} is not a site of this command")
     kept = cache_folder() / "book" / fingerprint()
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source"
-        stage(source)
+        source = Path(folder) / "source"  # chapters and guides beside each other
+        guides = source / "guides"
+        shutil.copytree(ROOT / "book", source)
+        guides.mkdir(exist_ok=True)
+        for name in GUIDES:
+            shutil.copy(ROOT / "docs" / f"{name}.md", guides)
+        for name in ("figures", "results"):
+            shutil.copytree(ROOT / "docs" / name, guides / name)
         for language, place in LANGUAGES.items():
             built = Path(folder) / language  # MyST-NB writes figures beside it
             build(source, built, language, kept)
@@ -85,16 +91,6 @@ def fingerprint() -> str:
     versions = [importlib.metadata.version(name) for name in RAN_WITH]
     digest.update(" ".join(versions).encode())
     return digest.hexdigest()[:16]
-
-
-def stage(source: Path) -> None:
-    """Put chapters and guides beside each other."""
-    shutil.copytree(ROOT / "book", source, dirs_exist_ok=True)
-    for name in GUIDES:
-        (source / "guides").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "docs" / f"{name}.md", source / "guides")
-    for folder in ("figures", "results"):
-        shutil.copytree(ROOT / "docs" / folder, source / "guides" / folder)
 
 
 def build(source: Path, out: Path, language: str, kept: Path) -> None:
@@ -157,10 +153,5 @@ def dead_links(site: Path) -> list[str]:
     return wrong
 
 
-def main() -> None:
-    """Run from the command line; the chapters have the devices."""
+if __name__ == "__main__":  # the chapters have the devices
     sys.exit(cli.exit_code(lambda: run(cli.parse(Config))))
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -72,7 +72,6 @@ def run(config: Config) -> None:
         house_prices,
         levels,
         modules,
-        outcomes,
         pair,
         systems,
         weight_decay,
@@ -87,12 +86,7 @@ def run(config: Config) -> None:
         return
     if config.pair:
         given = pair.read(config.pair)
-        folder = RunFolder.create("compare", config)
-        report = pair.show(given, folder)
-        found = pair.sentence(report)
-        folder.finish(report.to_dict(), headline=found)
-        if not report.passed:
-            raise Failed(found)
+        pair.show(given, RunFolder.create("compare", config))
         return
     folder = RunFolder.create("compare", config)
     device = jax.devices()[0].device_kind
@@ -108,7 +102,7 @@ def run(config: Config) -> None:
     }
     topics = [topic for topic in TOPICS if topic in config.systems]
     compared = [system for topic in topics for system in families[topic]()]
-    verdicts: list[tuple[str, Check]] = []
+    verdicts: list[dict[str, Any]] = []
     courses, judged, reports = {}, {}, {}
     with progress("systems", len(compared)) as done:
         for system in compared:
@@ -118,7 +112,7 @@ def run(config: Config) -> None:
                 reports[system.name] = report.to_dict()
                 say(f"{system.name}\n{report}")
             whole, courses[system.name] = levels.whole_runs(system, key)
-            found = [*report.checks, *whole, outcomes.same_start(system, key)]
+            found = [*report.checks, *whole, levels.same_start(system, key)]
             if jax.default_backend() != "cpu":
                 with setup.on_cpu():
                     there = systems.slope(system, key)
@@ -126,26 +120,25 @@ def run(config: Config) -> None:
                 what = "loss and gradients, beside the CPU's"
                 found.append(Check(1, what, "float32", apart, 1e-4))
             if system.outcome and not config.quick:
-                runs = outcomes.independent_runs(system, system.outcome, key)
+                runs = levels.independent_runs(system, system.outcome, key)
                 judged[system.name] = runs
                 found.append(runs.check)
-            named = [(system.name, check) for check in found]
-            verdicts += named
+            rows = [
+                {"system": system.name, **check._asdict(), "passed": check.passed}
+                for check in found
+            ]
+            verdicts += rows
             failed = sum(not check.passed for check in found)
             done(f"{system.name}, {len(found)} comparisons, {failed} failed")
-            folder.metrics(system=system.name, verdicts=[*map(row, named)])
+            folder.metrics(system=system.name, verdicts=rows)
             pair.table(found, folder, system.name)
-    say(
-        "float32 drifts because training amplifies rounding, step after step; the same "
-        "program in float64 stays at rounding, so rounding is all that grows"
-    )
     draw_drift(courses, folder)
     if judged:
         draw_outcomes(judged, folder)
-    failed = [(name, check) for name, check in verdicts if not check.passed]
+    failed = [verdict for verdict in verdicts if not verdict["passed"]]
     folder.finish(
         {
-            "verdicts": [*map(row, verdicts)],
+            "verdicts": verdicts,
             "reports": reports,
             "courses": courses,
             "outcomes": {name: runs._asdict() for name, runs in judged.items()},
@@ -155,18 +148,11 @@ def run(config: Config) -> None:
         f"{len(compared)} systems with PyTorch are equal, {len(failed)} failed.",
     )
     if failed:
-        name, first = failed[0]
+        words = "{system}, level {level}, {what}: {difference:.1e}, expected at most "
+        first = (words + "{allowed:.1e}").format(**failed[0])
         raise Failed(
-            f"{len(failed)} of {len(verdicts)} comparisons failed, the first: "
-            f"{name}, level {first.level}, {first.what}: "
-            f"{first.difference:.1e}, expected at most {first.allowed:.1e}"
+            f"{len(failed)} of {len(verdicts)} comparisons failed, the first: {first}"
         )
-
-
-def row(verdict: tuple[str, Check]) -> dict[str, object]:
-    """Return a check of a system as `summary.json` has it."""
-    system, check = verdict
-    return {"system": system, **check._asdict(), "passed": check.passed}
 
 
 def draw_drift(
@@ -182,8 +168,7 @@ def draw_drift(
     )
     with folder.figure(
         "drift.png",
-        1,
-        len(panels),
+        columns=len(panels),
         size=(9.5, 3.4),
         sharey=True,
         title=f"In float64 whole runs stay within {most:.0e} of PyTorch's parameters",
@@ -239,10 +224,5 @@ def draw_outcomes(outcomes: Mapping[str, Outcomes], folder: RunFolder) -> None:
         grid[0, 0].legend(fontsize=7)
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

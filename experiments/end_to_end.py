@@ -185,10 +185,5 @@ def draw(
         axes.invert_yaxis()
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

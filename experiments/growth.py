@@ -263,10 +263,5 @@ def draw(
         grid[0][0].legend(fontsize=7)
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

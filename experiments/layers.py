@@ -135,8 +135,7 @@ def show_learning(folder: RunFolder, *, key: PRNGKeyArray) -> dict[str, Any]:
         "learning.png",
         size=(8.5, 3.2),
         title="A layer that reads its weights through .data never learns them",
-        caption=f"{title}: the loss ends at {losses[0, -1]:.3g} if MyLinear learns, at "
-        f"{losses[1, -1]:.3g} if its gradient is stopped.",
+        caption=f"{title}.",
         alt="Line chart of half the squared error against the step, one line for the "
         "layer whose weights are trained and one for the layer whose gradient is "
         "stopped.",
@@ -152,10 +151,5 @@ def show_learning(folder: RunFolder, *, key: PRNGKeyArray) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

@@ -231,10 +231,5 @@ def equal(a: PyTree, b: PyTree) -> bool:
     )
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

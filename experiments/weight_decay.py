@@ -40,11 +40,7 @@ class Config(linear_problem.Hyperparameters, cli.DeviceFlags):
     def __post_init__(self) -> None:
         """Check the flags."""
         super().__post_init__()
-        if self.batch_size > self.train_rows:
-            raise UsageError(
-                f"--batch-size must be at most the {self.train_rows:,} training rows, "
-                f"got {self.batch_size}"
-            )
+        cli.check_batch_size(self.batch_size, self.train_rows, "training rows")
         if self.lambdas % (self.devices or 1):
             raise UsageError(
                 f"--lambdas must be a multiple of the {self.devices} --devices, "
@@ -92,18 +88,16 @@ def run_book(config: Config, folder: RunFolder) -> dict[str, Any]:
         for method in ("scratch", "concise", "mapped"):
             last, path = train(problem, method, lambd, config)
             history = jax.device_get(measure_path(path, problem))
-            epochs = [
-                {name: history[name][i] for name in LABELS}
-                for i in range(config.epochs)
-            ]
-            for number, measures in enumerate(epochs, start=1):
-                folder.metrics(run=method, lambd=lambd, epoch=number, **measures)
-            if not np.isfinite(loss := epochs[-1]["train_loss"]):
+            measures = {}
+            for i in range(config.epochs):
+                measures = {name: history[name][i] for name in LABELS}
+                folder.metrics(run=method, lambd=lambd, epoch=i + 1, **measures)
+            if not np.isfinite(loss := measures["train_loss"]):
                 raise Failed(
                     f"{method}, lambda {lambd:g}: the training loss ends as {loss}; "
                     "try a lower --learning-rate"
                 )
-            entry = {"method": method, "lambd": lambd, **epochs[-1]}
+            entry = {"method": method, "lambd": lambd, **measures}
             if method == "concise":  # MSELoss, the book's unit, has no half
                 entry |= {
                     f"{split}_mse": 2 * entry[f"{split}_loss"]
@@ -152,13 +146,9 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
     lambdas = linear_problem.grid_lambdas(config.lambdas)
     larger = replace(config, true_weight=10 * config.true_weight)
     large = f"scratch, true w {larger.true_weight:g}"
+    settings = dict.fromkeys(("scratch", large, "L2 in Adam", "AdamW"), config)
     grids, summaries, rows = {}, {}, []
-    for label, setting in {
-        "scratch": config,
-        large: larger,
-        "L2 in Adam": config,
-        "AdamW": config,
-    }.items():
+    for label, setting in (settings | {large: larger}).items():
         problems = linear_problem.grid_problems(config.seed, config.seeds, setting)
         placed = (
             sharding.place(problems, sharding.whole(mesh)),
@@ -207,8 +197,7 @@ def draw_curves(
     ends = ", ".join(f"{loss:.3g} (lambda {lambd:g})" for lambd, loss in last.items())
     with folder.figure(
         "curves.png",
-        1,
-        len(lambdas),
+        columns=len(lambdas),
         size=(8.5, 3.4),
         title=f"{config.inputs} weights learnt from {config.train_rows} rows, from "
         f"scratch: the test loss ends at {ends}",
@@ -236,8 +225,7 @@ def draw_true_weights(grids: Mapping[Config, Measures], folder: RunFolder) -> No
     """Draw the test loss relative to that of weights of zero, for two true weights."""
     with folder.figure(
         "true_weights.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 3.0),
         title="With ten times larger true weights, the decay can be too strong",
         caption="Test loss from scratch, divided by what weights of zero are expected "
@@ -270,8 +258,7 @@ def draw_grids(
     zero = linear_problem.zero_loss(config)
     with folder.figure(
         file,
-        1,
-        3,
+        columns=3,
         size=(8.5, 3.0),
         title=title,
         caption=f"After {config.epochs} epochs; losses are halved squared errors; "
@@ -290,10 +277,5 @@ def draw_grids(
         norm.legend(loc="lower left")
 
 
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(Config, run)

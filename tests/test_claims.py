@@ -30,7 +30,7 @@ YES, NO, MAYBE = np.array([3.0, 3.1, 2.9]), np.array([0.0, 0.1, 0.2]), np.arange
 
 def finding(*effects, exact=False):
     by_name = dict(zip("abc", effects, strict=False))
-    return Finding(1, "It is so", "4.6", "points", 1.0, by_name, "f.png", exact)
+    return Finding("It is so", "4.6", "points", 1.0, by_name, exact)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_planted_fault_turns_the_verdict(case, tmp_path, monkeypatch):
     number, sound, faulty, *faults = case
     claim = list(claims.CLAIMS.values())[number - 1]
     seed = 1000 if number == 4 else 0  # with few runs claim 4 is near its border
-    setting = Setting(seed, True, RunFolder("claims", tmp_path))
+    setting = Setting(number, seed, True, RunFolder("claims", tmp_path))
     assert re.match(sound, claim(setting).verdict())
     jax.clear_caches()  # what is patched must be traced again
     for module, name, value in faults:

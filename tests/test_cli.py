@@ -367,7 +367,8 @@ def test_without_a_home_or_an_encoding_a_command_works(tmp_path):
     homes = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "JAX_COMPILATION_CACHE_DIR")
     env = {name: value for name, value in os.environ.items() if name not in homes}
     script = "import pwd; pwd.getpwuid = {}.__getitem__; from ch4jax import data"
-    script += "; data.cache_folder(); from experiments import blocks; blocks.main()"
+    script += "; data.cache_folder(); from experiments import blocks"
+    script += "; blocks.cli.main(blocks.Config, blocks.run)"
     done = subprocess.run(
         [sys.executable, "-c", script, "--out", str(tmp_path / "run")],
         env=env | {"PYTHONIOENCODING": "ascii"},

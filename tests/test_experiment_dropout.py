@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 from support import leaves, read, result_of, rows
 
@@ -12,6 +13,7 @@ from ch4jax.data import fashion_mnist
 from ch4jax.statistics import Interval
 from ch4jax.training import population
 from experiments import dropout
+from experiments.common import loop
 from experiments.common.errors import Failed
 from experiments.common.memorisation import RATES
 from experiments.common.networks import NETWORKS, metrics_fn
@@ -86,13 +88,21 @@ def test_each_seed_of_a_population_is_the_run_with_that_seed(x64, tmp_path):
     data = fashion_mnist.load("mini")
     config = replace(FLAX, learning_rate=0.1)
     network = NETWORKS["flax"](config.hidden, config.rates, config.std)
-    init, metrics = jax.vmap(network.init), metrics_fn(network)
     folder = RunFolder("dropout", tmp_path)
 
     def train(seed, seeds):
-        keys = population.seed_keys(seed, seeds)
-        given = init, metrics, data, config, folder
-        return dropout.train(str(seed), *given, seed_keys=keys)
+        return loop.train(
+            str(seed),
+            jax.vmap(network.init),
+            data,
+            metrics_fn=metrics_fn(network),
+            optimizer=optax.sgd(config.learning_rate),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            flags=config,
+            folder=folder,
+            seed_keys=population.seed_keys(seed, seeds),
+        )
 
     together, alone = train(4, 3), train(6, 1)
     for ours, theirs in leaves(together.states, alone.states):

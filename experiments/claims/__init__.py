@@ -70,14 +70,14 @@ class Config(cli.Flags):
 def run(config: Config) -> None:
     """Measure each claim, print a line for each, and draw the forest plot."""
     folder = RunFolder.create("claims", config)
-    setting = Setting(config.seed, config.quick, folder)
     findings = []
     numbers = config.numbers or range(1, len(CLAIMS) + 1)
     say("effects, with 95% intervals, in multiples of the smallest that counts\n")
     for number in numbers:
+        setting = Setting(number, config.seed, config.quick, folder)
         finding = list(CLAIMS.values())[number - 1](setting)
-        findings.append(finding)
-        say(line(finding))
+        findings.append(finding._replace(number=number))
+        say(line(findings[-1]))
     keep_effects(findings, folder)
     verdicts = [finding.verdict() for finding in findings]
     counts = {found: verdicts.count(found) for found in (HOLDS, FAILS, OPEN)}
@@ -142,7 +142,7 @@ def record(finding: Finding) -> dict[str, Any]:
         "smallest": finding.smallest,
         "conditions": {name: list(interval) for name, interval in intervals.items()},
         "verdict": finding.verdict(),
-        "figure": finding.figure,
+        "figure": f"claim{finding.number:02}.png",
     }
 
 
@@ -184,8 +184,3 @@ def draw_forest(findings: list[Finding], title: str, folder: RunFolder) -> None:
         for at, dashes in ((0, ":"), (1, "--")):
             axes.axvline(at, color="0.3", ls=dashes, lw=1)
         axes.set_xlabel("effect / smallest effect that counts")
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

@@ -1,5 +1,6 @@
 """Run `experiments.claims` from the command line."""
 
-from experiments.claims import main
+from experiments.claims import Config, run
+from experiments.common import cli
 
-main()
+cli.main(Config, run)

@@ -8,11 +8,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import training
 from ch4jax.dropout import init_mlp, mlp
-from ch4jax.training import Data, Metrics, classification_metrics
+from ch4jax.training import Data, Metrics
 from experiments.claims import dropout
 from experiments.claims.claim import Finding, Setting
 from experiments.common import memorisation, plots
 from experiments.common.memorisation import Recipe
+from experiments.common.networks import classifier
 
 SOURCE = "4.4 and 4.6; D2L 3.6 and 5.6"
 
@@ -25,11 +26,10 @@ def regression(
     return {"loss": jnp.square(predictions[:, 0] - y)}
 
 
-def classification(
-    params: PyTree, x: Array, y: Array, *, key: PRNGKeyArray | None
-) -> Metrics:
-    """Return cross-entropy and accuracy of each row."""
-    return classification_metrics(mlp(params, x, [0.0] * (len(params) - 1), key=key), y)
+@classifier
+def classification(params: PyTree, x: Array, *, key: PRNGKeyArray | None) -> Array:
+    """Return the logits of each row."""
+    return mlp(params, x, [0.0] * (len(params) - 1), key=key)
 
 
 def fit(
@@ -73,12 +73,9 @@ def deep_networks_overfit(setting: Setting) -> Finding:
             found.append([squares[:, :rows].mean(1), squares[:, rows:].mean(1)])
         return jnp.array(found)
 
-    found = np.asarray(errors(setting.keys(2, setting.size(32, 8))))
-    with setting.folder.figure(
-        "claim02.png",
-        1,
-        2,
-        size=(8.5, 3.2),
+    found = np.asarray(errors(setting.keys(setting.size(32, 8))))
+    with setting.figure(
+        columns=2,
         sharey=True,
         title=f"{rows} rows of {features} features: the linear model generalises, the "
         "deep network learns the noise",
@@ -87,15 +84,10 @@ def deep_networks_overfit(setting: Setting) -> Finding:
         alt="Two line charts of the mean squared error against the epoch, for a linear "
         "model and for a deep network: training rows and new rows.",
     ) as panels:
-        for axes, name, splits in zip(
-            panels,
-            ("linear", "three hidden layers of 64"),
-            found.swapaxes(0, 1),
-            strict=True,
-        ):
+        names = ("linear", "three hidden layers of 64")
+        for axes, name, splits in zip(panels, names, found.swapaxes(0, 1), strict=True):
             for i, split in enumerate(("training rows", "new rows")):
-                line = {"colour": plots.COLOURS[i], "label": split}
-                plots.band(axes, np.arange(1, epochs + 1), splits[:, i].T, **line)
+                plots.band(axes, np.arange(1, epochs + 1), splits[:, i].T, label=split)
             axes.axhline(noise**2, color="0.3", ls=":")
             axes.set(xlabel="epoch", ylim=(0, 1.6))
             axes.set_title(name, fontsize=10)
@@ -103,47 +95,40 @@ def deep_networks_overfit(setting: Setting) -> Finding:
         panels[0].legend()
     gap = found[:, :, 1, -1] - found[:, :, 0, -1]
     return Finding(
-        2,
         "With ten times as many rows as features, a deep network overfits",
         "4.4; D2L 3.6",
         "MSE, new minus training rows, more than a linear model",
         0.1,
         {"": gap[:, 1] - gap[:, 0]},
-        "claim02.png",
     )
 
 
 def more_data_helps(setting: Setting) -> Finding:
     """Claim 7: the book's network on 100 to 3,000 images."""
     runs, sizes = setting.size(6, 3), (100, 300, 1000, 3000)[: setting.size(4, 3)]
-    keys, found = setting.keys(7, runs), []
+    keys, found = setting.keys(runs), []
     for rows in sizes:
         members = memorisation.members((dropout.NONE,), keys)
         curves = dropout.train(Recipe(rows=rows, epochs=30), members)
         found.append([curves.train["accuracy"][-1], curves.test["accuracy"][-1]])
     accuracies = 100 * np.array(found)  # (sizes, splits, runs)
-    with setting.folder.figure(
-        "claim07.png",
-        size=(8.5, 3.2),
+    with setting.figure(
         title="More images close the gap between training and test accuracy",
         caption="Accuracy after 30 epochs against the number of training images.",
         alt="Line chart of training and test accuracy against the number of images on "
         "a logarithmic axis, with bands of one standard deviation.",
     ) as axes:
         for i, split in enumerate(("training images", "test images")):
-            line = {"colour": plots.COLOURS[i], "label": split}
-            plots.band(axes, np.array(sizes), accuracies[:, i], **line)
+            plots.band(axes, np.array(sizes), accuracies[:, i], label=split)
         axes.set(xlabel="training images", ylabel="accuracy (%)", xscale="log")
         axes.legend()
     gap = accuracies[:, 0] - accuracies[:, 1]
     return Finding(
-        7,
         "Ten times as many images relieve overfitting",
         SOURCE,
         "points by which the gap in accuracy closes",
         2.0,
         {"": gap[0] - gap[2]},
-        "claim07.png",
     )
 
 
@@ -187,13 +172,10 @@ def interactions(setting: Setting) -> Finding:
         gaps = jax.lax.map(gap, grid).reshape(len(widths), len(rows))
         return jnp.stack([linear[1], network[1]]), gaps
 
-    found = accuracies(setting.keys(21, setting.size(16, 6)))
+    found = accuracies(setting.keys(setting.size(16, 6)))
     scores, gaps = (100 * np.asarray(values) for values in found)
-    with setting.folder.figure(
-        "claim21.png",
-        1,
-        2,
-        size=(8.5, 3.2),
+    with setting.figure(
+        columns=2,
         title="A linear model knows no interaction; an MLP overfits the easier, the "
         "more inputs and the fewer rows",
         caption="Left: test accuracy where the product of two inputs decides, a dot a "
@@ -216,7 +198,6 @@ def interactions(setting: Setting) -> Finding:
         heat.set(xlabel="rows", ylabel="inputs")
         heat.grid(False)
     return Finding(
-        21,
         "A linear model knows no interaction, and simple data overfit easily",
         "4.6; D2L 5.6",
         "points: MLP over linear; gap, few rows over many",
@@ -225,5 +206,4 @@ def interactions(setting: Setting) -> Finding:
             "the product of two inputs decides": scores[:, 1] - scores[:, 0],
             "32 rows of 128 inputs against 512 of 2": gaps[:, -1, 0] - gaps[:, 0, -1],
         },
-        "claim21.png",
     )

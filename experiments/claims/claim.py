@@ -7,7 +7,8 @@ before the reported seeds are run.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,21 +24,36 @@ class Setting(NamedTuple):
     """What every claim is given.
 
     Attributes:
+      number: of the claim.
       seed: each run draws its own data, noise and parameters from it.
       quick: fewer or smaller runs.
       folder: where the figures go.
     """
 
+    number: int
     seed: int
     quick: bool
     folder: RunFolder
+
+    def figure(
+        self,
+        columns: int = 1,
+        *,
+        height: float = 3.2,
+        sharey: bool = False,
+        **words: str,
+    ) -> AbstractContextManager[Any]:
+        """Lend the axes of a claim's figure; see `RunFolder.figure`."""
+        file, size = f"claim{self.number:02}.png", (8.5, height)
+        return self.folder.figure(file, 1, columns, size=size, sharey=sharey, **words)
 
     def size(self, full: int, quick: int) -> int:
         """Return how many runs, rows or epochs to take."""
         return quick if self.quick else full
 
-    def keys(self, number: int, runs: int) -> Key[Array, " runs"]:
-        """Return a key for each run of a claim; no two claims share one."""
+    def keys(self, runs: int, stream: int = 0) -> Key[Array, " runs"]:
+        """Return a key for each run; no two claims or streams share one."""
+        number = self.number + 100 * stream
         key = jax.random.fold_in(jax.random.key(self.seed), number)
         return jax.random.split(key, runs)
 
@@ -46,25 +62,23 @@ class Finding(NamedTuple):
     """What the runs of a claim gave.
 
     Attributes:
-      number: of the claim.
       claim: the sharp version of the text's sentence that was tested.
       source: section of the first and Chinese edition; of the English one.
       unit: of the effect.
       smallest: the smallest effect that counts, in that unit.
       effects: for each condition, the effect in each run. The first condition is the
         one that the summary quotes.
-      figure: file name.
       exact: nothing is random, so that one value is the whole truth.
+      number: of the claim.
     """
 
-    number: int
     claim: str
     source: str
     unit: str
     smallest: float
     effects: Mapping[str, Float[np.ndarray, " runs"]]
-    figure: str
     exact: bool = False
+    number: int = 0
 
     def intervals(self) -> dict[str, Interval]:
         """Return the mean effect of each condition with its 95% interval."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ch4jax import deep_mlp
 from ch4jax.data import fashion_mnist
@@ -24,9 +24,10 @@ from ch4jax.initialization import (
     sigmoid_gradient,
     xavier_normal,
 )
-from ch4jax.training import Data, Metrics, classification_metrics, fit
+from ch4jax.training import Data, classification_metrics, fit
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 SOURCE = "4.8; D2L 5.4"
 GAINED = "accuracy gained"
@@ -51,9 +52,8 @@ Grid = Float[np.ndarray, "networks rates runs"]
 def images() -> Data:
     """Return all images of the shipped tenth at half resolution, and their classes."""
     data = fashion_mnist.load("mini")
-    x = np.concatenate([data.train_images, data.test_images])[:, ::2, ::2]
-    y = np.concatenate([data.train_labels, data.test_labels])
-    return jnp.asarray(x), jnp.asarray(y)
+    x, y = map(jnp.concatenate, zip(data.train, data.test, strict=True))
+    return x[:, ::2, ::2], y
 
 
 def init_params(
@@ -73,7 +73,6 @@ def kernel_norms(params: deep_mlp.Params) -> Float[Array, " depth"]:
 
 def train(
     setting: Setting,
-    number: int,
     architecture: Architecture,
     starts: Sequence[Initializer],
     bounds: Sequence[tuple[float, float, float]] = (NO_BOUNDS,),
@@ -85,11 +84,9 @@ def train(
       Accuracy on 1,000 other images; how far each kernel moved, relative to its norm.
     """
 
-    def metrics_fn(
-        params: deep_mlp.Params, x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        logits, _ = deep_mlp.apply(params, fashion_mnist.to_float(x), architecture)
-        return classification_metrics(logits, labels)
+    @classifier
+    def metrics(params: PyTree, x: Array, *, key: PRNGKeyArray | None) -> Array:
+        return deep_mlp.apply(params, fashion_mnist.to_float(x), architecture)[0]
 
     def member(
         start: deep_mlp.Params, bound: Array, rate: Array, rows: Array, data: Data, key
@@ -105,13 +102,13 @@ def train(
         end, _ = fit(
             start,
             (x[rows[:1000]], y[rows[:1000]]),
-            metrics_fn=metrics_fn,
+            metrics_fn=metrics,
             optimizer=optimizer,
             epochs=EPOCHS,
             batch_size=50,
             key=key,
         )
-        new = metrics_fn(end, x[rows[-1000:]], y[rows[-1000:]], key=None)
+        new = metrics(end, x[rows[-1000:]], y[rows[-1000:]], key=None)
         moved = kernel_norms(jax.tree.map(jnp.subtract, end, start))
         return new["accuracy"].mean(), moved / kernel_norms(start)
 
@@ -126,7 +123,7 @@ def train(
         return jax.vmap(each_rate, (0, 0, None))(params, bounds, rates)
 
     each = jnp.broadcast_to(jnp.asarray(bounds), (len(starts), 3))
-    keys = setting.keys(number, setting.size(8, 3))
+    keys = setting.keys(setting.size(8, 3))
     accuracy, moves = run(keys, each, jnp.asarray(RATES), images())
     return np.asarray(accuracy), np.asarray(moves)
 
@@ -139,10 +136,8 @@ def best(accuracy: Grid) -> Float[np.ndarray, "networks runs"]:
 
 def curves(axes: plots.Axes, title: str, accuracy: Grid, labels: Sequence[str]) -> None:
     """Draw accuracy against the learning rate, a line for each network."""
-    lines = zip(accuracy, labels, plots.COLOURS, DASHES, strict=False)
-    for values, label, colour, dashes in lines:
-        line = {"colour": colour, "linestyle": dashes, "label": label}
-        plots.band(axes, RATES, values, **line)
+    for values, label, dashes in zip(accuracy, labels, DASHES, strict=False):
+        plots.band(axes, RATES, values, linestyle=dashes, label=label)
     axes.set(xscale="log", ylim=(0, 1), xlabel="learning rate", ylabel="test accuracy")
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8)
@@ -169,15 +164,13 @@ def gradient_with_depth(setting: Setting) -> Finding:
         grads = jax.vmap(jax.grad(loss))(params)
         return jnp.concatenate([grads.first.bias[:, None], grads.hidden.bias], axis=1)
 
-    found = np.asarray(gradients(setting.keys(10, setting.size(100, 40)), images()))
+    found = np.asarray(gradients(setting.keys(setting.size(100, 40)), images()))
     found = np.linalg.norm(found.astype(float), axis=3)  # float32 ends at 1e-38
     slopes = np.log10(found[..., 0] / found[..., -1]) / (depth - 1)
     factors = ", ".join(
         f"{10 ** slopes[:, i].mean():.3g} ({name})" for i, name in enumerate(starts)
     )
-    with setting.folder.figure(
-        "claim10.png",
-        size=(8.5, 3.2),
+    with setting.figure(
         title=f"Back through each layer the gradient is multiplied by {factors}",
         caption="A start that is too small or too large changes the gradient by a "
         "factor a layer; He's hardly changes it.",
@@ -191,13 +184,11 @@ def gradient_with_depth(setting: Setting) -> Finding:
         axes.set(yscale="log", xticks=[1, 5, 10, 15, 20])
         axes.legend()
     return Finding(
-        10,
         "From a bad start gradients vanish or explode with depth",
         SOURCE,
         "factors of ten a layer",
         0.1,
         {"N(0, 0.01²): vanish": -slopes[:, 0], "N(0, 0.3²): explode": slopes[:, 1]},
-        "claim10.png",
     )
 
 
@@ -205,9 +196,8 @@ def sigmoid_saturates(setting: Setting) -> Finding:
     """Claim 11: the derivative far from zero against that at zero."""
     x = np.linspace(-12, 12, 241)
     activations = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "ReLU": jax.nn.relu}
-    with setting.folder.figure(
-        "claim11.png",
-        size=(8.5, 2.8),
+    with setting.figure(
+        height=2.8,
         title="The sigmoid's gradient vanishes on both sides, ReLU's on one",
         caption="Far from zero the sigmoid passes a ten-thousandth of the gradient.",
         alt="Line chart of the derivative of the sigmoid, tanh and ReLU against the "
@@ -218,16 +208,14 @@ def sigmoid_saturates(setting: Setting) -> Finding:
             axes.plot(x, np.maximum(slope, 1e-6), ls=dashes, label=name)
         axes.set(xlabel="input", yscale="log", ylabel="derivative (zero at 1e-6)")
         axes.legend()
-    at_zero, *far = np.asarray(sigmoid_gradient(jnp.array([0.0, -10.0, 10.0])))
-    smaller = [np.log10(at_zero / gradient)[None] for gradient in far]
+    at_zero, *far = np.asarray(sigmoid_gradient(jnp.array([[0.0], [-10.0], [10.0]])))
+    below, above = (np.log10(at_zero / gradient) for gradient in far)
     return Finding(
-        11,
         "The sigmoid's gradient vanishes for large and small inputs",
         SOURCE,
         "factors of ten below that at 0",
         2.0,
-        dict(zip(("input -10", "input 10"), smaller, strict=True)),
-        "claim11.png",
+        {"input -10": below, "input 10": above},
         exact=True,
     )
 
@@ -236,16 +224,14 @@ def lower_layers_stay(setting: Setting) -> Finding:
     """Claim 12: sigmoid perceptrons of 2 and of 8 layers from Xavier's start."""
     depths = (2, 8)
     trained = [
-        train(setting, 12, SIGMOID, [xavier_normal], depth=depth) for depth in depths
+        train(setting, SIGMOID, [xavier_normal], depth=depth) for depth in depths
     ]
     accuracy = np.concatenate([accuracy for accuracy, _ in trained])
     rate = accuracy[0].mean(axis=1).argmax()
     moves = [np.maximum(moves[0, rate], 1e-9) for _, moves in trained]
-    with setting.folder.figure(
-        "claim12.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    with setting.figure(
+        columns=2,
+        height=3.4,
         title="Of eight sigmoid layers only the top ones train, and none of it helps",
         caption="Left: how far each kernel moved in training. Right: depth costs all "
         "of the accuracy.",
@@ -260,7 +246,6 @@ def lower_layers_stay(setting: Setting) -> Finding:
         curves(right, "Accuracy", accuracy, [f"{depth} layers" for depth in depths])
     shallow, deep = 1 - best(accuracy)
     return Finding(
-        12,
         "In a deep sigmoid network the layers near the input do not train",
         SOURCE,
         "doublings, layer 1 to 8 (error: 2 to 8 layers)",
@@ -269,7 +254,6 @@ def lower_layers_stay(setting: Setting) -> Finding:
             "movement": np.log2(moves[1][:, -1] / moves[1][:, 0]),
             "test error": np.log2(deep / shallow),
         },
-        "claim12.png",
     )
 
 
@@ -280,13 +264,12 @@ def normalising(setting: Setting) -> Finding:
         return 1.5 * he_normal(key, shape)
 
     bounds = [NO_BOUNDS, *BOUNDS.values()]
-    bounded, _ = train(setting, 14, RELU, [loud] * len(bounds), bounds, 10)
-    normed, _ = train(setting, 14, NORMED, [loud], depth=10)
+    bounded, _ = train(setting, RELU, [loud] * len(bounds), bounds, 10)
+    normed, _ = train(setting, NORMED, [loud], depth=10)
     accuracy = np.concatenate([bounded, normed])
     names = ["as it is", *BOUNDS, "layer normalisation"]
-    with setting.folder.figure(
-        "claim14.png",
-        size=(8.5, 3.6),
+    with setting.figure(
+        height=3.6,
         title="Where gradients explode, every way of normalising helps 10 layers",
         caption="Normalised, a network learns, and at far larger learning rates.",
         alt="Line chart of the test accuracy against the learning rate, a line for "
@@ -296,25 +279,21 @@ def normalising(setting: Setting) -> Finding:
     plain, *others = best(accuracy)
     gained = [scores - plain for scores in others]
     return Finding(
-        14,
         "Normalising the gradient or the layers helps where gradients explode",
         SOURCE,
         GAINED,
         0.05,
         dict(zip(names[1:], gained, strict=True)),
-        "claim14.png",
     )
 
 
 def start_fits_activation(setting: Setting) -> Finding:
     """Claim 15: He's, Xavier's and a small start, each with ReLU and with tanh."""
     starts = {"He": he_normal, "Xavier": xavier_normal, "N(0, 0.01²)": SMALL}
-    each = [train(setting, 15, a, list(starts.values()))[0] for a in (RELU, TANH)]
-    with setting.folder.figure(
-        "claim15.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    each = [train(setting, a, list(starts.values()))[0] for a in (RELU, TANH)]
+    with setting.figure(
+        columns=2,
+        height=3.4,
         sharey=True,
         title="ReLU needs He's start; tanh learns from either",
         caption="From a sensible start 20 layers learn; from N(0, 0.01²) they do not. "
@@ -326,7 +305,6 @@ def start_fits_activation(setting: Setting) -> Finding:
             curves(axes, name, accuracy, list(starts))
     (he, xavier, small), (tanh_he, tanh_xavier, tanh_small) = map(best, each)
     return Finding(
-        15,
         "A start that fits the activation helps: He for ReLU, Xavier for tanh",
         SOURCE,
         GAINED,
@@ -336,5 +314,4 @@ def start_fits_activation(setting: Setting) -> Finding:
             "tanh": tanh_xavier - tanh_he,
             "against N(0, 0.01²)": (he - small + tanh_xavier - tanh_small) / 2,
         },
-        "claim15.png",
     )

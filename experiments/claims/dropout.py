@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, to_float
 from ch4jax.dropout import mlp
-from ch4jax.training import Data, classification_metrics
+from ch4jax.training import classification_metrics
 from experiments.claims.claim import Finding, Setting
 from experiments.common import memorisation, plots
 from experiments.common.memorisation import Curves, Members, Recipe
@@ -19,19 +19,10 @@ NONE, HALF, BOOK = (0.0, 0.0), (0.5, 0.5), (0.2, 0.5)
 SOURCE = "4.6; D2L 5.6"
 
 
-def images() -> tuple[Data, Data]:
-    """Return the shipped tenth: training and test images with their labels."""
-    data = fashion_mnist.load("mini")
-    return (
-        (jnp.asarray(data.train_images), jnp.asarray(data.train_labels)),
-        (jnp.asarray(data.test_images), jnp.asarray(data.test_labels)),
-    )
-
-
 def train(recipe: Recipe, members: Members) -> Curves:
     """Train on the shipped tenth, and evaluate after the last epoch only."""
-    recipe = recipe._replace(every=recipe.epochs)
-    return memorisation.train(recipe, members, *images())
+    recipe, data = recipe._replace(every=recipe.epochs), fashion_mnist.load("mini")
+    return memorisation.train(recipe, members, data.train, data.test)
 
 
 def unbiased(setting: Setting) -> Finding:
@@ -58,9 +49,8 @@ def unbiased(setting: Setting) -> Finding:
         name: np.linalg.norm(mean - output) / np.linalg.norm(output)
         for name, (mean, output) in means.items()
     }
-    with setting.folder.figure(
-        "claim03.png",
-        size=(8.5, 2.6),
+    with setting.figure(
+        height=2.6,
         title="Dropout keeps the mean of a layer, but not that of a whole network",
         caption="The mean over all masks, relative to the output without masks.",
         alt="Bar chart on a logarithmic axis: the relative difference between the mean "
@@ -72,15 +62,13 @@ def unbiased(setting: Setting) -> Finding:
             xscale="log", xlim=(1e-18, 1), xlabel="relative difference (0 at 1e-17)"
         )
         axes.invert_yaxis()
-    digits = {name: -np.log10(max(value, 1e-16)) for name, value in apart.items()}
+    digits = {name: np.array([-np.log10(max(x, 1e-16))]) for name, x in apart.items()}
     return Finding(
-        3,
         "Dropout's noise is unbiased: the mean over masks is the output",
         SOURCE,
         "digits that the mean and the output share",
         6.0,
-        {name: np.array([value]) for name, value in digits.items()},
-        "claim03.png",
+        digits,
         exact=True,
     )
 
@@ -93,7 +81,7 @@ def every_mask(units: int, rate: float) -> Float[np.ndarray, "masks units"]:
 def overfitting(setting: Setting) -> Finding:
     """Claim 4: with and without dropout, on few images, with true and wrong labels."""
     runs, longer = setting.size(6, 4), setting.size(160, 80)
-    keys = setting.keys(4, runs)
+    keys = setting.keys(runs)
     scores = {}
     for rows, noise in itertools.product((300, 600), (0.0, 0.3)):
         recipe = Recipe(rows=rows, epochs=40)
@@ -107,11 +95,9 @@ def overfitting(setting: Setting) -> Finding:
     recipe = Recipe(rows, 10, batch_size=256, optimizer="sgd", learning_rate=0.5)
     members = memorisation.members((NONE, BOOK), keys)
     scores[f"{rows:,} images, the book's recipe"] = train(recipe, members).test
-    with setting.folder.figure(
-        "claim04.png",
-        1,
-        2,
-        size=(8.5, 3.0),
+    with setting.figure(
+        columns=2,
+        height=3.0,
         sharey=True,
         title="Dropout helps most where labels are wrong",
         caption="Test accuracy and test loss of each run. Where no label is redrawn "
@@ -136,13 +122,11 @@ def overfitting(setting: Setting) -> Finding:
         for label in (f"{n} images, {w}" for w in (wrong, right) for n in (600, 300))
     }
     return Finding(
-        4,
         "Dropout reduces overfitting: the test accuracy rises",
         SOURCE,
         "percentage points of test accuracy",
         2.0,
         gains,
-        "claim04.png",
     )
 
 
@@ -160,28 +144,22 @@ def joint(setting: Setting) -> Finding:
     """Claim 5: each combination of dropout, weight decay and a quarter of the units."""
     runs = setting.size(10, 3)
     recipe = Recipe(rows=setting.size(2000, 1000), epochs=40)
-    keys = setting.keys(5, runs)
+    keys = setting.keys(runs)
     variants = [
         memorisation.members((NONE, HALF), keys, label_noise=0.3, decay=decay)
         for decay in (0.0, 3.0)
     ]
     each = jax.tree.map(lambda *parts: jnp.concatenate(parts), *variants)
-    sizes = (
-        ((256, 256), each),
-        ((64, 64), each._replace(keys=jax.random.clone(each.keys))),
-    )
-    scores = [
-        100 * train(recipe._replace(hidden=hidden), those).test["accuracy"][-1]
-        for hidden, those in sizes
-    ]
+    scores = []
+    for hidden in ((256, 256), (64, 64)):
+        these = each._replace(keys=jax.random.clone(each.keys))
+        curves = train(recipe._replace(hidden=hidden), these)
+        scores.append(100 * curves.test["accuracy"][-1])
     names = ("none", "dropout", "weight decay", "dropout, weight decay")
     names += ("64 units", "dropout, 64 units", "weight decay, 64 units", "all three")
-    rows: dict[str, np.ndarray] = dict(
-        zip(names, np.concatenate(scores).reshape(8, runs), strict=True)
-    )
-    with setting.folder.figure(
-        "claim05.png",
-        size=(8.5, 3.2),
+    each_score = np.concatenate(scores).reshape(8, runs)
+    rows: dict[str, np.ndarray] = dict(zip(names, each_score, strict=True))
+    with setting.figure(
         title="One control of the weights is enough; two together add little",
         caption=f"Test accuracy after {recipe.rows:,} images, 30% of labels redrawn.",
         alt="Dot chart of the test accuracy in each run, a row for each combination of "
@@ -199,7 +177,6 @@ def joint(setting: Setting) -> Finding:
         return rows[f"dropout, {control}"] - alone
 
     return Finding(
-        5,
         "Dropout with control of the weights beats either alone",
         SOURCE,
         "points of accuracy over the better",
@@ -208,7 +185,6 @@ def joint(setting: Setting) -> Finding:
             f"with {name}": over_the_better(name)
             for name in ("weight decay", "64 units")
         },
-        "claim05.png",
     )
 
 
@@ -231,9 +207,9 @@ def training_only(setting: Setting) -> Finding:
     """Claim 6: evaluate trained networks with masks, once and many times."""
     runs, draws = setting.size(16, 4), 64
     recipe = Recipe(rows=600, epochs=40)
-    keys = setting.keys(6, runs)
+    keys = setting.keys(runs)
     curves = train(recipe, memorisation.members((HALF,), keys))
-    x, labels = images()[1]
+    x, labels = fashion_mnist.load("mini").test
     labels = labels.astype(int)
 
     @jax.jit
@@ -254,15 +230,13 @@ def training_only(setting: Setting) -> Finding:
     def whole(params: PyTree, x: Array, labels: Array) -> Float[Array, " scores"]:
         return scores(mlp(params["layers"], to_float(x), HALF, key=None), labels)
 
-    mask_keys = setting.keys(106, runs)
+    mask_keys = setting.keys(runs, stream=1)
     drawn = jax.vmap(masked, (0, None, None, 0))(curves.params, x, labels, mask_keys)
     undropped = jax.vmap(whole, (0, None, None))(curves.params, x, labels)
     found, once = np.asarray(drawn), np.asarray(undropped)
-    with setting.folder.figure(
-        "claim06.png",
-        1,
-        3,
-        size=(8.5, 3.0),
+    with setting.figure(
+        columns=3,
+        height=3.0,
         title="One mask costs accuracy; the mean over many costs none and is better "
         "calibrated",
         caption="Scores on the test images of the mean prediction over some masks; "
@@ -274,16 +248,14 @@ def training_only(setting: Setting) -> Finding:
         names = ("accuracy", "loss", "calibration error")
         for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
             number = np.arange(1, draws + 1)
-            plots.band(axes, number, found[..., i].T, colour=plots.COLOURS[0])
+            plots.band(axes, number, found[..., i].T)
             axes.axhline(once[:, i].mean(), color=plots.COLOURS[1], ls="--")
             axes.set(xscale="log", xlabel="masks", ylabel=f"test {name}")
     lost = 100 * (once[:, 0] - found[..., 0].T)
     return Finding(
-        6,
         "Dropout belongs to training only: masks cost accuracy in evaluation",
         SOURCE,
         "percentage points of test accuracy lost",
         0.5,
         {"one mask is drawn": lost[0], f"{draws} masks are averaged": lost[-1]},
-        "claim06.png",
     )

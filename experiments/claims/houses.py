@@ -19,6 +19,7 @@ from ch4jax.dropout import init_mlp, mlp
 from ch4jax.training import Data, Metrics, folds
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 BATCH_SIZE = 64
 DECADES = 5
@@ -89,11 +90,9 @@ def _image_error(images: Data, optimizer: Optimizer, key: PRNGKeyArray) -> Array
     order_key, init_key, key = jax.random.split(key, 3)
     x, labels = _shuffled(images, order_key)
 
-    def metrics(
-        params: PyTree, x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        logits = mlp(params, fashion_mnist.to_float(x), (0.0, 0.0), key=key)
-        return training.classification_metrics(logits, labels)
+    @classifier
+    def metrics(params: PyTree, x: Array, *, key: PRNGKeyArray | None) -> Array:
+        return mlp(params, fashion_mnist.to_float(x), (0.0, 0.0), key=key)
 
     params, _ = training.fit(
         init_mlp((14 * 14, 32, 32, 10), key=init_key),
@@ -131,15 +130,12 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
     and small rates do not get far enough in 100 epochs. SGD's steps grow with the
     prices.
     """
-    mini = fashion_mnist.load("mini")
-    # Every second pixel each way: a quarter of the work.
-    images = jnp.asarray(mini.train_images[:, ::2, ::2]), jnp.asarray(mini.train_labels)
+    pixels, labels = fashion_mnist.load("mini").train
+    images = pixels[:, ::2, ::2], labels  # a quarter of the work
     effects = {}
-    with setting.folder.figure(
-        "claim17.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    with setting.figure(
+        columns=2,
+        height=3.4,
         title="Adam has more good learning rates than SGD on images, and not on raw "
         "house prices",
         caption="Good rates are under the dotted line, 10% above the least error. Over "
@@ -155,7 +151,7 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
             (panels[1], "house prices", _house_error, _sales(), (1.0, 1e-5), few),
         ):
             rates = np.array(lowest)[:, None] * RATES
-            keys = setting.keys(17, runs)
+            keys = setting.keys(runs)
             errors = _over_rates(error, data, jnp.asarray(rates, float), keys)
             errors = np.nan_to_num(np.asarray(errors), nan=np.inf)  # diverged
             ratios = errors / errors.min(axis=-1, keepdims=True)
@@ -172,13 +168,11 @@ def adam_forgives_the_rate(setting: Setting) -> Finding:
         plots.plain_numbers(panels[0].yaxis)
         panels[0].set_ylabel("error / least error")
     return Finding(
-        17,
         "More learning rates suit Adam than SGD",
         "4.10; D2L 5.7",
         "more decades of rates within 10% of the best",
         0.2,  # a factor of 1.6
         effects,
-        "claim17.png",
     )
 
 
@@ -203,7 +197,7 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
         left_out = ~in_training[0]
         return prices[left_out], jnp.sqrt(jnp.stack(squares)[:, left_out])
 
-    true, found = errors(sales, setting.keys(18, setting.size(32, 12)))
+    true, found = errors(sales, setting.keys(setting.size(32, 12)))
     percent = 100 * np.asarray(found)  # (runs, targets, rows)
     tenths = np.arange(1, 11)
     edges = np.quantile(np.asarray(sales[1]), tenths[:-1] / 10)
@@ -211,9 +205,8 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
     parts = [np.where(of_row == tenth, percent, np.nan) for tenth in tenths]
     typical = np.nanmedian(parts, axis=-1)  # (tenths, runs, targets)
     on_prices, on_logs = typical[0].mean(axis=0)
-    with setting.folder.figure(
-        "claim18.png",
-        size=(8.5, 3.4),
+    with setting.figure(
+        height=3.4,
         title=f"On the cheapest tenth, training on log prices errs by {on_logs:.0f}%, "
         f"training on prices by {on_prices:.0f}%",
         caption="Median error of each tenth of the houses: training on prices serves "
@@ -222,20 +215,17 @@ def relative_errors_want_logarithms(setting: Setting) -> Finding:
         "for training on prices and on log prices.",
     ) as axes:
         for i, label in enumerate(("prices", "log prices")):
-            colour = plots.COLOURS[i]
-            plots.band(axes, tenths, typical[..., i], colour=colour, label=label)
+            plots.band(axes, tenths, typical[..., i], label=label)
         axes.set(xlabel="tenth of the prices, cheapest first", ylim=(0, None))
         axes.set(ylabel="100 |log error|, about percent", xticks=tenths)
         axes.legend(title="trained on")
     by_run = percent.mean(axis=-1)
     return Finding(
-        18,
         "Training on log prices lowers the relative error",
         "4.10; D2L 5.7",
         "% of the price, mean over new houses, less",
         0.5,
         {"": by_run[:, 0] - by_run[:, 1]},
-        "claim18.png",
     )
 
 
@@ -260,7 +250,7 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
         fitted = _fit((x, targets), in_training, optax.adam(3e-3), 60, key)
         return jnp.square(0.4 * (fitted - targets[None]))
 
-    found = np.asarray(squares(sales, setting.keys(19, setting.size(32, 12))))
+    found = np.asarray(squares(sales, setting.keys(setting.size(32, 12))))
 
     def rmse(of_fold: slice, where: Bool[np.ndarray, "..."]) -> np.ndarray:
         return np.sqrt(found[:, of_fold].mean(axis=-1, where=where))
@@ -271,11 +261,9 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
     estimates = [rmse(whole, own), *held_out]
     off = [100 * (values.mean(axis=1) / new - 1) for values in estimates]
     names = ["training", *(f"{k} folds" for k in num_folds)]
-    with setting.folder.figure(
-        "claim19.png",
-        1,
-        2,
-        size=(8.5, 3.8),
+    with setting.figure(
+        columns=2,
+        height=3.8,
         title=f"The mean of 10 folds is {off[3].mean():+.0f}% off the error on new rows"
         f" on average, the training error {off[0].mean():+.0f}%",
         caption="Left: rows that train (blue) and that are predicted (white) in each "
@@ -302,11 +290,9 @@ def folds_foretell_the_error(setting: Setting) -> Finding:
         misses.set(xlim=(-0.5, 3.8), ylabel="% off the error on new rows")
     nearer = [np.abs(off[0]) - np.abs(miss) for miss in off[1:]]
     return Finding(
-        19,
         "K-fold foretells the error better than the training error",
         "4.10; D2L 5.7",
         "% of the error on new rows, nearer to it",
         10.0,
         {f"there are {name}": n for name, n in zip(names[1:], nearer, strict=True)},
-        "claim19.png",
     )

@@ -37,10 +37,8 @@ def more_features_than_rows(setting: Setting) -> Finding:
 
         return jax.lax.map(fit, jnp.asarray(sizes))
 
-    found = np.asarray(errors(setting.keys(1, setting.size(100, 40))))
-    with setting.folder.figure(
-        "claim01.png",
-        size=(8.5, 3.2),
+    found = np.asarray(errors(setting.keys(setting.size(100, 40))))
+    with setting.figure(
         title="Least squares errs most on new rows where rows and features are as many",
         caption="Error on new rows against rows per feature: a peak at one, and far "
         "above the training error to its left.",
@@ -57,13 +55,11 @@ def more_features_than_rows(setting: Setting) -> Finding:
     gap = found[..., 1] - found[..., 0]
     few, many = (np.flatnonzero(sizes == n)[0] for n in (25, 500))
     return Finding(
-        1,
         "A linear model with twice as many features as rows overfits",
         "4.5; D2L 3.6",
         "MSE on new rows minus on training rows, more than with a tenth as many",
         0.25,
         {"": gap[:, few] - gap[:, many]},
-        "claim01.png",
     )
 
 
@@ -125,13 +121,10 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         paths = (solved[features:].T, losses(shrunk).T)
         return jnp.stack([train, new, *(jnp.interp(train, *path) for path in paths)])
 
-    keys = setting.keys(8, setting.size(100, 40))
+    keys = setting.keys(setting.size(100, 40))
     effects = {}
-    with setting.folder.figure(
-        "claim08.png",
-        1,
-        2,
-        size=(8.5, 3.2),
+    with setting.figure(
+        columns=2,
         title="Shrinking many small weights beats dropping; with few, only L1 does",
         caption="Error on new rows at equal training error; dotted: where the largest "
         f"{kept} coefficients are kept.",
@@ -145,9 +138,8 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         ):
             found = errors(jax.random.clone(keys), num_nonzero)
             train, *new = np.asarray(found).transpose(1, 2, 0)
-            lines = zip(("dropping", "L2", "L1"), plots.COLOURS, new, strict=False)
-            for label, colour, values in lines:
-                plots.band(axes, train.mean(1), values, colour=colour, label=label)
+            for label, values in zip(("dropping", "L2", "L1"), new, strict=True):
+                plots.band(axes, train.mean(1), values, label=label)
             axes.axvline(train[kept - 1].mean(), color="0.3", ls=":")
             axes.set(xlabel="mean squared error on training rows")
             axes.set_title(f"{words} ({num_nonzero} of {features})", fontsize=10)
@@ -156,13 +148,11 @@ def dropping_is_blunter(setting: Setting) -> Finding:
         panels[0].set(ylabel="on new rows")
         panels[1].legend()
     return Finding(
-        8,
         f"Dropping all but {kept} of {features} features is blunter than shrinking",
         "4.5; D2L 3.7",
         "MSE on new rows, dropping minus shrinking, at equal training error",
         0.05,
         effects,
-        "claim08.png",
     )
 
 
@@ -172,11 +162,8 @@ def decay_helps(setting: Setting) -> Finding:
     larger = replace(book, true_weight=10 * book.true_weight)
     lambdas = np.append(np.logspace(-3, 2, setting.size(24, 12)), [0.0, 3.0])
     seed = setting.seed + 9 * runs  # of `grid_problems`
-    with setting.folder.figure(
-        "claim09.png",
-        1,
-        3,
-        size=(8.5, 3.2),
+    with setting.figure(
+        columns=3,
         title="Decay lowers the test error to that of w = 0; only soft thresholds make "
         "weights zero",
         caption="Left and middle: errors against lambda, with the book's true weights "
@@ -204,7 +191,6 @@ def decay_helps(setting: Setting) -> Finding:
     book_grid = found[book.true_weight]
     none, three = ({k: v[i] for k, v in book_grid.items()} for i in (-2, -1))
     return Finding(
-        9,
         "Lambda 3 raises the training error and lowers the test error",
         "4.5; D2L 3.7",
         "factors of ten",
@@ -213,7 +199,6 @@ def decay_helps(setting: Setting) -> Finding:
             "lower test error": np.log10(none["test_loss"] / three["test_loss"]),
             "higher training error": np.log10(three["train_loss"] / none["train_loss"]),
         },
-        "claim09.png",
     )
 
 

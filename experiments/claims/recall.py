@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax import recurrent
 from ch4jax.initialization import torch_kernel
-from ch4jax.training import Data, Metrics, classification_metrics, fit
+from ch4jax.training import Data, fit
 from experiments.claims import depth
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 LENGTH = 101
 OPEN = 5.0  # such a bias of the forget gates keeps 0.993 of a cell a step
@@ -47,10 +48,9 @@ def train_to_recall(
       output in each input, the last step's first.
     """
 
-    def metrics_fn(
-        params: tuple, x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        return classification_metrics(layer(params[0], x)[:, -1] @ params[1], labels)
+    @classifier
+    def metrics_fn(params: tuple, x: Array, *, key: PRNGKeyArray | None) -> Array:
+        return layer(params[0], x)[:, -1] @ params[1]
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None), out_axes=(2, 1))
@@ -82,7 +82,7 @@ def train_to_recall(
         accuracy = jax.vmap(each_rate, (0, None))(stacked, rates)
         return accuracy, jax.vmap(back)(stacked)
 
-    keys = setting.keys(13, setting.size(8, 4))
+    keys = setting.keys(setting.size(8, 4))
     accuracy, gradients = run(keys, jnp.asarray(rates))
     # The squares of such small numbers need float64.
     norms = np.linalg.norm(np.asarray(gradients, float), axis=3)
@@ -91,19 +91,17 @@ def train_to_recall(
 
 def sums_for_products(setting: Setting) -> Finding:
     """Claim 13: residual connections; an LSTM that must recall its first input."""
-    plain, _ = depth.train(setting, 13, depth.RELU, [depth.SMALL])
-    residual, _ = depth.train(setting, 13, depth.RESIDUAL, [depth.SMALL])
+    plain, _ = depth.train(setting, depth.RELU, [depth.SMALL])
+    residual, _ = depth.train(setting, depth.RESIDUAL, [depth.SMALL])
     layers = np.concatenate([plain, residual])
     opened = partial(recurrent.init_lstm, forget_bias=OPEN)
     recall_by = partial(train_to_recall, setting)
     one, simple = recall_by(recurrent.rnn, [recurrent.init_rnn], (0.001, 0.01))
     two, gated = recall_by(recurrent.lstm, [recurrent.init_lstm, opened], (0.001,))
     recalled, gradients = [*depth.best(one), *depth.best(two)], [*simple, *gated]
-    with setting.folder.figure(
-        "claim13.png",
-        1,
-        3,
-        size=(8.5, 3.6),
+    with setting.figure(
+        columns=3,
+        height=3.6,
         title="Residual connections train 20 layers, open forget gates 100 steps",
         caption="Where a sum replaces the product, the gradient arrives and the "
         "network learns; an LSTM's default forget gates halve it at every step.",
@@ -123,7 +121,6 @@ def sums_for_products(setting: Setting) -> Finding:
         right.set_title(f"Recall after {LENGTH - 1} steps", fontsize=9)
     (plain, residual), (rnn, lstm, opened) = depth.best(layers), recalled
     return Finding(
-        13,
         "Sums in place of products let deep and long networks learn",
         depth.SOURCE,
         depth.GAINED,
@@ -133,5 +130,4 @@ def sums_for_products(setting: Setting) -> Finding:
             "LSTM with open gates": opened - rnn,
             "LSTM as PyTorch starts it": lstm - rnn,
         },
-        "claim13.png",
     )

@@ -14,9 +14,10 @@ from ch4jax.deep_mlp import Architecture, Dense
 from ch4jax.dropout import MLPParams, mlp
 from ch4jax.initialization import constant, xavier_uniform
 from ch4jax.parameters import SharedMLP
-from ch4jax.training import Data, Metrics, classification_metrics, fit
+from ch4jax.training import Data, Metrics, fit
 from experiments.claims.claim import Finding, Setting
 from experiments.common import plots
+from experiments.common.networks import classifier
 
 RATES = (0.0, 0.5)
 START, SIZES = constant(0.01), ((784, 32), (32, 10))
@@ -36,11 +37,9 @@ def units_stay_alike(setting: Setting) -> Finding:
     """Claim 16: 32 hidden units from a constant, without and with dropout."""
 
     def member(key: PRNGKeyArray, rate: Array, data: Data) -> Array:
-        def metrics_fn(
-            params: MLPParams, x: Array, labels: Array, *, key: PRNGKeyArray | None
-        ) -> Metrics:
-            logits = mlp(params, fashion_mnist.to_float(x), [rate], key=key)
-            return classification_metrics(logits, labels)
+        @classifier
+        def metrics(params: MLPParams, x: Array, *, key: PRNGKeyArray | None) -> Array:
+            return mlp(params, fashion_mnist.to_float(x), [rate], key=key)
 
         row_key, train_key, *start_keys = jax.random.split(key, 4)
         rows = jax.random.permutation(row_key, data[1].size)[:1000]
@@ -51,7 +50,7 @@ def units_stay_alike(setting: Setting) -> Finding:
         _, path = fit(
             start,
             (data[0][rows], data[1][rows]),
-            metrics_fn=metrics_fn,
+            metrics_fn=metrics,
             optimizer=optax.sgd(0.1),
             epochs=10,
             batch_size=50,
@@ -59,14 +58,12 @@ def units_stay_alike(setting: Setting) -> Finding:
         )
         return apart(path[0]["kernel"])
 
-    images = fashion_mnist.load("mini")
-    data = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
+    data = fashion_mnist.load("mini").train
     run = jax.jit(jax.vmap(jax.vmap(member, (None, 0, None)), (0, None, None)))
-    keys = setting.keys(16, setting.size(8, 4))
+    keys = setting.keys(setting.size(8, 4))
     found = np.asarray(run(keys, jnp.asarray(RATES), data), float)
-    with setting.folder.figure(
-        "claim16.png",
-        size=(8.5, 3.0),
+    with setting.figure(
+        height=3.0,
         title="Units that start alike stay alike to the last bit; dropout parts them",
         caption="Without dropout, one hidden unit does the work of all 32.",
         alt="Line chart of the largest relative difference between hidden units, on a "
@@ -79,7 +76,6 @@ def units_stay_alike(setting: Setting) -> Finding:
         axes.legend()
     without, dropped = found[:, 0, -1], found[:, 1, -1]
     return Finding(
-        16,
         "Units that start alike stay alike; dropout breaks the symmetry",
         "4.8; D2L 5.4",
         "of the other units, all (alike; apart)",
@@ -88,7 +84,6 @@ def units_stay_alike(setting: Setting) -> Finding:
             "no dropout: alike": (without == 0).mean(axis=1),
             "dropout: apart": (dropped > 0.01).mean(axis=1),
         },
-        "claim16.png",
         exact=True,
     )
 
@@ -149,7 +144,7 @@ def stacked_sigmoids(
 
 def shared_layer(setting: Setting) -> Finding:
     """Claim 20: a layer used twice; two stacked sigmoid layers without a new draw."""
-    x_key, use_key, stack_key = setting.keys(20, 3)
+    x_key, use_key, stack_key = setting.keys(3)
     with jax.enable_x64(True):
         x = jax.random.normal(x_key, (256, 4), float)
         data = x, jnp.sin(3 * x[:, 0]) * x[:, 1]
@@ -161,11 +156,9 @@ def shared_layer(setting: Setting) -> Finding:
     first, second = (copied[1:] - copied[:1]).swapaxes(0, 1)  # how far each has moved
     layers = np.linalg.norm(second - first, axis=(1, 2))
     layers /= np.linalg.norm(first, axis=(1, 2))
-    with setting.folder.figure(
-        "claim20.png",
-        1,
-        2,
-        size=(8.5, 3.4),
+    with setting.figure(
+        columns=2,
+        height=3.4,
         title="A shared layer's gradient is the sum over its uses; copies part at once",
         caption="Left: each entry of the shared kernel's gradient. Right: units that "
         "start from a constant stay alike; stacked layers that start as copies do not.",
@@ -191,12 +184,10 @@ def shared_layer(setting: Setting) -> Finding:
     }
     digits = {name: -np.log10([max(value, 1e-16)]) for name, value in found.items()}
     return Finding(
-        20,
         "A shared layer's gradient is the sum over its uses; copies learn alike",
         "5.2; D2L 6.2",
         "matching digits",
         12.0,
         digits,
-        "claim20.png",
         exact=True,
     )

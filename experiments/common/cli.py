@@ -74,19 +74,28 @@ def check_at_least_1(flag: str, value: float) -> None:
         raise UsageError(f"{flag} must be below 2**31, got {value}")
 
 
-def _check(expected: str, holds: Callable[[float], bool]) -> Callable[..., None]:
-    def check(flag: str, value: float) -> None:
+def check(expected: str, holds: Callable[..., bool]) -> Callable[..., None]:
+    """Return a check for the type of a flag; it raises UsageError."""
+
+    def check(flag: str, value: float | Path) -> None:
         if not holds(value):
             raise UsageError(f"{flag} must be {expected}, got {value}")
 
     return check
 
 
+def check_batch_size(value: int, rows: int, what: str = "training images") -> None:
+    """Raise UsageError unless a batch has at most as many rows as there are."""
+    holds = check(f"at most the {rows:,} {what}", lambda size: size <= rows)
+    holds("--batch-size", value)
+
+
 # Types of flags; `Flags` calls the functions in them.
 Count = Annotated[int, check_at_least_1]
-Positive = Annotated[float, _check("positive and finite", lambda x: 0 < x < math.inf)]
-From0 = Annotated[float, _check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
-Probability = Annotated[float, _check("in [0, 1]", lambda x: 0 <= x <= 1)]
+Positive = Annotated[float, check("positive and finite", lambda x: 0 < x < math.inf)]
+From0 = Annotated[float, check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
+Seed = Annotated[int, check("in 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)]
+Probability = Annotated[float, check("in [0, 1]", lambda x: 0 <= x <= 1)]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
@@ -134,7 +143,7 @@ class Flags:
 
     keep_programs: ClassVar[bool] = True
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random key from which everything random is drawn."""
     out: OptionalPath = None
     """Run folder; runs/NAME/TIME-seedSEED if not given."""
@@ -145,8 +154,6 @@ class Flags:
 
     def __post_init__(self) -> None:
         """Call the checks in the types of the flags, with what each flag was given."""
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed must be in 0 to 2**32 - 1, got {self.seed}")
         for name, kind in get_type_hints(type(self), include_extras=True).items():
             values = getattr(self, name)
             if isinstance(values, tuple):

@@ -96,7 +96,6 @@ def train(
       config: how to train.
     """
     rate, data, key = config.learning_rate, problem.train_data, problem.key
-    sizes = {"epochs": config.epochs, "batch_size": config.batch_size}
     if method == "scratch":
         return weight_decay.train(
             problem.params,
@@ -119,8 +118,9 @@ def train(
         data,
         metrics_fn=weight_decay.mse,
         optimizer=optimizers[method],
+        epochs=config.epochs,
+        batch_size=config.batch_size,
         key=key,
-        **sizes,
     )
     return last["params"], path["params"]
 

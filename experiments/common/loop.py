@@ -1,25 +1,18 @@
 """The loop over epochs: train, evaluate, log, check, save."""
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from ch4jax import storage
+from ch4jax.data.fashion_mnist import FashionMNIST
 from ch4jax.errors import Mismatch
-from ch4jax.training import (
-    Data,
-    Metrics,
-    MetricsFn,
-    TrainState,
-    population,
-    sharding,
-)
+from ch4jax.training import Metrics, MetricsFn, TrainState, population, sharding
 from experiments.common import console, distributed, resume, signals, timing
 from experiments.common.cli import TrainingFlags
 from experiments.common.errors import Failed, Interrupted
@@ -52,9 +45,8 @@ class Trained(NamedTuple):
 
 def train(
     label: str,
-    states: TrainState,
-    train_data: Data,
-    test_data: Data,
+    init: Callable[[Key[Array, " members"]], PyTree],
+    data: FashionMNIST,
     *,
     metrics_fn: MetricsFn,
     optimizer: optax.GradientTransformation,
@@ -62,13 +54,14 @@ def train(
     batch_size: int,
     flags: TrainingFlags,
     folder: RunFolder,
-    keys: Key[Array, " members"],
+    seed_keys: Key[Array, " members"],
 ) -> Trained:
     """Train a population for some epochs, and evaluate it after each.
 
     It is spread over the devices that `flags` name, and those of other processes. Every
     epoch is printed and appended to `metrics.jsonl` under its `label`. If `folder` has
-    checkpoints of that label, training resumes from the newest.
+    checkpoints of that label, training resumes from the newest. Each seed key is split
+    in two: `init` makes parameters of one, and the other is for training.
 
     Raises:
       Interrupted: after Ctrl-C or SIGTERM, once the epoch is finished and saved.
@@ -76,16 +69,19 @@ def train(
         stay in `metrics.jsonl`.
     """
     mesh = flags.mesh()
-    members_divide = len(keys) % mesh.size == 0
+    members_divide = len(seed_keys) % mesh.size == 0
     if mesh.size > 1:
         what = "members" if members_divide else "the rows of each batch"
         console.say(f"{label}: {what} spread over {mesh.size} devices")
     if not members_divide:
         metrics_fn = sharding.by_rows(metrics_fn, mesh)
+    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
+    states = population.init_states(init(init_keys), optimizer)
     everywhere = sharding.whole(mesh)
     placement = sharding.along(mesh, 0) if members_divide else everywhere
 
-    checkpoints = _open(folder.checkpoints / re.sub(r"[^\w.]+", "-", label))
+    name = re.sub(r"[^\w.]+", "-", label)
+    checkpoints = storage.Checkpoints(folder.checkpoints / name)
     rows: list[Row] = []
     if checkpoints.steps():
         like = {"states": states, "keys": keys, "history": ..., "label": ...}
@@ -101,7 +97,7 @@ def train(
         [{"run": label, "epoch": i + 1, **row} for i, row in enumerate(rows)]
     )
     states, placed_keys = sharding.place((states, keys), placement)
-    train_data, test_data = sharding.place((train_data, test_data), everywhere)
+    train_data, test_data = sharding.place((data.train, data.test), everywhere)
 
     train_epoch, train_compile = timing.compile(
         population.train_epoch,
@@ -135,8 +131,9 @@ def train(
             folder.metrics(run=label, epoch=epoch, **row)
             # Not the training accuracy: with masks, it is another than that of tables.
             shown = [name for name in row if name not in ("seconds", "train_accuracy")]
-            words = [_words(name, row[name]) for name in shown]
-            done(", ".join(words))
+            values = [f"{name} {row[name].mean():.3g}" for name in shown]
+            words = ", ".join(values).replace("train_", "").replace("accuracy", "acc.")
+            done(words.replace("_", " "))
             _check_finite(label, epoch, row["train_loss"])
 
             stop = distributed.agree(received[0] if received else 0)
@@ -158,23 +155,14 @@ def train(
                 )
     final = evaluate_train(states.params, train_data)
     history = _columns(rows)
+    seconds = history.pop("seconds")
     return Trained(
         sharding.gather(states, mesh),
-        {name: values for name, values in history.items() if name != "seconds"},
+        history,
         _arrays("", sharding.gather(final, mesh)),
         train_compile + evaluate_compile + test_compile,
-        float(np.median(history["seconds"])),
+        float(np.median(seconds)),
     )
-
-
-def _open(path: Path) -> storage.Checkpoints:
-    """Open checkpoints, process 0 first, which removes what a killed run left."""
-    if jax.process_index() == 0:
-        checkpoints = storage.Checkpoints(path)
-        distributed.agree(0)
-        return checkpoints
-    distributed.agree(0)
-    return storage.Checkpoints(path)
 
 
 def _arrays(prefix: str, metrics: Metrics) -> Row:
@@ -183,11 +171,6 @@ def _arrays(prefix: str, metrics: Metrics) -> Row:
 
 def _columns(rows: Sequence[Row]) -> Row:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _words(name: str, values: np.ndarray) -> str:
-    name = name.removeprefix("train_").replace("accuracy", "acc.")  # beside a bar
-    return f"{name.replace('_', ' ')} {values.mean():.3g}"
 
 
 def _check_finite(label: str, epoch: int, losses: np.ndarray) -> None:

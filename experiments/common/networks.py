@@ -17,7 +17,8 @@ class Logits(Protocol):
     def __call__(
         self,
         params: PyTree,
-        images: Float[Array, "batch *image"],
+        x: Float[Array, "batch *image"],
+        /,
         *,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "batch classes"]:
@@ -67,17 +68,27 @@ def scratch_network(
 NETWORKS = {"scratch": scratch_network, "flax": flax_network}  # the book's order
 
 
-def metrics_fn(network: Network) -> MetricsFn:
-    """Return the metrics function (see `ch4jax.training`) for images in bytes."""
+def classifier(logits: Logits) -> MetricsFn:
+    """Return the metrics function (see `ch4jax.training`) of a forward pass."""
 
+    def metrics(
+        params: PyTree, x: Array, labels: Array, *, key: PRNGKeyArray | None
+    ) -> Metrics:
+        return classification_metrics(logits(params, x, key=key), labels)
+
+    return metrics
+
+
+def metrics_fn(network: Network) -> MetricsFn:
+    """Return the metrics function of a network for images in bytes."""
+
+    @classifier
     def metrics(
         params: PyTree,
         images: UInt8[Array, "batch *image"],
-        labels: Array,
         *,
         key: PRNGKeyArray | None,
-    ) -> Metrics:
-        logits = network.logits(params, to_float(images), key=key)
-        return classification_metrics(logits, labels)
+    ) -> Array:
+        return network.logits(params, to_float(images), key=key)
 
     return metrics

@@ -4,7 +4,7 @@ Only this module imports matplotlib: an experiment draws on the axes that
 `RunFolder.figure` lends it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap as ListedColormap  # for experiments
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator
 
 from ch4jax.storage import atomic
 
@@ -112,8 +112,6 @@ def band(
     axes: Axes,
     x: Float[np.ndarray, " points"] | Int[np.ndarray, " points"],
     values: Float[ArrayLike, "points members"],
-    *,
-    colour: str,
     **line: Any,
 ) -> None:
     """Draw the mean of `values` over their last axis, and one deviation around it.
@@ -122,13 +120,13 @@ def band(
       axes: where to draw.
       x: where the points are.
       values: what is averaged.
-      colour: of line and band.
-      line: what else `Axes.plot` takes: `label`, `linestyle`.
+      **line: what else `Axes.plot` takes: `color`, `label`, `linestyle`.
     """
     values = np.asarray(values)
     mean, spread = values.mean(axis=-1), values.std(axis=-1)
-    axes.plot(x, mean, color=colour, **line)
-    axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+    (drawn,) = axes.plot(x, mean, **line)
+    low, high = mean - spread, mean + spread
+    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, lw=0)
 
 
 def quantiles(
@@ -139,13 +137,7 @@ def quantiles(
 ) -> None:
     """Draw the median of `values` over their last axis, and their middle 80%.
 
-    Unlike a mean and its deviation, they suit a logarithmic axis.
-
-    Args:
-      axes: where to draw.
-      x: where the points are.
-      values: whose quantiles are drawn.
-      **line: what else `Axes.plot` takes: `color`, `label`, `linestyle`.
+    Unlike a mean and its deviation, they suit a logarithmic axis. See `band`.
     """
     low, median, high = np.quantile(np.asarray(values), (0.1, 0.5, 0.9), axis=-1)
     (drawn,) = axes.plot(x, median, **line)
@@ -157,34 +149,3 @@ def plain_numbers(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
-
-
-def training_curves(
-    panels: Sequence[Axes],
-    histories: Mapping[str, Mapping[str, Float[np.ndarray, "epochs members"]]],
-) -> None:
-    """Draw loss and accuracy against the epoch on two panels, one colour a variant.
-
-    Args:
-      panels: where to draw loss and accuracy.
-      histories: for each variant `train_loss`, `train_accuracy` and `test_accuracy`.
-    """
-    loss, accuracy = panels
-    for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
-        epochs = np.arange(1, len(history["train_loss"]) + 1)
-        band(loss, epochs, history["train_loss"], colour=colour, label=name)
-        for split, dashes in (("train", ":"), ("test", "-")):
-            values = history[f"{split}_accuracy"]
-            band(accuracy, epochs, values, colour=colour, linestyle=dashes)
-    loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
-    loss.yaxis.set_major_formatter(FormatStrFormatter("%.2g"))
-    loss.yaxis.set_minor_formatter(FormatStrFormatter("%.2g"))
-    accuracy.set(xlabel="epoch", ylabel="accuracy")
-    for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    loss.figure.legend(
-        *loss.get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
-    for dashes, words in ((":", "training, masks on"), ("-", "test")):
-        accuracy.plot([], [], color="0.3", linestyle=dashes, label=words)
-    accuracy.legend(loc="lower right")

@@ -122,10 +122,7 @@ class RunFolder:
 
     def metrics(self, **row: Any) -> None:
         """Append a row to `metrics.jsonl`."""
-        with (
-            writable(self.path),
-            (self.path / "metrics.jsonl").open("a") as file,
-        ):
+        with writable(self.path), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
 
     def table(

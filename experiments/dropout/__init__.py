@@ -7,20 +7,20 @@ them, in Flax from N(0, 0.01²), both as in the book. On so many images dropout 
 little; the lesson that follows shows what it is for: few images with wrong labels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Key, PyTree
 
 from ch4jax.data import fashion_mnist
 from ch4jax.data.fashion_mnist import CLASSES, FashionMNIST, to_float
 from ch4jax.dropout import dropout_layer
-from ch4jax.training import MetricsFn, population
+from ch4jax.training import population
 from ch4jax.weight_decay import l2_sgd
 from experiments.common import cli, loop, memorisation, plots, roofline
 from experiments.common.console import count, say
@@ -29,6 +29,10 @@ from experiments.common.loop import Trained
 from experiments.common.networks import NETWORKS, Network, metrics_fn
 from experiments.common.run_folder import RunFolder
 from experiments.dropout import lesson, sweep
+
+TrainSize = Annotated[
+    int, cli.check("1 to 6,000, the shipped images", lambda size: 1 <= size <= 6000)
+]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Config(cli.TrainingFlags):
     """Train on few images with wrong labels too, and show what dropout does there."""
     label_noise: cli.Probability = 0.3
     """Share of the lesson's labels that are drawn again, from all classes."""
-    train_size: int = 3000
+    train_size: TrainSize = 3000
     """Images that each run of the lesson learns from, of the 6,000 shipped."""
     seeds: cli.Count = 1
     """Networks trained at once, from the seeds SEED, SEED + 1, ..."""
@@ -77,44 +81,45 @@ class Config(cli.TrainingFlags):
                 f"--rates must be one for each of {len(self.hidden)} hidden layers, "
                 f"got {len(self.rates)}: {self.rates}"
             )
-        if not 1 <= self.train_size <= 6000:
-            raise UsageError(
-                f"--train-size must be 1 to 6,000, the shipped images, "
-                f"got {self.train_size}"
-            )
 
 
 def run(config: Config) -> None:
     """Show the layer, train each variant, print, draw, and write the summary."""
     data = fashion_mnist.load(config.data)
-    rows = len(data.train_images)
-    if config.batch_size > rows:
-        raise UsageError(
-            f"--batch-size must be at most the {rows:,} training images, "
-            f"got {config.batch_size}"
-        )
+    cli.check_batch_size(config.batch_size, len(data.train_images))
     folder = RunFolder.create("dropout", config, {"data": data.name})
     show_layer(config)
     show_setting(config, data)
 
-    results, networks, trained = [], {}, {}
+    optimizer = optax.sgd(config.learning_rate)
+    if config.weight_decay:
+        optimizer = l2_sgd(config.learning_rate, config.weight_decay)
+    train = partial(
+        loop.train,
+        data=data,
+        optimizer=optimizer,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        flags=config,
+        folder=folder,
+    )
+    seed_keys = population.seed_keys(config.seed, config.seeds)
+    results, networks, trained = {}, {}, {}
     impls = tuple(NETWORKS) if config.impl == "both" else (config.impl,)
     for impl in impls:
         for rates in dict.fromkeys([config.rates, (0.0,) * len(config.rates)]):
-            label = f"{impl}, {describe(rates)}"
+            dropped = f"dropout {' '.join(map(str, rates))}"
+            label = f"{impl}, {dropped if any(rates) else 'no dropout'}"
             network = NETWORKS[impl](config.hidden, rates, std_of(impl, config))
             networks[label] = network
             trained[label] = train(
                 label,
-                jax.vmap(network.init),
-                metrics_fn(network),
-                data,
-                config,
-                folder,
-                seed_keys=population.seed_keys(config.seed, config.seeds),
+                jax.jit(jax.vmap(network.init)),  # op by op, each would be compiled
+                metrics_fn=metrics_fn(network),
+                seed_keys=jax.random.clone(seed_keys),
             )
             variant = {"impl": impl, "rates": rates, "seeds": config.seeds}
-            results.append(variant | summarise(trained[label]))
+            results[label] = variant | summarise(trained[label])
     show_results(results, folder)
     memory = roofline.peak_memory_mb()  # before the figures
     if config.figures:
@@ -124,25 +129,21 @@ def run(config: Config) -> None:
     if config.sweep:
         swept = train(
             "rates 0 to 0.9",
-            sweep.init(config.hidden, std_of("scratch", config), config.seeds),
-            memorisation.metrics,
-            data,
-            config,
-            folder,
-            seed_keys=sweep.at_each_rate(
-                population.seed_keys(config.seed, config.seeds)
-            ),
+            jax.jit(sweep.init(config.hidden, std_of("scratch", config), config.seeds)),
+            metrics_fn=memorisation.metrics,
+            seed_keys=sweep.at_each_rate(jax.random.clone(seed_keys)),
         )
         extra["sweep"] = sweep.show(swept, config.seeds, folder)
-    headline = f"Test accuracy: {accuracies(results)}."
+    ends = (f"{cell(r, 'test_accuracy')} ({label})" for label, r in results.items())
+    headline = f"Test accuracy: {', '.join(ends)}."
     if config.lesson and config.several:
         say("the lesson is left out: it is for one process")
     elif config.lesson:
         numbers = (config.label_noise, config.train_size)
         extra["lesson"], headline = lesson.show(config.seed, *numbers, folder)
     seconds = {
-        "compile": sum(entry["compile_seconds"] for entry in results),
-        "epoch": results[0]["epoch_seconds"],
+        "compile": sum(entry["compile_seconds"] for entry in results.values()),
+        "epoch": next(iter(results.values()))["epoch_seconds"],
         "total": folder.seconds(),
     }
     folder.finish(
@@ -150,7 +151,7 @@ def run(config: Config) -> None:
             "data": data.name,
             "seconds": seconds,
             "peak_memory_mb": memory,
-            "results": results,
+            "results": list(results.values()),
             **extra,
         },
         headline=headline,
@@ -162,53 +163,6 @@ def std_of(impl: str, config: Config) -> float | None:
     book = {"scratch": "torch", "flax": "normal"}[impl]
     init = book if config.init == "book" else config.init
     return None if init == "torch" else config.std
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Return SGD, with weight decay if there is any."""
-    if config.weight_decay:
-        return l2_sgd(config.learning_rate, config.weight_decay)
-    return optax.sgd(config.learning_rate)
-
-
-def train(
-    label: str,
-    init: Callable[[Key[Array, " members"]], PyTree],
-    metrics_fn: MetricsFn,
-    data: FashionMNIST,
-    config: Config,
-    folder: RunFolder,
-    *,
-    seed_keys: Key[Array, " members"],
-) -> Trained:
-    """Train a member for each key in one program.
-
-    Args:
-      label: of the members, where they are shown.
-      init: returns the parameters of all members for their keys.
-      metrics_fn: see `ch4jax.training`.
-      data: to train on, and to test on.
-      config: how to train.
-      folder: of the run.
-      seed_keys: of the members; split in two, to initialise and to train.
-    """
-    init_keys, keys = jax.vmap(jax.random.split, out_axes=1)(seed_keys)
-    optimizer = make_optimizer(config)
-    # One program: op by op, each op would be compiled.
-    params = jax.jit(init)(init_keys)
-    return loop.train(
-        label,
-        population.init_states(params, optimizer),
-        data.train,
-        data.test,
-        metrics_fn=metrics_fn,
-        optimizer=optimizer,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        flags=config,
-        folder=folder,
-        keys=keys,
-    )
 
 
 def summarise(trained: Trained) -> dict[str, Any]:
@@ -234,11 +188,6 @@ def summarise(trained: Trained) -> dict[str, Any]:
     summary["compile_seconds"] = trained.compile_seconds
     summary["epoch_seconds"] = trained.epoch_seconds
     return summary
-
-
-def describe(rates: tuple[float, ...]) -> str:
-    """Return the name of a variant."""
-    return f"dropout {' '.join(map(str, rates))}" if any(rates) else "no dropout"
 
 
 def show_layer(config: Config) -> None:
@@ -281,26 +230,18 @@ def cell(entry: Mapping[str, Any], name: str) -> str:
     return f"{entry[name]:.3f}" + ("" if spread is None else f" ±{spread:.3f}")
 
 
-def accuracies(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the test accuracy of each variant as text."""
-    return ", ".join(
-        f"{cell(entry, 'test_accuracy')} ({entry['impl']}, {describe(entry['rates'])})"
-        for entry in results
-    )
-
-
-def show_results(results: Sequence[Mapping[str, Any]], folder: RunFolder) -> None:
+def show_results(results: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
     """Print the closing table."""
     names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     folder.table(
         ["", "train loss", "train acc.", "test loss", "test acc.", "s/epoch"],
         [
             [
-                f"{entry['impl']}, {describe(entry['rates'])}",
+                label,
                 *(cell(entry, name) for name in names),
                 f"{entry['epoch_seconds']:.3f}",
             ]
-            for entry in results
+            for label, entry in results.items()
         ],
     )
     say(
@@ -320,8 +261,7 @@ def draw_curves(
     ends = [of["test_accuracy"][-1].mean() for of in histories.values()]
     with folder.figure(
         "curves.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 3.8),
         title=f"On {len(data.train_labels):,} images the test accuracies end between "
         f"{min(ends):.3f} and {max(ends):.3f}",
@@ -331,8 +271,23 @@ def draw_curves(
         "one for the network without dropout: on the left the training loss on a "
         "logarithmic scale, on the right training accuracy, dotted, and test accuracy, "
         "solid. If there are several seeds a band is one standard deviation.",
-    ) as panels:
-        plots.training_curves(panels, histories)
+    ) as (loss, accuracy):
+        for i, (label, history) in enumerate(histories.items()):
+            epochs = np.arange(1, config.epochs + 1)
+            plots.band(loss, epochs, history["train_loss"], label=label)
+            for split, dashes in (("train", ":"), ("test", "-")):
+                line = {"color": plots.COLOURS[i], "linestyle": dashes}
+                plots.band(accuracy, epochs, history[f"{split}_accuracy"], **line)
+        loss.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+        loss.yaxis.set_major_formatter("{x:.2g}")
+        loss.yaxis.set_minor_formatter("{x:.2g}")
+        accuracy.set(xlabel="epoch", ylabel="accuracy")
+        for axes in (loss, accuracy):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        loss.figure.legend(loc="outside lower center", ncols=2)
+        for dashes, words in ((":", "training, masks on"), ("-", "test")):
+            accuracy.plot([], [], color="0.3", linestyle=dashes, label=words)
+        accuracy.legend(loc="lower right")
 
 
 def draw_mistakes(
@@ -350,8 +305,7 @@ def draw_mistakes(
     wrong = np.flatnonzero(guesses != labels)[:10]
     with folder.figure(
         "predictions.png",
-        1,
-        10,
+        columns=10,
         size=(8.5, 1.5),
         title=f"{label}: the first mistakes; true class above, prediction below",
         caption="The first ten test images that the network gets wrong: the true class "
@@ -366,8 +320,3 @@ def draw_mistakes(
             axes.imshow(images[i], cmap="gray_r")
             axes.set_title(CLASSES[labels[i]], fontsize=8)
             axes.set_xlabel(CLASSES[guesses[i]], fontsize=8, color=plots.COLOURS[1])
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)

@@ -1,5 +1,6 @@
 """Run `experiments.dropout` from the command line."""
 
-from experiments.dropout import main
+from experiments.common import cli
+from experiments.dropout import Config, run
 
-main()
+cli.main(Config, run)

@@ -106,8 +106,7 @@ def draw(curves: Curves, label_noise: float, folder: RunFolder) -> None:
     labels = "wrong labels" if label_noise else "its labels"
     with folder.figure(
         "lesson.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 3.6),
         title=f"Without dropout, the network learns {labels} by heart "
         "and gets worse on new images",
@@ -125,6 +124,6 @@ def draw(curves: Curves, label_noise: float, folder: RunFolder) -> None:
             by_rate = np.split(values, len(RATES), axis=1)
             for rates, colour, runs in zip(RATES, colours, by_rate, strict=True):
                 words = f"rates {rates[0]}, {rates[1]}" if any(rates) else "no dropout"
-                plots.band(axes, curves.epochs, runs, colour=colour, label=words)
+                plots.band(axes, curves.epochs, runs, color=colour, label=words)
             axes.set(xlabel="epoch", ylabel=ylabel)
         panels[0].legend(loc="lower right")

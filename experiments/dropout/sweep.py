@@ -61,8 +61,7 @@ def show(trained: Trained, num_seeds: int, folder: RunFolder) -> dict[str, Any]:
     best = means[0].argmax()
     with folder.figure(
         "sweep.png",
-        1,
-        3,
+        columns=3,
         size=(8.5, 2.8),
         title=f"The test accuracy is highest at rate {RATES[best]:.1f}: "
         f"{means[0, best]:.3f}, mean of {count(num_seeds, 'seed')}",
@@ -72,6 +71,6 @@ def show(trained: Trained, num_seeds: int, folder: RunFolder) -> dict[str, Any]:
         "test loss, and the gap between training and test accuracy.",
     ) as panels:
         for axes, (name, values) in zip(panels, curves.items(), strict=True):
-            plots.band(axes, RATES, values, colour=plots.COLOURS[0])
+            plots.band(axes, RATES, values)
             axes.set(xlabel="dropout rate", ylabel=name)
     return {"rates": RATES, **dict(zip(curves, means, strict=True))}

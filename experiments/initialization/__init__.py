@@ -23,15 +23,9 @@ from jax import numpy as jnp
 from ch4jax.data import fashion_mnist
 from ch4jax.initialization import product_log_norms, sigmoid_gradient
 from experiments.common import cli, plots
-from experiments.common.console import count, say
+from experiments.common.console import say
 from experiments.common.run_folder import RunFolder
-from experiments.initialization.networks import (
-    INITIALIZERS,
-    VARIANTS,
-    WATCHED,
-    Setting,
-    signal,
-)
+from experiments.initialization.networks import INITIALIZERS, WATCHED, Setting, signal
 from experiments.initialization.remedies import show_remedies, show_symmetry
 
 
@@ -53,10 +47,6 @@ def run(config: Config) -> None:
     """Show each phenomenon, train what fails beside its remedies, and draw."""
     data = fashion_mnist.load("mini")
     folder = RunFolder.create("initialization", config)
-    say(
-        f"{count(config.seeds, 'network')} of each of {len(VARIANTS)} kinds, "
-        f"{config.depth} layers, {count(config.epochs, 'epoch')}\n"
-    )
     setting = Setting(
         data, config.width, config.depth, config.epochs, config.seeds, config, folder
     )
@@ -124,12 +114,12 @@ def show_products(seed: int, folder: RunFolder) -> dict[str, float]:
         "matrices against their number, from 1 to 100, a line with a band for each of "
         "three standard deviations of the entries.",
     ) as axes:
-        for colour, std in zip(plots.COLOURS, (1.0, 0.5, 0.25), strict=False):
+        for std in (1.0, 0.5, 0.25):
             keys = jax.random.split(jax.random.key(seed), 64)
             norms = jax.vmap(partial(product_log_norms, 100, 4, std))
             exponents = np.asarray(norms(key=keys)).T / np.log(10)
             label = f"entries from N(0, {std:g}²)"
-            plots.band(axes, np.arange(1, 101), exponents, colour=colour, label=label)
+            plots.band(axes, np.arange(1, 101), exponents, label=label)
             ends[f"N(0, {std:g}²)"] = exponents[-1].mean()
         axes.set(xlabel="matrices multiplied", ylabel="log₁₀ of the Frobenius norm")
         axes.legend()
@@ -151,8 +141,7 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
     layers = np.arange(1, setting.depth + 1)
     with setting.folder.figure(
         "signal.png",
-        1,
-        3,
+        columns=3,
         size=(8.5, 4.2),
         title="Before training, signals vanish or explode unless the start is right",
         caption=f"What reaches the last of {setting.depth} layers, and what comes back "
@@ -164,13 +153,8 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         for panel, (field, title) in zip(axes, panels.items(), strict=True):
             for variant, (colour, dashes) in WATCHED.items():
                 values = np.asarray(getattr(signals[variant], field)).mean(axis=0)
-                panel.plot(
-                    layers,
-                    np.maximum(values, 1e-16),
-                    dashes,
-                    color=plots.COLOURS[colour],
-                    label=variant.label,
-                )
+                line = {"color": plots.COLOURS[colour], "label": variant.label}
+                panel.plot(layers, np.maximum(values, 1e-16), dashes, **line)
             panel.set(xlabel="layer", yscale="log", ylim=(1e-18, 1e12))
             panel.set_title(title, fontsize=9)
             panel.tick_params(labelleft=panel is axes[0])
@@ -185,12 +169,3 @@ def draw_signals(setting: Setting) -> dict[str, dict[str, dict[str, float]]]:
         }
         for variant, measured in signals.items()
     }
-
-
-def main() -> None:
-    """Run from the command line."""
-    cli.main(Config, run)
-
-
-if __name__ == "__main__":
-    main()

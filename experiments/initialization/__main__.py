@@ -1,5 +1,6 @@
 """Run `experiments.initialization` from the command line."""
 
-from experiments.initialization import main
+from experiments.common import cli
+from experiments.initialization import Config, run
 
-main()
+cli.main(Config, run)

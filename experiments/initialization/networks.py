@@ -1,5 +1,6 @@
 """The deep perceptrons that `experiments.initialization` measures and trains."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,10 +10,11 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from ch4jax import deep_mlp, initialization
 from ch4jax.data.fashion_mnist import FashionMNIST, to_float
-from ch4jax.training import Metrics, classification_metrics, population
+from ch4jax.training import population
 from experiments.common import loop
 from experiments.common.cli import TrainingFlags
 from experiments.common.loop import Trained
+from experiments.common.networks import classifier
 from experiments.common.run_folder import RunFolder
 
 BATCH_SIZE = 32
@@ -168,28 +170,22 @@ def train(variant: Variant, setting: Setting) -> Trained:
       Failed: if a training loss is not finite.
     """
 
-    def metrics_fn(
-        params: PyTree, images: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        logits, _ = deep_mlp.apply(params, to_float(images), variant.architecture)
-        return classification_metrics(logits, labels)
+    @classifier
+    def metrics_fn(params: PyTree, images: Array, *, key: PRNGKeyArray | None) -> Array:
+        return deep_mlp.apply(params, to_float(images), variant.architecture)[0]
 
-    data = setting.data
-    steps = setting.epochs * -(-len(data.train_images) // BATCH_SIZE)
+    steps = setting.epochs * -(-len(setting.data.train_images) // BATCH_SIZE)
     schedule = optax.cosine_decay_schedule(variant.learning_rate, steps)
     optimizer = optax.chain(CLIPPING[variant.clipping], optax.sgd(schedule))
-    init_keys, train_keys = jax.vmap(jax.random.split, out_axes=1)(setting.keys)
-    params = init_params(variant, setting, init_keys)
     return loop.train(
         variant.label,
-        population.init_states(params, optimizer),
-        data.train,
-        data.test,
+        partial(init_params, variant, setting),
+        setting.data,
         metrics_fn=metrics_fn,
         optimizer=optimizer,
         epochs=setting.epochs,
         batch_size=BATCH_SIZE,
         flags=setting.flags,
         folder=setting.folder,
-        keys=train_keys,
+        seed_keys=setting.keys,
     )

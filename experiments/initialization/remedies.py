@@ -109,14 +109,13 @@ def draw_remedies(setting: Setting, trained: Mapping[Variant, Trained]) -> None:
         for axes, (title, variants) in zip(
             panels.flat, COMPARISONS.items(), strict=True
         ):
-            for i, variant in enumerate(variants):
-                line = {"colour": plots.COLOURS[i], "linestyle": dashes[i]}
+            for variant, style in zip(variants, dashes, strict=False):
                 label, values = variant.label, np.full((len(epochs), 1), np.nan)
                 if variant in trained:
                     values = trained[variant].history["test_accuracy"]
                 else:
                     label += ": diverged"
-                plots.band(axes, epochs, values, label=label, **line)
+                plots.band(axes, epochs, values, label=label, linestyle=style)
             axes.set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 0.9))
             axes.set_title(title, fontsize=10)
             axes.xaxis.get_major_locator().set_params(integer=True)

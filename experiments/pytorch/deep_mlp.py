@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import torch
@@ -21,38 +20,18 @@ XAVIER = xavier_normal, nn.init.xavier_normal_
 SMALL = normal(0.01), partial(nn.init.normal_, std=0.01)
 
 
-class Design(NamedTuple):
-    """What tells one deep perceptron from another.
-
-    Attributes:
-      architecture: ours.
-      activation: that of `architecture` in PyTorch.
-      inits: what draws the weights, in JAX and in PyTorch.
-      runs: independent runs.
-    """
-
-    architecture: Architecture
-    activation: Callable[[Tensor], Tensor]
-    inits: tuple[Initializer, Callable[[Tensor], Tensor]]
-    runs: int = 0
-
-
-DESIGNS = {
-    "tanh, Xavier": Design(Architecture(jnp.tanh), torch.tanh, XAVIER, runs=30),
-    "ReLU, He": Design(Architecture(jax.nn.relu), torch.relu, HE),
-    "residual": Design(Architecture(jax.nn.relu, residual=True), torch.relu, SMALL),
-    "layer norm": Design(
-        Architecture(jax.nn.sigmoid, layer_norm=True), torch.sigmoid, XAVIER
-    ),
-}
-
-
 def systems(images: FashionMNIST, depth: int = 6, width: int = 64) -> list[System]:
     """Return deep perceptrons; independent runs of one design are enough."""
     sizes = images.train_images[0].size, width, depth, 10
 
-    def system(name: str, design: Design) -> System:
-        architecture, activation, (init, fill), runs = design
+    def system(
+        name: str,
+        architecture: Architecture,
+        activation: Callable[[Tensor], Tensor],
+        inits: tuple[Initializer, Callable[[Tensor], Tensor]],
+        runs: int = 0,
+    ) -> System:
+        init, fill = inits  # in JAX and in PyTorch
 
         def module() -> nn.Module:
             _, residual, layer_norm = architecture
@@ -78,4 +57,10 @@ def systems(images: FashionMNIST, depth: int = 6, width: int = 64) -> list[Syste
             runs=runs,
         )
 
-    return [system(*design) for design in DESIGNS.items()]
+    normed = Architecture(jax.nn.sigmoid, layer_norm=True)
+    return [
+        system("tanh, Xavier", Architecture(jnp.tanh), torch.tanh, XAVIER, runs=30),
+        system("ReLU, He", Architecture(jax.nn.relu), torch.relu, HE),
+        system("residual", Architecture(jax.nn.relu, residual=True), torch.relu, SMALL),
+        system("layer norm", normed, torch.sigmoid, XAVIER),
+    ]

@@ -1,12 +1,11 @@
 """The dropout MLP (D2L 5.6) on both sides."""
 
 import jax
-from jax import numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 from torch import nn
 
-from ch4jax import dropout
 from ch4jax.data.fashion_mnist import FashionMNIST
+from experiments.common.networks import NETWORKS
 from experiments.pytorch import twins
 from experiments.pytorch.images import classifier, cross_entropy
 from experiments.pytorch.systems import Ours, System, sgd, torch_start
@@ -15,25 +14,12 @@ RATES = (0.2, 0.5)
 STD = 0.01
 
 
-def flax(hidden: tuple[int, int]) -> Ours:
-    """Return the Flax module."""
-    model = dropout.DropoutMLP(hidden=hidden, rates=RATES, std=STD)
-
-    def init(key: PRNGKeyArray) -> PyTree:
-        return model.init(key, jnp.zeros((1, 784)), train=False)
-
-    def predict(params: PyTree, x: Array, key: PRNGKeyArray | None) -> Array:
-        rngs = None if key is None else {"dropout": key}
-        return jnp.asarray(model.apply(params, x, train=key is not None, rngs=rngs))
-
-    return Ours(init, predict, cross_entropy)
-
-
-def scratch(hidden: tuple[int, int]) -> Ours:
-    """Return the functions that are written with arrays alone."""
+def classify(impl: str, hidden: tuple[int, int]) -> Ours:
+    """Return our side, from Flax or from scratch."""
+    network = NETWORKS[impl](hidden, RATES, STD)
     return Ours(
-        lambda key: dropout.init_mlp((784, *hidden, 10), std=STD, key=key),
-        lambda params, x, key: dropout.mlp(params, x, RATES, key=key),
+        network.init,
+        lambda params, x, key: network.logits(params, x, key=key),
         cross_entropy,
     )
 
@@ -49,14 +35,12 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
         return twins.perceptron(hidden, RATES)
 
     def normal() -> nn.Module:
-        network = default()
-        twins.init_normal(network, STD)
-        return network
+        return twins.init_normal(default(), STD)
 
     def init(key: PRNGKeyArray) -> PyTree:
         return torch_start(shapes, key=key)
 
-    ours = flax(hidden)
+    ours, scratch = (classify(impl, hidden) for impl in ("flax", "scratch"))
     shapes = jax.eval_shape(ours.init, jax.random.key(0))
     return [
         classifier(
@@ -68,12 +52,11 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
             batch_size=256,
             runs=runs,
         )._replace(
-            optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)},
-            epochs=10,
+            optimizers={"SGD at 0.5": sgd(0.5), "SGD at 0.1": sgd(0.1)}, epochs=10
         )
         for name, side, module, runs in (
             ("Flax", ours, normal, 0),
-            ("scratch", scratch(hidden), normal, 0),
+            ("scratch", scratch, normal, 0),
             ("Linear's start", ours._replace(init=init), default, 60),
         )
     ]

@@ -12,14 +12,7 @@ from torch.nn.functional import mse_loss
 from ch4jax import house_prices, training
 from ch4jax.parity import Pair
 from ch4jax.training import folds
-from experiments.pytorch.systems import (
-    Batches,
-    Ours,
-    Outcome,
-    System,
-    Theirs,
-    keys_of,
-)
+from experiments.pytorch.systems import Batches, Ours, Outcome, System, Theirs, keys_of
 
 RATE = 5.0
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ch4jax import parity
-from ch4jax.parity import Check, Report
+from ch4jax.parity import Check
 from experiments.common import plots
-from experiments.common.errors import UsageError
+from experiments.common.errors import Failed, UsageError
 from experiments.common.run_folder import RunFolder
 from experiments.pytorch import template
 
@@ -64,23 +64,22 @@ def table(checks: Sequence[Check], folder: RunFolder, title: str) -> None:
     )
 
 
-def sentence(report: Report) -> str:
-    """Return what was found."""
-    if report.passed:
-        return f"The modules are equal on {len(report.checks)} checks"
-    return report.first or "the modules are not equal"
+def show(pair: dict, folder: RunFolder) -> None:
+    """Compare the two modules; print the checks, and draw depth and drift.
 
-
-def show(pair: dict, folder: RunFolder) -> Report:
-    """Compare the two modules; print the checks, and draw depth and drift."""
+    Raises:
+      Failed: if they differ.
+    """
     report = parity.compare(**pair)
+    found = report.first or "the modules are not equal"
+    if report.passed:
+        found = f"The modules are equal on {len(report.checks)} checks"
     table(report.checks, folder, "checks")
     with folder.figure(
         "pair.png",
-        1,
-        2,
+        columns=2,
         size=(8.5, 0.9 + max(2.6, 0.17 * len(report.layers))),
-        title=sentence(report),
+        title=found,
         caption="Left: what goes into and comes out of each layer, in float64. Right: "
         "the parameters of the same run on both sides; dotted: our own run, with its "
         "start moved by one rounding.",
@@ -103,4 +102,6 @@ def show(pair: dict, folder: RunFolder) -> Report:
         drift.set(yscale="log", ylim=(1e-18, 10), xlabel="step")
         if report.drift:
             drift.legend()
-    return report
+    folder.finish(report.to_dict(), headline=found)
+    if not report.passed:
+        raise Failed(found)

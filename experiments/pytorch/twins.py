@@ -26,7 +26,7 @@ def perceptron(
     return nn.Sequential(*layers, nn.Linear(num_inputs, num_classes))
 
 
-def init_normal(network: nn.Module, std: float = 0.01) -> None:
+def init_normal(network: nn.Module, std: float = 0.01) -> nn.Module:
     """Draw the weights of every Linear from N(0, `std`²), as the book does it.
 
     The biases keep PyTorch's default.
@@ -34,6 +34,7 @@ def init_normal(network: nn.Module, std: float = 0.01) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=std)
+    return network
 
 
 class MLP(nn.Module):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from ch4jax.data.files import read_object
 from ch4jax.storage import atomic
@@ -46,7 +47,7 @@ class Config(cli.Flags):
     """Folder of index.html, and of the runs that are made for it."""
     quick: bool = False
     """Small runs, in two minutes on two cores."""
-    runs: tuple[cli.FlagPath, ...] = ()
+    runs: tuple[Annotated[cli.FlagPath, cli.check("folders", Path.is_dir)], ...] = ()
     """Folders to take runs from, however deep; the newest of each experiment wins."""
 
     def __post_init__(self) -> None:
@@ -56,9 +57,6 @@ class Config(cli.Flags):
             raise UsageError(
                 "--quick must not be given with --runs, which runs nothing"
             )
-        for folder in self.runs:
-            if not folder.is_dir():
-                raise UsageError(f"--runs must be folders, got {folder}")
 
 
 def run(config: Config) -> int:
@@ -163,8 +161,3 @@ def run_one(name: str, command: list[str], out: Path) -> Entry:
         reason=reason,
         failed=bool(code),
     )
-
-
-def main() -> None:
-    """Run from the command line; no device is touched, so that the runs have them."""
-    sys.exit(cli.exit_code(lambda: run(cli.parse(Config))))

@@ -1,5 +1,11 @@
-"""Run `experiments.report` from the command line."""
+"""Run `experiments.report` from the command line.
 
-from experiments.report import main
+No device is touched, so that the runs have them.
+"""
 
-main()
+import sys
+
+from experiments.common import cli
+from experiments.report import Config, run
+
+sys.exit(cli.exit_code(lambda: run(cli.parse(Config))))

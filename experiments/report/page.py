@@ -143,6 +143,7 @@ def describe(environment: Mapping[str, Any]) -> dict[str, str]:
     devices = environment["devices"]
     processes = environment["processes"]
     packages = {"Python": environment["python"], **environment["packages"]}
+    numerics = environment.get("numerics", {})
     described = {
         "Devices": ", ".join(
             f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices)
@@ -152,10 +153,7 @@ def describe(environment: Mapping[str, Any]) -> dict[str, str]:
         "CPU cores": str(environment["cpu_count"]),
         "System": environment["system"],
         "Versions": ", ".join(f"{name} {v}" for name, v in packages.items()),
-        "Matrix products": environment.get("numerics", {}).get(
-            "jax_default_matmul_precision"
-        )
-        or "",
+        "Matrix products": numerics.get("jax_default_matmul_precision") or "",
         "Variables": " ".join(f"{n}={v}" for n, v in environment["variables"].items()),
     }
     return {name: value for name, value in described.items() if value}

@@ -41,6 +41,7 @@ from support import read, rows
 from ch4jax import interop, storage
 from ch4jax.data.files import read_object
 from ch4jax.errors import Refused
+from experiments.common import cli
 
 COMMANDS = {
     "dropout": "--data mini --no-lesson --no-figures --impl flax --hidden 4 4 --std 0.1"
@@ -128,7 +129,10 @@ def command(name, *args):
     signal.alarm(SECONDS)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(err):
-            importlib.import_module(f"experiments.{name}").main()
+            module = importlib.import_module(f"experiments.{name}")
+            if name == "report":  # it starts no device
+                sys.exit(cli.exit_code(lambda: module.run(cli.parse(module.Config))))
+            cli.main(module.Config, module.run)
     except SystemExit as stop:
         code = stop.code
     finally:

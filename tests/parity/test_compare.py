@@ -17,7 +17,7 @@ from experiments.common.errors import Failed, UsageError
 from experiments.pytorch import deep_mlp as deep_mlp_systems
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
-from experiments.pytorch import levels, modules, outcomes, systems, twins
+from experiments.pytorch import levels, modules, systems, twins
 from experiments.pytorch import weight_decay as weight_decay_systems
 
 LAMBD, RATE = weight_decay_systems.LAMBD, weight_decay_systems.RATE
@@ -201,16 +201,16 @@ def test_batches_that_the_program_does_not_see_are_found(perceptron):
 
 def test_flax_default_initialisation_for_pytorchs_is_found(images):
     classifier = modules.nested_classifier(images)
-    assert outcomes.same_start(classifier, key()).passed
+    assert levels.same_start(classifier, key()).passed
     rows = jnp.zeros((1, 784))
     lecun = with_ours(classifier, init=lambda key: blocks.NestMLP().init(key, rows))
-    assert not outcomes.same_start(lecun, key()).passed
+    assert not levels.same_start(lecun, key()).passed
 
 
 def test_outcomes_that_differ_by_the_margin_are_not_equivalent():
     _, regression = weight_decay_systems.systems(rows=8, num_inputs=6)
     outcome = regression.outcome._replace(runs=8, epochs=2, margin=1.0)
-    runs = outcomes.independent_runs(regression, outcome, key())
+    runs = levels.independent_runs(regression, outcome, key())
     assert runs.ours.shape == runs.theirs.shape == (8,)
     near = runs.check
     assert near.difference == np.abs(runs.interval).max()
@@ -218,7 +218,7 @@ def test_outcomes_that_differ_by_the_margin_are_not_equivalent():
     wide = outcome._replace(margin=1.01 * near.difference)
     narrow = outcome._replace(margin=0.99 * near.difference)
     for changed, passes in ((wide, True), (narrow, False)):
-        runs = outcomes.independent_runs(regression, changed, key())
+        runs = levels.independent_runs(regression, changed, key())
         assert runs.check.passed == passes
         assert (runs.p < 0.05) == passes
 
