@@ -125,6 +125,12 @@ def run(config: Config) -> None:
     ]
     disturbed = timing.disturbances(timings, floors={})
     warning = f" ({timing.NOT_QUIET})" if disturbed else ""
+    operations = {
+        target: roofline.floating_point_operations(
+            len(data.train_labels) * recipe.epochs, tuple(pairwise(recipe.sizes))
+        )
+        for target, recipe in one_cycle.RECIPES.items()
+    }
     folder.table(
         ["recipe", "hidden", "batch", "epochs", "Adam's peak", "GFLOP of products"],
         [
@@ -134,7 +140,7 @@ def run(config: Config) -> None:
                 str(recipe.batch_size),
                 str(recipe.epochs),
                 str(recipe.learning_rate),
-                f"{gigaflop(recipe, len(rows[0].labels)):,.0f}",
+                f"{operations[target] / 1e9:,.0f}",
             ]
             for target, recipe in one_cycle.RECIPES.items()
         ],
@@ -164,6 +170,7 @@ def run(config: Config) -> None:
     folder.finish(
         {
             "data": data.name,
+            "operations": operations,
             "runs": entries,
             "threads": roofline.threads(),
             "quiet": not disturbed,
@@ -171,12 +178,6 @@ def run(config: Config) -> None:
         },
         headline=f"Mean test accuracy: {', '.join(reached)}{warning}.",
     )
-
-
-def gigaflop(recipe: Recipe, num_rows: int) -> float:
-    """Return the operations of a run's matrix products, in 10^9."""
-    kernels = tuple(pairwise(recipe.sizes))
-    return roofline.floating_point_operations(num_rows * recipe.epochs, kernels) / 1e9
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ TIMES = {
     "growth": "1 min",
     "report": "20 min",
     "search": "1 min",
-    "time_to_accuracy": "3 min",
+    "time_to_accuracy": "5 min",
 }
 
 
