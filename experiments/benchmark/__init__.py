@@ -3,9 +3,10 @@
 First come the bandwidth of memory and the dispatch of an empty step; then the matrix
 products of an epoch at their own shapes, and the same work done by PyTorch and by JAX,
 all rows in turn, round after round, so that a drift of the machine slows all of them
-alike. Rows with PyTorch need `pip install "ch4jax[torch]"`. If rounds differ too much,
-or an epoch takes less than its matrix products, the machine was not quiet, and the
-tables say so.
+alike. Rows with PyTorch need `pip install "ch4jax[torch]"`. A round after which small
+products are slow was disturbed, and is tried again. If rounds still differ too much, or
+an epoch takes less than its matrix products, the machine was not quiet, and the tables
+say so.
 """
 
 import importlib.util
@@ -68,6 +69,8 @@ def run(config: Config) -> None:
     if rounds == 1:
         say("one round shows no spread: do not quote it")
     say(f"products alone: {floors['products_gflops']:.0f} GFLOP/s")
+    again = sum(found.again for found in timings.values())
+    say(f"disturbed, and tried again: {again} of {rounds * len(todo)} rounds")
     for entry in not_run:
         say(f"not run: {entry['name']}: {entry['reason']}")
     headline = tables.headline(measured, warning)
@@ -79,6 +82,7 @@ def run(config: Config) -> None:
         "floors": floors,
         "rows": measured,
         "not_run": not_run,
+        "tried_again": again,
         "quiet": not disturbed,
         "seconds": folder.seconds(),
     }

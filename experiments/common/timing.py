@@ -1,5 +1,6 @@
 """Seconds of compiling, of first calls and of warm rounds; are they fit to quote?"""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,11 +10,15 @@ import jax
 from jax.stages import Compiled, Wrapped
 from jaxtyping import PyTree
 
+from experiments.common import roofline
+
 Name = TypeVar("Name", bound=Hashable)
 T = TypeVar("T")
 
 MAX_SPREAD = 1.5
 SHORTEST = 0.3  # seconds of a round: what takes less runs again, and counts by its mean
+CALM = 1.15  # times the fastest, that the products of `watch` may take
+MOST_TRIES = 4  # of a round
 NOT_QUIET = "not quiet: do not quote"
 
 
@@ -25,12 +30,14 @@ class Timing(NamedTuple):
       median: of the rounds after the first.
       fastest: of the rounds after the first.
       slowest: of the rounds after the first.
+      again: rounds that were disturbed, and tried again.
     """
 
     first: float
     median: float
     fastest: float
     slowest: float
+    again: int = 0
 
 
 def compile(jitted: Wrapped, *args: Any, **kwargs: Any) -> tuple[Compiled, float]:
@@ -68,6 +75,9 @@ def interleave(
 ) -> dict[Name, Timing]:
     """Time several pieces of work in turn, so that a drift of the machine hits all.
 
+    If products that never change are slow after a round, other work had disturbed the
+    machine, and the round is tried again, a few times.
+
     Args:
       works: what to run, by name; each is run once, then for `rounds` rounds, in which
         short work is run until `SHORTEST` seconds have passed.
@@ -80,13 +90,38 @@ def interleave(
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     first = {name: timed(work)[1] for name, work in works.items()}
     seconds: dict[Name, list[float]] = {name: [] for name in works}
+    again = dict.fromkeys(works, 0)
+    tries = MOST_TRIES if rounds > 2 else 1  # so few are not to be quoted
+    is_calm = watch()
     for _ in range(rounds):
         for name, work in works.items():
-            took = [timed(work)[1]]
-            while sum(took) < SHORTEST:
-                took.append(timed(work)[1])
+            for _ in range(tries):
+                took = [timed(work)[1]]
+                while sum(took) < SHORTEST:
+                    took.append(timed(work)[1])
+                if is_calm():
+                    break
+                again[name] += 1
             seconds[name].append(statistics.fmean(took))
-    return {name: summarise(first[name], times) for name, times in seconds.items()}
+    return {
+        name: summarise(first[name], times)._replace(again=again[name])
+        for name, times in seconds.items()
+    }
+
+
+def watch() -> Callable[[], bool]:
+    """Return a function that says whether products are as fast as they ever were."""
+    products = roofline.matrix_products(10 * roofline.BATCH_SIZE)
+    fastest = math.inf
+
+    def is_calm() -> bool:
+        nonlocal fastest
+        seconds = min(timed(products)[1] for _ in range(3))
+        fastest = min(fastest, seconds)
+        return seconds <= CALM * fastest
+
+    is_calm()  # compiles
+    return is_calm
 
 
 def summarise(first: float, rounds: Sequence[float]) -> Timing:
