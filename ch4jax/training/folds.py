@@ -154,9 +154,12 @@ def fit(
         state, _ = jax.lax.scan(step, state, batches)
         if not watch:
             return state, {}
-        metrics = metrics_fn(state.params, *data, key=None)
-        means = {f"train_{k}": _mean(k, v, in_training) for k, v in metrics.items()}
-        means |= {f"valid_{k}": _mean(k, v, ~in_training) for k, v in metrics.items()}
+        metrics, means = metrics_fn(state.params, *data, key=None), {}
+        for split, where in (("train", in_training), ("valid", ~in_training)):
+            num_rows = where.sum()
+            for name, total in sum_rows(metrics, where).items():
+                mean = total / jnp.maximum(num_rows, 1)
+                means[f"{split}_{name}"] = jnp.where(num_rows > 0, mean, jnp.inf)
         return state, means
 
     # Traced, a mask has no count that Python could check.
@@ -171,9 +174,3 @@ def steps_per_epoch(in_training: Bool[np.ndarray, "*folds n"], batch_size: int) 
     """Return the steps that the largest fold needs."""
     check_counts(batch_size=batch_size)
     return -(-int(in_training.sum(axis=-1).max()) // batch_size)
-
-
-def _mean(name: str, values: Array, where: Array) -> Array:
-    rows = where.sum()
-    mean = sum_rows(name, values, where) / jnp.maximum(rows, 1)
-    return jnp.where(rows > 0, mean, jnp.inf)
