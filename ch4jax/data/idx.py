@@ -53,14 +53,8 @@ def read(path: Path, file: IdxFile) -> UInt8[np.ndarray, "..."]:
             gzip.open(raw) if path.suffix == ".gz" else raw as stream,
         ):
             content = stream.read(expected + 1)  # no more, however much is packed
-    except EOFError as error:
-        raise DataError(
-            f"{path} is truncated: expected {expected:,} unpacked bytes"
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a valid gzip file: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (EOFError, OSError, zlib.error) as error:  # cut off, no file, not packed
+        raise DataError(f"{path} cannot be read: {error}") from error
 
     if len(content) != expected:
         size = f"{len(content):,}" if len(content) < expected else "more"
