@@ -144,19 +144,19 @@ def layout(module: nn.Module | nnx.Module, *inputs: Array) -> str:
     return draw(())
 
 
-def _nnx_layout(layer: Any) -> str:
-    if not isinstance(layer, nnx.Module):
-        return _name(layer)
+def _nnx_layout(module: nnx.Module) -> str:
     inside: dict[str, str] = {}
-    for name, value in vars(layer).items():
+    for name, value in vars(module).items():
         if isinstance(value, list | tuple | nnx.List):
-            inside |= {f"{name}_{i}": _nnx_layout(each) for i, each in enumerate(value)}
+            for i, layer in enumerate(value):
+                drawn = isinstance(layer, nnx.Module)
+                inside[f"{name}_{i}"] = _nnx_layout(layer) if drawn else _name(layer)
         elif isinstance(value, nnx.Module) and not isinstance(value, nnx.Rngs):
             inside[name] = _nnx_layout(value)
     size = ""
-    if isinstance(layer, nnx.Linear):
-        size = f"{layer.in_features} -> {layer.out_features}"
-    return _layout(_name(layer), inside, size)
+    if isinstance(module, nnx.Linear):
+        size = f"{module.in_features} -> {module.out_features}"
+    return _layout(_name(module), inside, size)
 
 
 def _name(layer: Any) -> str:

@@ -143,7 +143,7 @@ def fit(derived: pd.DataFrame, log_prices: Float[np.ndarray, " n"]) -> Encoder:
     """Estimate an encoder from these rows, which come from `derive`."""
     value = pd.Series(log_prices - derived["TotalSF"].to_numpy())
     by_place: Any = value.groupby(derived["Neighborhood"].to_numpy())
-    place_sum, place_rows = dict(by_place.sum()), dict(by_place.size())
+    place_sum, place_rows = by_place.sum().to_dict(), by_place.size().to_dict()
     numbers: Any = _numbers(place_sum, place_rows, derived, log_prices)
     median = numbers.median().fillna(0.0)  # all of a column may be missing
     filled = numbers.fillna(median)
