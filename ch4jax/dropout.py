@@ -219,7 +219,5 @@ class DropoutMLP(nn.Module):
 
     def _dense(self, width: int, h: Array) -> Array:
         return nn.Dense(
-            width,
-            kernel_init=_kernel_init(self.std),
-            bias_init=torch_bias(h.shape[-1]),
+            width, kernel_init=_kernel_init(self.std), bias_init=torch_bias(h.shape[-1])
         )(h)

@@ -19,12 +19,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import nnx
-from jax.tree_util import (
-    DictKey,
-    KeyPath,
-    keystr,
-    tree_flatten_with_path,
-)
+from jax.tree_util import DictKey, KeyPath, keystr, tree_flatten_with_path
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
@@ -139,11 +134,9 @@ def layout(module: nn.Module | nnx.Module, *inputs: Array) -> str:
         inside = {
             other[-1]: draw(other) for other in layers if other[:-1] == path != other
         }
-        listed = getattr(layers[path], "layers", ())
-        if listed:  # functions among them are called by no module
-            names = [f"layers_{i}" for i in range(len(listed))]
-            texts = zip(names, listed, strict=True)
-            inside = {name: inside.get(name) or _name(layer) for name, layer in texts}
+        # Functions in a sequence are called by no module.
+        listed = enumerate(getattr(layers[path], "layers", ()))
+        inside = {f"layers_{i}": _name(layer) for i, layer in listed} | inside
         return _layout(_name(layers[path]), inside, sizes[path])
 
     with nn.intercept_methods(record):
@@ -157,8 +150,7 @@ def _nnx_layout(module: nnx.Module) -> str:
         if isinstance(value, list | tuple | nnx.List):
             for i, layer in enumerate(value):
                 drawn = isinstance(layer, nnx.Module)
-                text = _nnx_layout(layer) if drawn else _name(layer)
-                inside[f"{name}_{i}"] = text
+                inside[f"{name}_{i}"] = _nnx_layout(layer) if drawn else _name(layer)
         elif isinstance(value, nnx.Module) and not isinstance(value, nnx.Rngs):
             inside[name] = _nnx_layout(value)
     size = ""
@@ -214,10 +206,7 @@ def _spec(leaf: Any) -> str:
 
 
 def reinitialize(
-    tree: PyTree,
-    rules: Mapping[str, nn.initializers.Initializer],
-    *,
-    key: PRNGKeyArray,
+    tree: PyTree, rules: Mapping[str, nn.initializers.Initializer], *, key: PRNGKeyArray
 ) -> PyTree:
     """Return `tree` with every leaf that a rule matches re-initialised.
 
@@ -231,7 +220,7 @@ def reinitialize(
     Raises:
       ValueError: if a pattern matches nothing.
     """
-    _check_patterns(rules, flatten(tree))
+    _check_patterns(rules, tree)
 
     def draw(path: str, leaf: Any) -> Any:
         for pattern, init in rules.items():
@@ -256,7 +245,7 @@ def freeze(
     Raises:
       ValueError: if a pattern matches nothing.
     """
-    _check_patterns(patterns, flatten(params))
+    _check_patterns(patterns, params)
 
     def label(path: str, _: Any) -> str:
         frozen = any(_matches(path, pattern) for pattern in patterns)
@@ -284,8 +273,8 @@ def _map(f: Callable[[str, Any], Any], tree: PyTree, keys: KeyPath = ()) -> PyTr
     return jax.tree.unflatten(treedef, mapped)
 
 
-def _check_patterns(patterns: Iterable[str], paths: Iterable[str]) -> None:
-    paths = list(paths)
+def _check_patterns(patterns: Iterable[str], tree: PyTree) -> None:
+    paths = list(flatten(tree))
     for pattern in patterns:
         if not any(_matches(path, pattern) for path in paths):
             raise ValueError(

@@ -14,6 +14,7 @@ from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ch4jax.initialization import torch_bias
+from ch4jax.training.checks import check_counts
 
 
 @partial(register_namedtuple_serialization, serialized_name="ch4jax.recurrent.Params")
@@ -107,9 +108,7 @@ def lstm(
 
 
 def _init(num_inputs: int, num_hidden: int, columns: int, key: PRNGKeyArray) -> Params:
-    sizes = (num_inputs, num_hidden)
-    if min(sizes) < 1:
-        raise ValueError(f"inputs and hidden units must be at least 1, got {sizes}")
+    check_counts(num_inputs=num_inputs, num_hidden=num_hidden)
     shapes = ((num_inputs, columns), (num_hidden, columns), (2, columns))
     draw = torch_bias(num_hidden)
     w, u, b = map(draw, jax.random.split(key, 3), shapes)

@@ -59,10 +59,6 @@ def lossless_fn(params, x, labels, *, key):
     return {"accuracy": (x @ params)[:, 0]}
 
 
-def recipe(setting, metrics_fn=metrics_fn):
-    return metrics_fn, optax.adam(setting)
-
-
 def each(data=(X, LABELS), metrics_fn=metrics_fn, batch_size=8, epochs=1, rows=20):
     """Return every way to train and evaluate, by name, as calls without arguments."""
     given = {"metrics_fn": metrics_fn, "batch_size": batch_size}
@@ -70,15 +66,15 @@ def each(data=(X, LABELS), metrics_fn=metrics_fn, batch_size=8, epochs=1, rows=2
     member = jax.tree.map(lambda a: a[None], start)
     members = population.seed_keys(0, 1)
     fold = {"epochs": epochs, "batch_size": batch_size, "steps": 3, "watch": True}
-    fit = partial(folds.fit, recipe=partial(recipe, metrics_fn=metrics_fn), **fold)
     sgd = given | {"optimizer": SGD}
+    fit = partial(folds.fit, **(fold | sgd))
     return {
         "epoch": lambda: training.train_epoch(start, data, key=key(), **sgd),
         "fit": lambda: training.fit(params, data, epochs=epochs, key=key(), **sgd),
         "evaluate": lambda: training.evaluate(params, data, **given),
         "members": lambda: population.train_epoch(member, data, keys=members, **sgd),
         "test members": lambda: population.evaluate(params[None], data, **given),
-        "fold": lambda: fit(params, 0.1, data, jnp.arange(rows) < 9, key=key()),
+        "fold": lambda: fit(params, data, jnp.arange(rows) < 9, key=key()),
     }
 
 
@@ -162,7 +158,11 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
         (backprop.forward, (CUT, X, LABELS, 0.0), r"w1 .*\(3, 4\).*w2 .*\(3, 3\)"),
         (signal, (WIDE, LABELS[:2]), r"x of shape \(2, 4\).*\(3, 4\)"),
         (partial(dropout.init_mlp, std=-1.0, key=key()), ((3, 4),), "std .*, got -1.0"),
-        (partial(recurrent.init_lstm, key=key()), (3, 0), r"at least 1, got \(3, 0\)"),
+        (
+            partial(recurrent.init_lstm, key=key()),
+            (3, 0),
+            "num_hidden must .* 1, got 0",
+        ),
         (recurrent.rnn, (RNN, WIDE[None]), r"of shape \(4, 4\), got \(3, 4\)"),
         (recurrent.lstm, (RNN, X[None]), r"of shape \(3, 16\), got \(3, 4\)"),
         (weight_decay.linreg, (LINE, WIDE), r"\(2, 4\) does not fit .* \(3, 1\)"),
@@ -278,18 +278,18 @@ def test_the_error_of_prices_in_half_precision_is_that_of_float32(dtype):
 
 
 def test_a_fit_that_would_skip_rows_for_want_of_steps_is_nan():
-    fit = partial(folds.fit, jnp.eye(3), 0.1, (X, LABELS), jnp.arange(20) < 9)
-    given = {"recipe": recipe, "epochs": 1, "batch_size": 4, "watch": False}
+    fit = partial(folds.fit, jnp.eye(3), (X, LABELS), jnp.arange(20) < 9)
+    given = {"metrics_fn": metrics_fn, "optimizer": SGD, "epochs": 1, "batch_size": 4}
     for steps, skips in ((2, True), (3, False)):
-        params, _ = fit(**given, steps=steps, key=key())
+        params, _ = fit(**given, steps=steps, watch=False, key=key())
         assert np.isnan(params).all() == skips
 
 
 def test_a_fit_on_all_rows_has_no_nan_and_validates_on_none():
-    fit = partial(folds.fit, jnp.eye(3), 0.1, (X, LABELS), jnp.ones(20, bool))
-    given = {"recipe": recipe, "epochs": 2, "batch_size": 8, "watch": True}
+    fit = partial(folds.fit, jnp.eye(3), (X, LABELS), jnp.ones(20, bool))
+    given = {"metrics_fn": metrics_fn, "optimizer": SGD, "epochs": 2, "batch_size": 8}
     with jax.debug_nans(True):  # and one more step than there are batches
-        _, history = fit(**given, steps=4, key=key())
+        _, history = fit(**given, steps=4, watch=True, key=key())
     assert np.isfinite(history["train_loss"]).all()
     assert np.isposinf(history["valid_loss"]).all()
 

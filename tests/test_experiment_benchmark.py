@@ -42,7 +42,7 @@ def test_rows_stand_beside_floor_and_pytorch_and_noise_is_named(
         SCANNED: Timing(9.0, epoch, 0.99 * epoch, 1.01 * epoch),
     }
     works = [Work(DROPOUT, n, print, 300, has_floor=n == SCANNED) for n in planted]
-    not_run = [{"name": "GPU and TPU", "reason": "there is none"}]
+    not_run = {"GPU and TPU": "there is none"}
     timings = {f"{DROPOUT}: {name}": found for name, found in planted.items()}
     floors = {"copy_gb_per_second": 1.0, "dispatch_microseconds": 1.0}
     monkeypatch.setattr(benchmark, "works", lambda config, data: (works, not_run))
@@ -52,7 +52,7 @@ def test_rows_stand_beside_floor_and_pytorch_and_noise_is_named(
 
     summary, record = read(tmp_path), read(tmp_path, "record")
     assert summary["quiet"] == (not noisy)
-    assert summary["not_run"] == not_run
+    assert summary["not_run"] == [{"name": "GPU and TPU", "reason": "there is none"}]
     assert summary["floors"]["products_seconds"] == 1.0
     _, eager, scanned = summary["rows"]
     assert scanned["throughput"] == 300 / epoch
@@ -143,9 +143,9 @@ def test_pytorch_is_timed_on_the_device_of_jax_or_not_at_all(monkeypatch, houses
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     data = fashion_mnist.load("mini")
-    works, (missing,) = benchmark.torch_works(benchmark.Config(), data, houses)
-    assert (works, missing["name"]) == ([], "every row of PyTorch")
-    assert missing["reason"].endswith("has no gpu here")
+    works, missing = benchmark.torch_works(benchmark.Config(), data, houses)
+    assert (works, list(missing)) == ([], ["every row of PyTorch"])
+    assert missing["every row of PyTorch"].endswith("has no gpu here")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     before = torch.get_float32_matmul_precision()
     assert torch_rows.device_for("gpu", seed=0) == torch.device("cuda")

@@ -14,8 +14,7 @@ NAMES = [file.name for file in fashion_mnist.FULL]
 # Read before a test changes where the data are looked for.
 PLACES = cache_folder(), cache_folder() / "fashion-mnist", fashion_mnist.SYSTEM_FOLDER
 LABELS = fashion_mnist.MINI[1]
-SHORT = LABELS._replace(shape=(5999,))
-PACKED, BOMB = (gzip.compress(LABELS.header + bytes(n)) for n in (6000, 50_000_000))
+PACKED, BOMB = (gzip.compress(bytes(n)) for n in (6008, 50_000_000))
 
 
 @pytest.fixture(autouse=True)
@@ -130,11 +129,7 @@ def test_a_cache_that_cannot_be_written_is_named(mirror, tmp_path):
         ("train-images-idx3-ubyte", lambda b: b[:-1], "has 4,704,015 bytes"),
         ("train-images-idx3-ubyte", lambda b: b + b"0", "has more bytes, expected"),
         ("train-labels-idx1-ubyte", lambda b: b[:-1] + b"\7", "SHA-256 .* expected"),
-        (
-            *("train-labels-idx1-ubyte", lambda b: SHORT.header + b[9:]),
-            "holds 5,999 labels, expected 6,000 labels",
-        ),
-        ("t10k-labels-idx1-ubyte", lambda b: b"PK\3\4" + b[4:], "not an IDX file"),
+        ("t10k-labels-idx1-ubyte", lambda b: b"PK\3\4" + b[4:], "SHA-256 .* expected"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_it_is_and_should_be(
@@ -148,8 +143,8 @@ def test_a_wrong_file_is_named_with_what_it_is_and_should_be(
 @pytest.mark.parametrize(
     ("packed", "message"),
     [
-        (PACKED[:-10], "is truncated: expected 6,008 unpacked bytes"),
-        (bytes(range(256)), "is not a valid gzip file"),
+        (PACKED[:-10], "cannot be read: Compressed file ended before"),
+        (bytes(range(256)), "cannot be read: Not a gzipped file"),
         (BOMB, "has more bytes, expected 6,008"),  # and the rest stays packed
     ],
     ids=["truncated", "noise", "bomb"],

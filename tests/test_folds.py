@@ -59,11 +59,8 @@ def test_each_row_is_as_likely_to_come_first():
     assert np.abs(np.delete(counts, np.s_[::4]) - n / 15).max() < five_sigma
 
 
-def recipe(setting):
-    def metrics(params, x, labels, *, key):
-        return {"loss": jnp.square(x @ params - labels)}
-
-    return metrics, optax.adam(setting)
+def metrics(params, x, labels, *, key):
+    return {"loss": jnp.square(x @ params - labels)}
 
 
 @pytest.mark.parametrize("size", [7, 9, 12])
@@ -73,10 +70,17 @@ def test_a_fold_that_needs_fewer_steps_does_not_change_in_the_others(size, x64):
     in_training = jnp.arange(20) < size
 
     def fit(steps):
-        given = {"recipe": recipe, "epochs": 4, "batch_size": 4, "watch": True}
-        key = jax.random.key(0)
         return folds.fit(
-            jnp.zeros(3), 0.1, data, in_training, steps=steps, key=key, **given
+            jnp.zeros(3),
+            data,
+            in_training,
+            metrics_fn=metrics,
+            optimizer=optax.adam(0.1),
+            epochs=4,
+            batch_size=4,
+            steps=steps,
+            watch=True,
+            key=jax.random.key(0),
         )
 
     needed = folds.steps_per_epoch(np.asarray(in_training), 4)

@@ -56,8 +56,10 @@ def fit(rate):
 
 
 def fit_fold(rate):
-    more = {"recipe": recipe, "steps": 2, "watch": True, "key": key()}
-    return folds.fit(jnp.zeros(3), rate, DATA, IN_TRAINING[0], **SIZES, **more)
+    fn, optimizer = recipe(rate)
+    given = {"metrics_fn": fn, "optimizer": optimizer} | SIZES
+    fold = {"steps": 2, "watch": True, "key": key()}
+    return folds.fit(jnp.zeros(3), DATA, IN_TRAINING[0], **given, **fold)
 
 
 def train_with_decay(rate):

@@ -20,16 +20,8 @@ from ch4jax.data.idx import IdxFile
 from ch4jax.errors import DataError, NetworkError
 
 CLASSES = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
+    *("t-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
 
 SOURCE = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"

@@ -40,10 +40,7 @@ DATA_HUB = {
 
 
 def download(
-    name: str,
-    cache_dir: str | Path | None = None,
-    *,
-    seconds: float = 10.0,
+    name: str, cache_dir: str | Path | None = None, *, seconds: float = 10.0
 ) -> Path:
     """Return the path of a file of `DATA_HUB`, downloading it if necessary.
 
@@ -79,13 +76,7 @@ def download(
 
     get: Any = partial(fetch, folder=path.parent, seconds=seconds)
     try:
-        pooch.retrieve(
-            url,
-            f"sha1:{sha1}",
-            path.name,
-            path.parent,
-            downloader=get,
-        )
+        pooch.retrieve(url, f"sha1:{sha1}", path.name, path.parent, downloader=get)
     except requests.RequestException as error:
         if error.response is not None:
             error.response.close()

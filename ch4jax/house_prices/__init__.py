@@ -18,14 +18,10 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Real
 
 from ch4jax.house_prices.tables import HousePrices as HousePrices
 from ch4jax.house_prices.tables import read as read
+from ch4jax.initialization import torch_bias
 from ch4jax.storage import atomic
-from ch4jax.training import Metrics, MetricsFn, folds
-from ch4jax.training.checks import (
-    check_counts,
-    check_member_keys,
-    check_one_shape,
-    check_rows,
-)
+from ch4jax.training import Metrics, folds
+from ch4jax.training.checks import check_member_keys, check_one_shape, check_rows
 
 
 class Encoded(NamedTuple):
@@ -79,15 +75,9 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Enco
 
 def init_linear(num_features: int, *, key: PRNGKeyArray) -> dict[str, Array]:
     """Draw weights and bias as PyTorch's Linear does: U(-1/√features, 1/√features)."""
-    check_counts(num_features=num_features)
     weight_key, bias_key = jax.random.split(key)
-    bound = num_features**-0.5
-    return {
-        "w": jax.random.uniform(
-            weight_key, (num_features,), minval=-bound, maxval=bound
-        ),
-        "b": jax.random.uniform(bias_key, (), minval=-bound, maxval=bound),
-    }
+    draw = torch_bias(num_features)  # PyTorch's kernel has the same distribution
+    return {"w": draw(weight_key, (num_features,)), "b": draw(bias_key, ())}
 
 
 def linear(
@@ -181,12 +171,13 @@ def train_linear(
         setting: Setting, rows: Array, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], Metrics]:
         init_key, train_key = jax.random.split(key)
+        l2 = optax.add_decayed_weights(setting.weight_decay)
         return folds.fit(
             init_linear(x.shape[-1], key=init_key),
-            setting,
             (x, prices),
             rows,
-            recipe=_recipe,
+            metrics_fn=_metrics,
+            optimizer=optax.chain(l2, optax.adam(setting.learning_rate)),
             epochs=epochs,
             batch_size=batch_size,
             steps=steps,
@@ -199,20 +190,14 @@ def train_linear(
     return jax.vmap(by_fold, (0, None, None))(settings, in_training, keys)
 
 
-def _recipe(setting: Setting) -> tuple[MetricsFn, optax.GradientTransformation]:
-    def metrics(
-        params: dict[str, Array], x: Array, prices: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        predictions = linear(params, x)
-        return {
-            "loss": jnp.square(predictions - prices),
-            "squared_log_error": squared_log_error(predictions, prices),
-        }
-
-    return metrics, optax.chain(
-        optax.add_decayed_weights(setting.weight_decay),
-        optax.adam(setting.learning_rate),
-    )
+def _metrics(
+    params: dict[str, Array], x: Array, prices: Array, *, key: PRNGKeyArray | None
+) -> Metrics:
+    predictions = linear(params, x)
+    return {
+        "loss": jnp.square(predictions - prices),
+        "squared_log_error": squared_log_error(predictions, prices),
+    }
 
 
 def write_submission(

@@ -143,28 +143,24 @@ def fit(derived: pd.DataFrame, log_prices: Float[np.ndarray, " n"]) -> Encoder:
     """Estimate an encoder from these rows, which come from `derive`."""
     value = pd.Series(log_prices - derived["TotalSF"].to_numpy())
     by_place: Any = value.groupby(derived["Neighborhood"].to_numpy())
-    encoder = Encoder(
-        median=pd.Series(dtype=float),
-        scale=pd.Series(dtype=float),
-        kinds=[],
-        place_sum=dict(by_place.sum()),
-        place_rows=dict(by_place.size()),
-    )
-    numbers: Any = _numbers(encoder, derived, log_prices)
+    place_sum, place_rows = by_place.sum().to_dict(), by_place.size().to_dict()
+    numbers: Any = _numbers(place_sum, place_rows, derived, log_prices)
     median = numbers.median().fillna(0.0)  # all of a column may be missing
     filled = numbers.fillna(median)
     spread = (filled.quantile(0.75) - filled.quantile(0.25)) / 1.349
     spread = spread.where(spread > 0, filled.std())  # most rows may be alike
     counts = {
-        (column, kind): count
+        (column, str(kind)): count
         for column in derived.select_dtypes(exclude="number")
         for kind, count in derived[column].value_counts().items()
         if count >= RAREST
     }
-    return encoder._replace(
-        median=median,
+    return Encoder(
+        median,
         scale=spread.where(spread > 0, np.inf),  # a constant becomes 0
         kinds=sorted(counts, key=lambda pair: (-counts[pair], pair))[:NUM_KINDS],
+        place_sum=place_sum,
+        place_rows=place_rows,
     )
 
 
@@ -184,7 +180,7 @@ def encode(
       log_prices: pass them for the rows that `fit` was given, and for no others: each
         is left out of the effect of its own neighbourhood.
     """
-    numbers = _numbers(encoder, derived, log_prices)
+    numbers = _numbers(encoder.place_sum, encoder.place_rows, derived, log_prices)
     scaled = (numbers.fillna(encoder.median) - encoder.median) / encoder.scale
     bent = scaled / np.sqrt(1 + (scaled / 3) ** 2)
     kinds = np.zeros((len(derived), NUM_KINDS))
@@ -194,17 +190,20 @@ def encode(
 
 
 def _numbers(
-    encoder: Encoder, derived: pd.DataFrame, log_prices: np.ndarray | None
+    place_sum: dict[str, float],
+    place_rows: dict[str, int],
+    derived: pd.DataFrame,
+    log_prices: np.ndarray | None,
 ) -> pd.DataFrame:
     """Return the numbers in their order, with the effect of each neighbourhood.
 
     That is its mean log price per area, shrunken towards the mean of all.
     """
     places = list(derived["Neighborhood"])
-    total = np.array([encoder.place_sum.get(place, 0.0) for place in places])
-    rows = np.array([encoder.place_rows.get(place, 0) for place in places])
-    all_total = np.full(len(places), sum(encoder.place_sum.values()))
-    all_rows = sum(encoder.place_rows.values())
+    total = np.array([place_sum.get(place, 0.0) for place in places])
+    rows = np.array([place_rows.get(place, 0) for place in places])
+    all_total = np.full(len(places), sum(place_sum.values()))
+    all_rows = sum(place_rows.values())
     if log_prices is not None:
         own = log_prices - derived["TotalSF"].to_numpy()
         total, rows = total - own, rows - 1

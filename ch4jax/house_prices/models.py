@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from ch4jax.dropout import mask_and_rescale
-from ch4jax.training import Metrics, MetricsFn, folds
+from ch4jax.training import Metrics, folds
 from ch4jax.training.checks import check_member_keys
 
 HUBER = 0.3  # residual, in deviations of the log prices, from which the loss is linear
@@ -180,10 +180,10 @@ def train(
         num_steps = epochs * -(-rows.sum() // batch_size)
         params, _ = folds.fit(
             init(architecture, x.shape[-1], key=init_key),
-            setting,
             (x, (log_prices - mean) / deviation),
             rows,
-            recipe=partial(_recipe, num_steps),
+            metrics_fn=partial(_metrics, setting.dropout),
+            optimizer=_adamw(setting, num_steps),
             epochs=epochs,
             batch_size=batch_size,
             steps=steps,
@@ -199,24 +199,27 @@ def train(
     return jax.vmap(by_fold, (0, None, None, None))(settings, x, in_training, keys)
 
 
-def _recipe(
-    num_steps: Int[Array, ""], setting: Setting
-) -> tuple[MetricsFn, optax.GradientTransformation]:
-    """Return the Huber loss, because a few sales are far off any trend, and AdamW."""
+def _metrics(
+    rate: float | Array,
+    params: dict[str, PyTree],
+    x: Array,
+    labels: Array,
+    *,
+    key: PRNGKeyArray | None,
+) -> Metrics:
+    """Return the Huber loss, because a few sales are far off any trend."""
+    predictions = predict(params, x, rate, key=key)
+    return {"loss": optax.huber_loss(predictions, labels, delta=HUBER)}
 
-    def metrics(
-        params: dict[str, PyTree], x: Array, labels: Array, *, key: PRNGKeyArray | None
-    ) -> Metrics:
-        predictions = predict(params, x, setting.dropout, key=key)
-        return {"loss": optax.huber_loss(predictions, labels, delta=HUBER)}
 
+def _adamw(setting: Setting, num_steps: Int[Array, ""]) -> optax.GradientTransformation:
     def learning_rate(step: ArrayLike) -> Float[Array, ""]:
         """Rise for a twentieth of the steps, then fall along a cosine to zero."""
         done = (step + 1) / num_steps
         bent = jnp.minimum(20 * done, 1.0) * (1 + jnp.cos(jnp.pi * done)) / 2
         return setting.learning_rate * bent
 
-    return metrics, optax.adamw(
+    return optax.adamw(
         learning_rate, b2=0.95, weight_decay=setting.weight_decay, mask=_is_weight
     )
 

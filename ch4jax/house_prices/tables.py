@@ -11,13 +11,14 @@ import lzma
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ch4jax.data import hub
 from ch4jax.data.files import open_file
@@ -92,41 +93,27 @@ def read_table(content: bytes, name: str, *, with_prices: bool) -> pd.DataFrame:
     Raises:
       DataError: begins with `name` and says what is wrong, and where.
     """
-    is_number = _columns()
+    readers = dict(_readers())
     if not with_prices:
-        is_number = {c: kind for c, kind in is_number.items() if c != "SalePrice"}
-    cells = _read_cells(content, list(is_number), name)
-    table = pd.DataFrame(
-        {
-            column: _numbers(values, column, name)
-            if is_number[column]
-            else _words(values, column, name)
-            for column, values in cells.items()
-        }
-    )
+        del readers["SalePrice"]
+    cells = _read_cells(content, list(readers), name)
+    table = pd.DataFrame({c: readers[c](cells[c], name) for c in readers})
     ids = table["Id"].to_numpy()
-    if len(rows := np.flatnonzero(~(ids == np.floor(ids)))):
-        raise DataError(
-            f"{name} has {cells['Id'][rows[0]]!r} for Id in row {rows[0] + 1}, "
-            "expected a whole number"
-        )
+    _expect("a whole number", ids == np.floor(ids), cells["Id"], name)
     if len(doubled := ids[table["Id"].duplicated()]):
         raise DataError(f"{name} has the Id {doubled[0]} twice")
-    if with_prices and len(rows := np.flatnonzero(~(table["SalePrice"] > 0))):
-        raise DataError(
-            f"{name} has {cells['SalePrice'][rows[0]]!r} for SalePrice in row "
-            f"{rows[0] + 1}, expected a positive price"
-        )
+    if with_prices:
+        _expect("a positive price", table["SalePrice"] > 0, cells["SalePrice"], name)
     return table
 
 
 @cache
-def _columns() -> dict[str, bool]:
-    """Return, for each column of the shipped table, whether it holds numbers."""
+def _readers() -> dict[str, Callable[[pd.Series, str], pd.Series]]:
+    """Return the function for each column of the shipped table: numbers, or words."""
     path = SHIPPED_FOLDER / "train.csv.xz"
     table = pd.read_csv(path, keep_default_na=False, na_values=list(MISSING))
     numbers = table.select_dtypes("number").columns
-    return {column: column in numbers for column in table.columns}
+    return {c: _numbers if c in numbers else _words for c in table.columns}
 
 
 def _read_kaggle(path: Path) -> bytes:
@@ -150,8 +137,8 @@ def _read_kaggle(path: Path) -> bytes:
 
 def _read_cells(
     content: bytes, columns: Sequence[str], name: str
-) -> dict[str, tuple[str, ...]]:
-    """Return the cells of each of `columns`, in that order, from a CSV file in UTF-8.
+) -> dict[str, pd.Series]:
+    """Return the text in each of `columns`, in that order, from a CSV file in UTF-8.
 
     UTF-16 with a byte-order mark, such a mark in UTF-8, any kind of line end, blank
     lines and blanks around a cell are fine.
@@ -166,13 +153,12 @@ def _read_cells(
         ) from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header, *rows = [[cell.strip() for cell in row] for row in reader if row] or [
-            []
-        ]
+        stripped = [[cell.strip() for cell in row] for row in reader if row]
     except csv.Error as error:
         raise DataError(
             f"{name} is not a table in CSV: {error} in line {reader.line_num}"
         ) from error
+    header, *rows = stripped or [[]]
     if len(header) == 1:
         raise DataError(f"{name} has no commas, but starts with {header[0][:40]!r}")
     times = Counter(header)
@@ -191,34 +177,39 @@ def _read_cells(
             raise DataError(
                 f"{name} has {len(row)} cells in row {number}, expected {len(header)}"
             )
-    cells = dict(zip(header, zip(*rows, strict=True), strict=True))
-    return {column: cells[column] for column in columns}
+    texts = dict(zip(header, zip(*rows, strict=True), strict=True))
+    return {c: pd.Series(texts[c], name=c, dtype=object) for c in columns}
 
 
-def _numbers(cells: Sequence[str], column: str, name: str) -> pd.Series:
+def _numbers(cells: pd.Series, name: str) -> pd.Series:
     """Return whole numbers where all are whole, and NaN where a cell is missing."""
-    given = ~pd.Series(cells).isin(MISSING)
-    numbers: Any = pd.to_numeric(pd.Series(cells).where(given), errors="coerce")
-    if len(rows := np.flatnonzero(given & ~(numbers.astype(float).abs() < LARGEST))):
-        raise DataError(
-            f"{name} has {cells[rows[0]][:40]!r} for {column} in row {rows[0] + 1}, "
-            f"expected a finite number below {LARGEST:g}"
-        )
+    missing = cells.isin(MISSING)
+    numbers: Any = pd.to_numeric(cells.mask(missing), errors="coerce")
+    sound = missing | (numbers.astype(float).abs() < LARGEST)
+    _expect(f"a finite number below {LARGEST:g}", sound, cells, name)
     whole = numbers.astype(float) % 1 == 0
     return numbers.astype(int) if whole.all() else numbers
 
 
-def _words(cells: Sequence[str], column: str, name: str) -> pd.Series:
+def _words(cells: pd.Series, name: str) -> pd.Series:
     """Return the words of a column, None where one is missing."""
-    scale = ORDINAL.get(column)
-    for row, cell in enumerate(cells, start=1):
-        if cell in MISSING or (cell in scale if scale else not _is_number(cell)):
-            continue
-        expected = f"one of {', '.join(scale)}, or NA" if scale else "a word or NA"
-        raise DataError(
-            f"{name} has {cell[:40]!r} for {column} in row {row}, expected {expected}"
-        )
+    if scale := ORDINAL.get(str(cells.name)):
+        expected = f"one of {', '.join(scale)}, or NA"
+        sound = [cell in (*MISSING, *scale) for cell in cells]
+    else:
+        expected = "a word or NA"
+        sound = [cell in MISSING or not _is_number(cell) for cell in cells]
+    _expect(expected, sound, cells, name)
     return pd.Series([None if v in MISSING else v for v in cells], dtype=object)
+
+
+def _expect(what: str, sound: ArrayLike, cells: pd.Series, name: str) -> None:
+    """Raise DataError about the first cell of a column that is not sound."""
+    if len(rows := np.flatnonzero(~np.asarray(sound))):
+        raise DataError(
+            f"{name} has {cells[rows[0]][:40]!r} for {cells.name} in row "
+            f"{rows[0] + 1}, expected {what}"
+        )
 
 
 def _is_number(cell: str) -> bool:

@@ -39,8 +39,7 @@ class Checkpoints:
         """Return the saved steps, oldest first; folders of others are ignored."""
         names = (entry.name for entry in self.directory.glob("*"))
         steps = {int(name) for name in names if re.fullmatch("[0-9]{8,}", name)}
-        folders = {step: self._folder(step) for step in sorted(steps)}
-        return [n for n, path in folders.items() if atomic.is_marked(path, TREE)]
+        return [n for n in sorted(steps) if atomic.is_marked(self._folder(n), TREE)]
 
     def save(self, step: SupportsIndex, state: PyTree) -> None:
         """Save `state`, then remove all but the newest `keep` checkpoints.

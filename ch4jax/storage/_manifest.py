@@ -8,7 +8,6 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -143,7 +142,7 @@ def encode(tree: PyTree) -> tuple[Manifest, dict[str, np.ndarray], PyTree]:
     root, place = walk(tree, (), ())
     manifest = {
         "schema": SCHEMA,
-        "versions": _versions(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": count_devices(tree),
         "tree": root,
         "leaves": records,
@@ -218,8 +217,3 @@ def count_devices(tree: PyTree) -> int:
         return max(map(count_devices, container.children.values()), default=0)
     sharding = getattr(tree, "sharding", None)
     return len(sharding.device_set) if sharding else 0
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}

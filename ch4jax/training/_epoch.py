@@ -17,12 +17,7 @@ import optax
 from jax.export import register_namedtuple_serialization
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from ch4jax.training.checks import (
-    check_counts,
-    check_labels,
-    check_mask,
-    check_rows,
-)
+from ch4jax.training.checks import check_counts, check_labels, check_mask, check_rows
 
 Metrics = dict[str, Array]
 Data = tuple[Array, Array]
@@ -192,7 +187,7 @@ def _step(
             raise ValueError(
                 f"the 'loss' must be in floats to have a slope, got {kind}"
             )
-        sums = _sum_real_rows(metrics, batch.real)
+        sums = sum_rows(metrics, batch.real)
         return sums["loss"] / num_real, sums
 
     (loss, sums), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -323,25 +318,24 @@ def evaluate(
 
     def sums(batch: tuple[Array, Array]) -> Metrics:
         inputs, labels, real = take_rows(data, *batch)
-        return _sum_real_rows(metrics_fn(params, inputs, labels, key=None), real)
+        return sum_rows(metrics_fn(params, inputs, labels, key=None), real)
 
     return jax.tree.map(lambda s: s.sum() / num_rows, jax.lax.map(sums, batches))
 
 
-def _sum_real_rows(metrics: Metrics, real: Array) -> Metrics:
-    return {name: sum_rows(name, rows, real) for name, rows in metrics.items()}
-
-
-def sum_rows(name: str, rows: Array, where: Bool[Array, " rows"]) -> Float[Array, ""]:
-    """Return the sum of a metric over some rows, in float32 or better.
+def sum_rows(metrics: Metrics, where: Bool[Array, " rows"]) -> Metrics:
+    """Return the sum of each metric over some rows, in float32 or better.
 
     Raises:
-      ValueError: if the metric is not one value a row.
+      ValueError: if a metric is not one value a row.
     """
-    if rows.shape != where.shape:
-        raise ValueError(
-            f"metrics_fn must return one value for each of {where.size} rows, got "
-            f"{name!r} of shape {rows.shape}"
-        )
-    exact = jnp.promote_types(rows.dtype, jnp.float32)
-    return jnp.where(where, rows, 0).sum(dtype=exact)
+    sums = {}
+    for name, rows in metrics.items():
+        if rows.shape != where.shape:
+            raise ValueError(
+                f"metrics_fn must return one value for each of {where.size} rows, got "
+                f"{name!r} of shape {rows.shape}"
+            )
+        exact = jnp.promote_types(rows.dtype, jnp.float32)
+        sums[name] = rows.sum(dtype=exact, where=where)
+    return sums

@@ -26,8 +26,6 @@ from ch4jax.training._epoch import (
 )
 from ch4jax.training.checks import check_counts, check_mask, check_rows
 
-Recipe = Callable[[PyTree], tuple[MetricsFn, optax.GradientTransformation]]
-
 
 def k_fold(
     num_rows: int, k: int, *, seed: int | None = None
@@ -54,10 +52,8 @@ def k_fold(
     rows = np.arange(num_rows)
     if seed is not None:
         np.random.RandomState(seed).shuffle(rows)
-    in_training = np.ones((k, num_rows), bool)
-    for fold, held_out in zip(in_training, np.array_split(rows, k), strict=True):
-        fold[held_out] = False
-    return in_training
+    held_out = np.array_split(rows, k)
+    return np.stack([~np.isin(np.arange(num_rows), part) for part in held_out])
 
 
 def shuffled_batches(
@@ -92,11 +88,11 @@ def shuffled_batches(
 
 def fit(
     params: PyTree,
-    setting: PyTree,
     data: Data,
     in_training: Shaped[Array, "..."],
     *,
-    recipe: Recipe,
+    metrics_fn: MetricsFn,
+    optimizer: optax.GradientTransformation,
     epochs: int,
     batch_size: int,
     steps: int,
@@ -106,12 +102,14 @@ def fit(
 ) -> tuple[PyTree, Metrics]:
     """Train one member from first epoch to last; made to be jitted, and mapped.
 
+    As with `training.fit`, `metrics_fn` and `optimizer` may close over what you map.
+
     Args:
       params: before training.
-      setting: the hyperparameters, the argument of `recipe`.
       data: inputs and labels of the whole table.
       in_training: the rows to train on.
-      recipe: setting -> metrics function (see `ch4jax.training`) and optimiser.
+      metrics_fn: see `ch4jax.training`.
+      optimizer: any.
       epochs: passes over the rows of the fold.
       batch_size: rows in a batch.
       steps: steps in an epoch, enough for the largest fold: `steps_per_epoch`. With
@@ -131,8 +129,6 @@ def fit(
     """
     check_rows(inputs=data[0], labels=data[1], in_training=in_training)
     check_counts(epochs=epochs)
-    metrics_fn, optimizer = recipe(setting)
-
     train_step = partial(
         training.train_step, metrics_fn=metrics_fn, optimizer=optimizer
     )
@@ -154,9 +150,12 @@ def fit(
         state, _ = jax.lax.scan(step, state, batches)
         if not watch:
             return state, {}
-        metrics = metrics_fn(state.params, *data, key=None)
-        means = {f"train_{k}": _mean(k, v, in_training) for k, v in metrics.items()}
-        means |= {f"valid_{k}": _mean(k, v, ~in_training) for k, v in metrics.items()}
+        metrics, means = metrics_fn(state.params, *data, key=None), {}
+        for split, where in (("train", in_training), ("valid", ~in_training)):
+            num_rows = where.sum()
+            for name, total in sum_rows(metrics, where).items():
+                mean = total / jnp.maximum(num_rows, 1)
+                means[f"{split}_{name}"] = jnp.where(num_rows > 0, mean, jnp.inf)
         return state, means
 
     # Traced, a mask has no count that Python could check.
@@ -171,9 +170,3 @@ def steps_per_epoch(in_training: Bool[np.ndarray, "*folds n"], batch_size: int) 
     """Return the steps that the largest fold needs."""
     check_counts(batch_size=batch_size)
     return -(-int(in_training.sum(axis=-1).max()) // batch_size)
-
-
-def _mean(name: str, values: Array, where: Array) -> Array:
-    rows = where.sum()
-    mean = sum_rows(name, values, where) / jnp.maximum(rows, 1)
-    return jnp.where(rows > 0, mean, jnp.inf)

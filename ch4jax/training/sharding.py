@@ -46,11 +46,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
             "the number of devices must be positive and a multiple of "
             f"{processes}, the number of processes, got {num_devices}"
         )
-    chosen = [
-        device
-        for process in range(processes)
-        for device in [d for d in devices if d.process_index == process][:each]
-    ]
+    chosen = [d for i in range(processes) for d in jax.local_devices(i)[:each]]
     if len(chosen) < num_devices:
         raise ValueError(
             f"the number of devices must be at most {len(devices)}, as many "

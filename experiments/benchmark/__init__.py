@@ -69,10 +69,10 @@ def run(config: Config) -> None:
     if rounds == 1:
         say("one round shows no spread: do not quote it")
     say(f"products alone: {floors['products_gflops']:.0f} GFLOP/s")
-    again = sum(found.again for found in timings.values())
+    again = sum(timed.again for timed in timings.values())
     say(f"disturbed, and tried again: {again} of {rounds * len(todo)} rounds")
-    for entry in not_run:
-        say(f"not run: {entry['name']}: {entry['reason']}")
+    for name, reason in not_run.items():
+        say(f"not run: {name}: {reason}")
     headline = tables.headline(measured, warning)
     figures.draw(measured, headline, folder)
     summary = {
@@ -81,7 +81,7 @@ def run(config: Config) -> None:
         "machine": found,
         "floors": floors,
         "rows": measured,
-        "not_run": not_run,
+        "not_run": [{"name": n, "reason": reason} for n, reason in not_run.items()],
         "tried_again": again,
         "quiet": not disturbed,
         "seconds": folder.seconds(),
@@ -113,9 +113,7 @@ def measure_floors(rounds: int) -> dict[str, float]:
     }
 
 
-def works(
-    config: Config, data: FashionMNIST
-) -> tuple[list[Work], list[dict[str, str]]]:
+def works(config: Config, data: FashionMNIST) -> tuple[list[Work], dict[str, str]]:
     """Return the rows that can run here, the floor first, and why others cannot."""
     houses = rows.read_houses()
     num_rows = len(data.train_images)
@@ -123,7 +121,7 @@ def works(
     torch_rows, not_run = torch_works(config, data, houses)
     if jax.default_backend() == "cpu":
         reason = "there is none on this machine: --platform gpu, --platform tpu"
-        not_run.append({"name": "GPU and TPU", "reason": reason})
+        not_run["GPU and TPU"] = reason
     return [
         Work(DROPOUT, FLOOR, products, num_rows),
         *torch_rows,
@@ -137,22 +135,21 @@ def works(
 
 def torch_works(
     config: Config, data: FashionMNIST, houses: Houses
-) -> tuple[list[Work], list[dict[str, str]]]:
+) -> tuple[list[Work], dict[str, str]]:
     """Return PyTorch's rows, on the kind of device that JAX uses, and what is missing.
 
     Both use as many threads.
     """
     everything = "every row of PyTorch"
     if importlib.util.find_spec("torch") is None:
-        reason = 'PyTorch is not installed: pip install "ch4jax[torch]"'
-        return [], [{"name": everything, "reason": reason}]
+        return [], {everything: 'PyTorch is not installed: pip install "ch4jax[torch]"'}
     import experiments.benchmark.torch_rows as theirs
 
     platform = jax.default_backend()
     device = theirs.device_for(platform, seed=config.seed)
     if device is None:
-        reason = f"PyTorch {theirs.torch.__version__} has no {platform} here"
-        return [], [{"name": everything, "reason": reason}]
+        version = theirs.torch.__version__
+        return [], {everything: f"PyTorch {version} has no {platform} here"}
     problem = linear_problem.draw_problem(key=jax.random.key(config.seed))
     found = [
         *theirs.dropout_rows(data, device, compile=not config.quick),
@@ -160,6 +157,4 @@ def torch_works(
         *theirs.house_rows(houses, device),
         *theirs.perceptron_rows(houses, device, compile=not config.quick),
     ]
-    if config.quick:
-        return found, [{"name": "PyTorch, torch.compile", "reason": "--quick"}]
-    return found, []
+    return found, {"PyTorch, torch.compile": "--quick"} if config.quick else {}

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from ch4jax import house_prices, training
 from ch4jax.data.fashion_mnist import FashionMNIST
 from ch4jax.house_prices import features, models
-from ch4jax.training import Batch, Metrics, TrainState, folds, population
+from ch4jax.training import Batch, Metrics, MetricsFn, TrainState, folds, population
 from experiments.common import linear_problem, roofline, timing
 from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.roofline import BATCH_SIZE
@@ -127,21 +127,20 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
         return training.classification_metrics(logits.astype(jnp.float32), y)
 
     given |= {"batch_size": BATCH_SIZE}
-    for name, changed in (
-        ("JAX, scanned epoch", {}),
-        ("JAX, scanned epoch, no dropout", {"metrics_fn": metrics_fn(plain)}),
-        ("JAX, scanned epoch, bfloat16", {"metrics_fn": low}),
-    ):
+    whole = images, labels
+
+    def scanned(words: str = "", **changed: MetricsFn) -> Work:
         epoch = partial(training.train_epoch, **(given | changed))
-        rows, key = (images, labels), jax.random.key(1)
-        work = compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
-        yield work._replace(has_floor="bfloat16" not in name)
+        name, key = f"JAX, scanned epoch{words}", jax.random.key(1)
+        return compiled(DROPOUT, name, num_rows, epoch, start, whole, key=key)
+
+    yield scanned()._replace(has_floor=True)
+    no_dropout = scanned(", no dropout", metrics_fn=metrics_fn(plain))
+    yield no_dropout._replace(has_floor=True)
+    yield scanned(", bfloat16", metrics_fn=low)
     if jax.default_backend() != "cpu":  # on which float32 is the only mode
         with jax.default_matmul_precision("default"):
-            epoch = partial(training.train_epoch, **given)
-            rows, key = (images, labels), jax.random.key(1)
-            name = "JAX, scanned epoch, the device's own precision"
-            yield compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
+            yield scanned(", the device's own precision")
     # A tenth of the rows, so that 64 members do not take a minute.
     few = (images[: num_rows // 10], labels[: num_rows // 10])
     for members in POPULATIONS:
@@ -153,14 +152,15 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
         yield compiled(DROPOUT, name, amount, epoch, states, few, keys=keys)
 
 
-def sweep_rows(lambdas: int = 64, seeds: int = 32) -> Iterator[Work]:
+def sweep_rows() -> Iterator[Work]:
     """Yield the grid of `experiments.weight_decay`, lambdas times seeds."""
-    problems = linear_problem.grid_problems(num_seeds=seeds)
-    values = jnp.asarray(linear_problem.grid_lambdas(lambdas))
+    problems = linear_problem.grid_problems()
+    lambdas = jnp.asarray(linear_problem.grid_lambdas())
+    runs = lambdas.size * problems.key.size
     for method, optimizer in (("scratch", "SGD"), ("L2 in Adam", "Adam")):
-        name = f"JAX, {lambdas * seeds:,} at once, {optimizer}"
+        name = f"JAX, {runs:,} at once, {optimizer}"
         program = linear_problem.grid_program(method)
-        yield compiled(SWEEP, name, lambdas * seeds, program, problems, values)
+        yield compiled(SWEEP, name, runs, program, problems, lambdas)
 
 
 def house_rows(houses: Houses) -> Iterator[Work]:
@@ -180,21 +180,17 @@ def house_rows(houses: Houses) -> Iterator[Work]:
 
 def perceptron_rows(houses: Houses) -> Iterator[Work]:
     """Yield the perceptrons of the best recipe: settings x folds x seeds at once."""
-    k, width = len(houses.in_training), (SETTINGS, len(houses.in_training))
-    decays = jnp.linspace(0.5, 1.5, SETTINGS)[:, None]
-    settings = (
-        jnp.full(width, 0.01),
-        decays,
-        jnp.linspace(0.2, 0.3, SETTINGS)[:, None],
+    k = len(houses.in_training)
+    ends = ((0.01, 0.01), (0.5, 1.5), (0.2, 0.3))
+    setting = models.Setting(
+        *(jnp.tile(jnp.linspace(*pair, SETTINGS)[:, None], k) for pair in ends)
     )
-    setting = models.Setting(*(jnp.broadcast_to(array, width) for array in settings))
     x = jnp.broadcast_to(houses.features, (k, *houses.features.shape))
     arrays = setting, x, jnp.log(houses.prices), jnp.asarray(houses.in_training)
     steps = folds.steps_per_epoch(houses.in_training, 128)
     sizes = {"epochs": EPOCHS, "batch_size": 128, "steps": steps}
     train = partial(models.train, models.Architecture(), **sizes)
     keys = jax.random.split(jax.random.key(0), (k, SEEDS))
-    members = SETTINGS * keys.size
-    yield compiled(
-        PERCEPTRONS, f"JAX, {members} at once", members, train, *arrays, keys=keys
-    )
+    number = SETTINGS * keys.size
+    name = f"JAX, {number} at once"
+    yield compiled(PERCEPTRONS, name, number, train, *arrays, keys=keys)

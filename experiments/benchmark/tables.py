@@ -27,6 +27,7 @@ def relate(works: Sequence[Work], timings: Sequence[Timing]) -> list[Row]:
     for work, seconds in pairs:
         rate = rates[work.system, work.name]
         floor = rates.get((work.system, FLOOR))
+        package = "torch" if work.name.startswith("PyTorch") else "jax"
         theirs = [
             rates[other.system, other.name]
             for other in works
@@ -46,16 +47,10 @@ def relate(works: Sequence[Work], timings: Sequence[Timing]) -> list[Row]:
                 "to_pytorch": rate / max(theirs) if theirs else None,
                 "dtype": work.dtype,
                 "threads": roofline.threads(),
-                "version": library_version(work),
+                "version": f"{package} {importlib.metadata.version(package)}",
             }
         )
     return rows
-
-
-def library_version(work: Work) -> str:
-    """Return `jax 0.10.2`, or PyTorch's."""
-    package = "torch" if work.name.startswith("PyTorch") else "jax"
-    return f"{package} {importlib.metadata.version(package)}"
 
 
 def by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:

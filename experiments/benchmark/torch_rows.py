@@ -72,6 +72,11 @@ def finished(work: Callable[[], None], device: torch.device) -> Callable[[], str
     return run
 
 
+def shuffled(rows: Tensor) -> Tensor:
+    """Return the rows in a random order."""
+    return rows[torch.randperm(len(rows), device=rows.device)]
+
+
 def dropout_rows(
     data: FashionMNIST, device: torch.device, *, compile: bool
 ) -> Iterator[Work]:
@@ -199,9 +204,6 @@ def house_rows(houses: Houses, device: torch.device) -> Iterator[Work]:
     others_of = [(~fold).nonzero()[:, 0] for fold in in_training]
     k, width = len(rows_of), x.shape[1]
 
-    def shuffled(rows: Tensor) -> Tensor:
-        return rows[torch.randperm(len(rows), device=device)]
-
     def log_rmse(predicted: Tensor, true: Tensor) -> float:
         return mse_loss(predicted.clamp(min=1).log(), true.log()).sqrt().item()
 
@@ -277,11 +279,7 @@ def perceptron_rows(
             leaf.requires_grad_()
         adam = torch.optim.Adam(params, lr=0.01, betas=(0.9, 0.95), fused=True)
         for _ in range(shared.EPOCHS):
-            orders = [
-                rows[torch.randperm(len(rows), device=device)]
-                for rows in rows_of
-                for _ in range(of_fold)
-            ]
+            orders = [shuffled(rows) for rows in rows_of for _ in range(of_fold)]
             for batch in torch.stack(orders).split(128, dim=1):
                 adam.zero_grad()
                 loss(params, x[batch], y[batch]).backward()

@@ -33,17 +33,15 @@ def unbiased(setting: Setting) -> Finding:
     w = np.asarray(jax.random.normal(w_key, (2, units, units)), float)
     masks = every_mask(units, rate)
 
-    def relu(h: np.ndarray) -> np.ndarray:
-        return np.maximum(h, 0.0)
-
     # At a rate of one half all masks are equally likely.
-    layers = masks * x, x
-    one, whole_one = (relu(h @ w[0]) for h in layers)
-    two = (one[:, None] * masks) @ w[1]
+    layer = masks * x
+    linear = layer @ w[0]
+    two = np.maximum((np.maximum(linear, 0)[:, None] * masks) @ w[1], 0)
+    whole = np.maximum(np.maximum(x @ w[0], 0) @ w[1], 0)
     means = {
-        "a layer": (layers[0].mean(axis=0), layers[1]),
-        "a linear layer above it": ((layers[0] @ w[0]).mean(axis=0), x @ w[0]),
-        "a whole network": (relu(two).mean(axis=(0, 1)), relu(whole_one @ w[1])),
+        "a layer": (layer.mean(axis=0), x),
+        "a linear layer above it": (linear.mean(axis=0), x @ w[0]),
+        "a whole network": (two.mean(axis=(0, 1)), whole),
     }
     apart = {
         name: np.linalg.norm(mean - output) / np.linalg.norm(output)

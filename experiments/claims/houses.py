@@ -59,10 +59,10 @@ def _fit(
         init_key, train_key = jax.random.split(key)
         params, _ = folds.fit(
             house_prices.init_linear(data[0].shape[1], key=init_key),
-            None,
             data,
             rows,
-            recipe=lambda _: (metrics, optimizer),
+            metrics_fn=metrics,
+            optimizer=optimizer,
             epochs=epochs,
             batch_size=BATCH_SIZE,
             steps=folds.steps_per_epoch(in_training, BATCH_SIZE),

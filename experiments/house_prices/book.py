@@ -23,10 +23,7 @@ Curves = Mapping[str, Float[np.ndarray, "folds seeds epochs"]]
 
 
 def run(
-    data: HousePrices,
-    validation: CrossValidation,
-    setting: Setting,
-    folder: RunFolder,
+    data: HousePrices, validation: CrossValidation, setting: Setting, folder: RunFolder
 ) -> dict[str, Any]:
     """Cross-validate the book's model, then train it on everything and submit."""
     encoded = house_prices.encode(data.train, data.test)
@@ -104,13 +101,8 @@ def show_folds(
     folder.table(
         ["log RMSE", "train", "valid", "valid, all seeds"],
         [
-            [
-                f"fold {fold + 1}",
-                f"{train[fold, 0]:.6f}",
-                f"{scores[0]:.6f}",
-                plus_minus(scores),
-            ]
-            for fold, scores in enumerate(valid)
+            [f"fold {i + 1}", f"{train[i, 0]:.6f}", f"{of[0]:.6f}", plus_minus(of)]
+            for i, of in enumerate(valid)
         ],
         title=f"{validation.folds} folds, {count(validation.seeds, 'seed')} from "
         f"{validation.seed}",
@@ -142,9 +134,7 @@ def show_folds(
 
 
 def draw_curves(
-    curves: Curves,
-    whole: Float[np.ndarray, " epochs"],
-    folder: RunFolder,
+    curves: Curves, whole: Float[np.ndarray, " epochs"], folder: RunFolder
 ) -> None:
     """Draw every fold, and the training on everything, against the epoch."""
     train, valid = (values[..., -1].mean() for values in curves.values())

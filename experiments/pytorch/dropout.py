@@ -1,7 +1,8 @@
 """The dropout MLP (D2L 5.6) on both sides."""
 
+from functools import partial
+
 import jax
-from jaxtyping import PRNGKeyArray, PyTree
 from torch import nn
 
 from ch4jax.data.fashion_mnist import FashionMNIST
@@ -30,18 +31,14 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
     The third has the default start of PyTorch's Linear, as the book's own class has;
     independent runs are of that one, whose accuracy wavers less.
     """
-
-    def default() -> nn.Module:
-        return twins.perceptron(hidden, RATES)
+    default = partial(twins.perceptron, hidden, RATES)
 
     def normal() -> nn.Module:
         return twins.init_normal(default(), STD)
 
-    def init(key: PRNGKeyArray) -> PyTree:
-        return torch_start(shapes, key=key)
-
     ours, scratch = (classify(impl, hidden) for impl in ("flax", "scratch"))
     shapes = jax.eval_shape(ours.init, jax.random.key(0))
+    linear = ours._replace(init=lambda key: torch_start(shapes, key=key))
     return [
         classifier(
             f"dropout MLP, {name}",
@@ -57,6 +54,6 @@ def systems(images: FashionMNIST, hidden: tuple[int, int] = (256, 256)) -> list[
         for name, side, module, runs in (
             ("Flax", ours, normal, 0),
             ("scratch", scratch, normal, 0),
-            ("Linear's start", ours._replace(init=init), default, 60),
+            ("Linear's start", linear, default, 60),
         )
     ]

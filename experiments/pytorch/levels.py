@@ -63,21 +63,20 @@ def whole_runs(
 
 
 def whole_run(
-    system: System, dtype: str, key: PRNGKeyArray, *, optimizer: str | None = None
+    system: System, dtype: str, key: PRNGKeyArray
 ) -> tuple[list[float], PyTree]:
     """Train both sides step by step, and compare their parameters after each.
 
     Args:
-      system: what to train.
+      system: what to train, by its first optimiser.
       dtype: float64 or float32.
       key: of the run.
-      optimizer: by name; the first if not given.
 
     Returns:
       The course of the run, which is the difference of the parameters after each step;
       and PyTorch's parameters after the last.
     """
-    ours, make_theirs = system.optimizers[optimizer or next(iter(system.optimizers))]
+    (ours, make_theirs), *_ = system.optimizers.values()
     with jax.enable_x64(dtype == "float64"):
         params = system.start(key)
         module = carried(params, system.theirs.module())
@@ -134,7 +133,7 @@ def exact_runs(
       course: of the run with the first optimiser, as `whole_run` returns it.
       theirs: PyTorch's parameters at its end.
     """
-    first, *others = system.optimizers
+    (first, _), *others = system.optimizers.items()
 
     @jax.jit
     def whole(params: PyTree, data: training.Data, key: PRNGKeyArray) -> PyTree:
@@ -157,8 +156,8 @@ def exact_runs(
         Check(3, f"{first}, {taken}{note}", "float64", apart, bound),
         Check(3, f"{first}, compiled{note}", "float64", compiled, bound),
     ]
-    for name in others:
-        other, _ = whole_run(system, "float64", key, optimizer=name)
+    for name, pair in others:
+        other, _ = whole_run(system._replace(optimizers={name: pair}), "float64", key)
         apart = float(np.max(other))
         checks.append(Check(3, f"{name}, {taken}", "float64", apart, EXACT))
     return checks
