@@ -10,39 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import largest_difference, leaves, metrics_fn, relative_difference
+from support import (
+    largest_difference,
+    leaves,
+    metrics_fn,
+    relative_difference,
+    two_classes,
+)
 
 from ch4jax import house_prices, storage, training
+from ch4jax.dropout import init_mlp
 from ch4jax.training import folds, population, sharding
 
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
-SIZES = ((12, 16), (16, 3))
-PARAMETERS = sum((inputs + 1) * outputs for inputs, outputs in SIZES)
+SIZES = (4, 16, 2)
+PARAMETERS = (4 + 1) * 16 + (16 + 1) * 2
 METRICS = 2
-
-
 FIXED = {"metrics_fn": metrics_fn, "optimizer": OPTIMIZER, "batch_size": 16}
-
-
-def problem():
-    """Return 50 rows: the last batch is short."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(50, 12)).astype(np.float32)
-    return jnp.asarray(x), jnp.asarray(x[:, :3].argmax(axis=1))
 
 
 def start(members):
     """Return states and keys; member i is the same however many there are."""
-    rngs = [np.random.default_rng(1 + i) for i in range(members)]
-    params = [
-        {
-            "kernel": jnp.asarray([rng.normal(0, 0.5, size) for rng in rngs]),
-            "bias": jnp.zeros((members, size[1])),
-        }
-        for size in SIZES
-    ]
-    keys = population.seed_keys(0, members)
-    return population.init_states(params, OPTIMIZER), keys
+    keys = population.seed_keys(1, members)
+    drawn = [init_mlp(SIZES, std=0.5, key=key) for key in keys]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+    return population.init_states(params, OPTIMIZER), population.seed_keys(0, members)
 
 
 def by_rows(mesh):
@@ -59,7 +51,7 @@ def train(members, devices):
     divided = members % devices == 0
     of_members = sharding.along(mesh, 0) if divided else sharding.whole(mesh)
     states, keys = sharding.place(start(members), of_members)
-    data = sharding.place(problem(), sharding.whole(mesh))
+    data = sharding.place(two_classes(), sharding.whole(mesh))
     fixed = FIXED if divided else FIXED | {"metrics_fn": by_rows(mesh)}
     program = population.train_epoch.lower(states, data, keys=keys, **fixed).compile()
     for _ in range(2):
@@ -73,7 +65,7 @@ def train_alone():
     states, keys = start(1)
     for _ in range(2):
         states, metrics = population.train_epoch(
-            states, problem(), keys=jax.random.clone(keys), **FIXED
+            states, two_classes(), keys=jax.random.clone(keys), **FIXED
         )
     return states, metrics
 
@@ -114,10 +106,10 @@ def test_a_step_over_rows_sums_gradients_and_metrics_at_once_and_nothing_else():
 def test_an_evaluation_over_rows_is_that_of_one_device():
     mesh = sharding.make_mesh(8)
     params = jax.tree.map(lambda leaf: leaf[0], start(1)[0].params)
-    placed = sharding.place((params, problem()), sharding.whole(mesh))
+    placed = sharding.place((params, two_classes()), sharding.whole(mesh))
     program = training.evaluate.lower(*placed, metrics_fn=by_rows(mesh)).compile()
     assert passed_on(program.as_text()) == [("all-reduce", METRICS)]
-    theirs = training.evaluate(params, problem(), metrics_fn=metrics_fn)
+    theirs = training.evaluate(params, two_classes(), metrics_fn=metrics_fn)
     for a, b in leaves(program(*placed), theirs):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -133,7 +125,7 @@ def test_what_is_gathered_is_whole_and_on_one_device():
 
 
 def test_members_of_folds_shared_by_eight_devices_have_the_numbers_of_one():
-    x, _ = problem()
+    x, _ = two_classes()
     in_training = folds.k_fold(50, 2)
     keys = jax.random.split(jax.random.key(0), (2, 8))
 
@@ -150,7 +142,7 @@ def test_members_of_folds_shared_by_eight_devices_have_the_numbers_of_one():
     placed = sharding.place(keys, sharding.along(sharding.make_mesh(8), 1))
     ours = train_all(keys=placed)
     assert len(ours[0]["w"].sharding.device_set) == 8
-    assert ours[0]["w"].shape == (1, 2, 8, 12)
+    assert ours[0]["w"].shape == (1, 2, 8, 4)
     theirs = train_all(keys=jax.random.clone(keys))
     assert largest_difference(leaves(ours, theirs)) <= 1e-5
 
@@ -159,33 +151,6 @@ def spread(devices):
     """Return the states and keys of eight members, on some devices."""
     mesh = sharding.make_mesh(devices)
     return sharding.place(start(8), sharding.along(mesh, 0))
-
-
-def assert_same(ours, theirs):
-    for a, b in leaves(ours, theirs):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = map(jax.random.key_data, (a, b))
-        np.testing.assert_array_equal(a, b)
-
-
-def assert_placed_like(tree, like):
-    assert all(a.sharding == b.sharding for a, b in leaves(tree, like))
-
-
-def test_a_run_on_eight_devices_resumes_bit_for_bit(tmp_path):
-    checkpoints = storage.Checkpoints(tmp_path)
-    run, keys = spread(8)
-    for number in range(1, 4):
-        keys = jax.random.clone(keys)
-        run, _ = population.train_epoch(run, problem(), keys=keys, **FIXED)
-        checkpoints.save(number, (run, keys))
-    for done in (1, 2):
-        resumed, keys = checkpoints.restore(spread(8), step=done)[1]
-        for _ in range(done, 3):
-            keys = jax.random.clone(keys)
-            resumed, _ = population.train_epoch(resumed, problem(), keys=keys, **FIXED)
-        assert_same(resumed, run)
-        assert_placed_like(resumed, run)
 
 
 @pytest.mark.parametrize("before", [8, 4, 1])
@@ -198,5 +163,8 @@ def test_any_number_of_devices_restores_exactly_what_another_saved(before, tmp_p
         warned = pytest.warns(UserWarning, match=message)
         with nullcontext() if before == after else warned:
             _, restored = checkpoints.restore(spread(after))
-        assert_same(restored, saved)
-        assert_placed_like(restored, spread(after))
+        for ours, theirs, placed in leaves(restored, saved, spread(after)):
+            assert ours.sharding == placed.sharding
+            if jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
+                ours, theirs = map(jax.random.key_data, (ours, theirs))
+            np.testing.assert_array_equal(ours, theirs)

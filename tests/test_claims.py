@@ -51,10 +51,6 @@ def test_a_claim_holds_where_the_whole_interval_reaches_the_smallest_effect(
     assert finding(*effects).verdict() == verdict
 
 
-def test_an_exact_claim_has_no_width():
-    assert finding(np.array([2.0]), exact=True).intervals()["a"] == (2.0, 2.0, 2.0)
-
-
 def test_claim_i_is_the_i_th():
     for number, claim in enumerate(claims.CLAIMS.values(), start=1):
         assert claim.__doc__.startswith(f"Claim {number}:")

@@ -182,6 +182,7 @@ OF_TWO = "dropout --num-processes 2 --coordinator"
         ("house_prices --recipe best --learning-rate 1", "--learning-rate is for .* b"),
         ("house_prices --recipe search --weight-decay 1", "--weight-decay is for .* b"),
         ("house_prices --recipe best --batch-size 32", "--batch-size is for .* book"),
+        ("compare atoms", "got atoms"),
         ("claims 0", "claims are 1 to 21, got 0"),
         ("claims 1 22", "claims are 1 to 21, got 22"),
         ("time_to_accuracy --seeds 1", "--seeds must be at least 2, got 1"),

@@ -3,21 +3,13 @@
 from dataclasses import replace
 from functools import partial
 
-import jax
-import numpy as np
-import optax
 import pytest
-from support import leaves, read, result_of, rows
+from support import read, result_of, rows
 
-from ch4jax.data import fashion_mnist
 from ch4jax.statistics import Interval
-from ch4jax.training import population
 from experiments import dropout
-from experiments.common import loop
 from experiments.common.errors import Failed
 from experiments.common.memorisation import RATES
-from experiments.common.networks import NETWORKS, metrics_fn
-from experiments.common.run_folder import RunFolder
 from experiments.dropout import lesson
 
 pytestmark = pytest.mark.usefixtures("few_images")
@@ -84,29 +76,14 @@ def test_the_closing_sentence_says_what_the_interval_shows(gain, words):
     assert words in lesson.closing(gain, 0.3)
 
 
-def test_each_seed_of_a_population_is_the_run_with_that_seed(x64, tmp_path):
-    data = fashion_mnist.load("mini")
+def test_each_seed_of_a_population_is_the_run_with_that_seed(tmp_path):
     config = replace(FLAX, learning_rate=0.1)
-    network = NETWORKS["flax"](config.hidden, config.rates, config.std)
-    folder = RunFolder("dropout", tmp_path)
-
-    def train(seed, seeds):
-        return loop.train(
-            str(seed),
-            jax.vmap(network.init),
-            data,
-            metrics_fn=metrics_fn(network),
-            optimizer=optax.sgd(config.learning_rate),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            flags=config,
-            folder=folder,
-            seed_keys=population.seed_keys(seed, seeds),
-        )
-
-    together, alone = train(4, 3), train(6, 1)
-    for ours, theirs in leaves(together.states, alone.states):
-        np.testing.assert_allclose(ours[2], theirs[0], rtol=1e-10, atol=1e-12)
+    run(replace(config, out=tmp_path / "together", seed=4, seeds=3))
+    run(replace(config, out=tmp_path / "alone", seed=6))
+    metrics = (rows(tmp_path / name) for name in ("together", "alone"))
+    for together, alone in zip(*metrics, strict=True):
+        for name in ("train_loss", "test_loss"):
+            assert together[name][2] == pytest.approx(alone[name][0], rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_numbers_another_others_and_one_no_spread(

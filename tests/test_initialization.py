@@ -58,23 +58,6 @@ def test_weights_start_normal_with_the_variance_of_the_chapter(name):
         check_moments(leaf, variance, 3.0)
 
 
-def test_the_bias_of_pytorch_depends_on_the_inputs_of_its_layer():
-    for fan_in in (4, 400):
-        b = init.torch_bias(fan_in)(jax.random.key(0), (5_000,))
-        check_moments(b, 1 / (3 * fan_in), 1.8)
-        assert float(jnp.abs(b).max()) <= 1 / np.sqrt(fan_in)
-
-
-def test_the_books_own_initialiser_keeps_half_and_nothing_small():
-    w = np.asarray(init.sparse_uniform(jax.random.key(0), (300, 300)))
-    kept = np.abs(w[w != 0])
-    assert kept.min() >= 5
-    assert kept.max() <= 10
-    five_sigma = 5 * np.sqrt(w.size / 4)  # Binomial(n, 1/2)
-    assert abs(kept.size - w.size / 2) <= five_sigma
-    assert abs(np.sign(w).sum()) <= 5 * np.sqrt(w.size / 2)
-
-
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_initialisers_draw_the_dtype_asked_for_or_the_widest(name, x64):
     initializer, key = INITIALIZERS[name], jax.random.key(0)

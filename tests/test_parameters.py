@@ -32,14 +32,8 @@ def test_the_summary_has_path_shape_dtype_entries_and_bytes_of_each(tree):
     ]
     assert parameters.count(tree) == 49
     assert parameters.num_bytes(tree) == 196
-    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)
+    half = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), tree)
     assert parameters.num_bytes(half) == 98
-
-
-def test_shapes_alone_are_enough_to_count_four_nested_blocks():
-    shapes = jax.eval_shape(RGNet().init, jax.random.key(0), jnp.ones((2, 4)))
-    assert parameters.count(shapes) == 4 * (4 * 8 + 8 + 8 * 4 + 4) + 4 + 1
-    assert len(parameters.summary(shapes)) == 4 * 4 + 2
 
 
 def test_the_outline_has_a_line_for_each_module_indented_by_its_depth():

@@ -4,39 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
-from support import relative_difference
 
 from ch4jax.recurrent import Params, init_lstm, init_rnn, lstm, rnn
-
-BOTH = pytest.mark.parametrize(("init", "layer"), [(init_rnn, rnn), (init_lstm, lstm)])
-
-
-def problem(init, steps=7):
-    params = init(3, 4, key=jax.random.key(0))
-    return params, jnp.asarray(np.random.default_rng(0).normal(size=(2, steps, 3)))
-
-
-def flax_cell(params):
-    """Return Flax's parameters of the same cell, and the cell."""
-    w, u, b = params
-    if w.shape[1] == 4:
-        return {"i": {"kernel": w, "bias": b}, "h": {"kernel": u}}, nn.SimpleCell(
-            4, param_dtype=float
-        )
-    gates = zip("ifgo", *(jnp.split(p, 4, axis=-1) for p in params), strict=True)
-    cell = {}
-    for name, w, u, b in gates:
-        cell |= {f"i{name}": {"kernel": w}, f"h{name}": {"kernel": u, "bias": b}}
-    return cell, nn.OptimizedLSTMCell(4, param_dtype=float)
-
-
-@BOTH
-def test_the_layer_from_scratch_is_flaxs(init, layer, x64):
-    params, x = problem(init)
-    cell, module = flax_cell(params)
-    reference = nn.RNN(module).apply({"params": {"cell": cell}}, x)
-    assert relative_difference(layer(params, x), reference) <= 1e-12
 
 
 def gradient_at_zero(layer, params, steps):
@@ -60,18 +29,13 @@ def test_back_through_an_lstm_a_gradient_meets_a_forget_gate_a_step(forget, x64)
     np.testing.assert_allclose(gradient_at_zero(lstm, params, 20), expected)
 
 
-@BOTH
-def test_an_output_does_not_depend_on_later_inputs(init, layer):
-    params, x = problem(init)
-    before, after = layer(params, x), layer(params, x.at[:, 4:].add(1.0))
-    np.testing.assert_array_equal(before[:, :4], after[:, :4])
-    assert (before[:, 4:] != after[:, 4:]).all()
-
-
-@BOTH
+@pytest.mark.parametrize(("init", "layer"), [(init_rnn, rnn), (init_lstm, lstm)])
 def test_a_hundred_steps_are_no_longer_a_program_than_three(init, layer):
+    params = init(3, 4, key=jax.random.key(0))
+
     def lines(steps):
-        return len(jax.jit(layer).lower(*problem(init, steps)).as_text().splitlines())
+        program = jax.jit(layer).lower(params, jnp.zeros((2, steps, 3))).as_text()
+        return len(program.splitlines())
 
     assert lines(3) == lines(100)
 

@@ -38,4 +38,5 @@ def test_every_quantity_and_every_gradient_is_pytorchs(x64):
     for name, theirs in quantities.items():
         assert relative_difference(getattr(kept, name), theirs.detach()) <= 1e-12, name
     for name, theirs in (quantities | weights).items():
+        assert getattr(hand, name).dtype == np.float64, name
         assert relative_difference(getattr(hand, name), theirs.grad) <= 1e-12, name

@@ -12,7 +12,6 @@ from ch4jax import blocks, dropout, interop, parity, training, weight_decay
 from ch4jax.data import fashion_mnist
 from ch4jax.errors import Mismatch
 from experiments import compare
-from experiments.common import cli
 from experiments.common.errors import Failed, UsageError
 from experiments.pytorch import deep_mlp as deep_mlp_systems
 from experiments.pytorch import dropout as dropout_systems
@@ -284,8 +283,3 @@ def test_without_pytorch_one_line_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r'pip install "ch4jax\[torch\]"'):
         compare.run(compare.Config(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_topic_is_named():
-    with pytest.raises(UsageError, match="got atoms"):
-        cli.parse(compare.Config, ["atoms"])

@@ -107,6 +107,7 @@ def batch_norm(draw):
     theirs = getattr(torch.nn, f"BatchNorm{axes}d")(n, affine=affine)
     torch.nn.init.uniform_(theirs.running_mean)
     torch.nn.init.uniform_(theirs.running_var, 0.5, 1.5)
+    theirs.num_batches_tracked += 1
     flags = {"use_bias": affine, "use_scale": affine, "use_running_average": True}
     ours = both("BatchNorm", n, **flags)
     return Case(theirs, ours, (randn(4, n, *[3] * axes),), images=True)
@@ -185,11 +186,6 @@ def recurrent(theirs, cells):
     return layer
 
 
-def prelu(draw):
-    del draw
-    return Case(torch.nn.PReLU(), (linen.PReLU(), nnx.PReLU()), (randn(5),))
-
-
 LAYERS = {
     "Dense": dense,
     "Conv": conv,
@@ -206,7 +202,9 @@ LAYERS = {
     ),
     "GRU": recurrent(torch.nn.GRU, (linen.GRUCell, nnx.GRUCell)),
     "RNN": recurrent(torch.nn.RNN, (linen.SimpleCell, nnx.SimpleCell)),
-    "PReLU": prelu,
+    "PReLU": lambda _: Case(
+        torch.nn.PReLU(), (linen.PReLU(), nnx.PReLU()), (randn(5),)
+    ),
 }
 
 

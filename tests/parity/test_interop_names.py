@@ -55,10 +55,6 @@ def like(tree, rename):
     }
 
 
-def kernels(tree):
-    return [np.asarray(leaf).T for leaf in jax.tree.leaves(tree)]
-
-
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(trees(WORDS | st.integers(0, 3).map(str)))
 def test_equal_names_are_counterparts_whatever_the_shapes(tree):
@@ -81,7 +77,7 @@ def test_other_names_are_paired_or_a_mapping_is_printed_that_works(tree, order):
     except Mismatch as error:
         printed = ast.literal_eval(str(error).rpartition("names=")[2])
         ours = from_torch(given, wanted, names=printed)
-    found = sorted(float(kernel[0, 0]) for kernel in kernels(ours))
+    found = sorted(float(kernel[0, 0]) for kernel in jax.tree.leaves(ours))
     assert found == sorted(float(array[0, 0]) for array in given.values())
 
 
@@ -143,14 +139,11 @@ def test_a_square_kernel_of_an_unknown_layer_is_warned_of():
     from_torch(square, {"Conv_0": {"kernel": np.zeros((3, 3, 4, 4))}})
 
 
-def test_rows_after_flattened_images_are_permuted_on_request_and_warned_of():
+def test_rows_after_flattened_images_are_warned_of_and_sizes_are_checked():
     theirs, image = lenet.torch_module(), jax.numpy.ones((1, 1, 24, 24))
     like = jax.eval_shape(lenet.flax_module().init, jax.random.key(0), image)
     with pytest.warns(UserWarning, match=r"^fc1 seems to meet flattened images"):
-        plain = from_torch(theirs, like)["params"]["Dense_0"]["kernel"]
-    moved = from_torch(theirs, like, **lenet.OPTIONS)["params"]["Dense_0"]["kernel"]
-    expected = plain.reshape(8, 4, 4, -1).transpose(1, 2, 0, 3).reshape(128, -1)
-    np.testing.assert_array_equal(moved, expected)
+        from_torch(theirs, like)
     with pytest.raises(Mismatch, match=r"^fc1 is \(24, 128\): \(8, 4\) fits neither"):
         from_torch(theirs, like, flattened={"fc1": (8, 4)})
     with pytest.raises(Mismatch, match=r"^`flattened` has \['fc9'\], but the layers"):
@@ -173,13 +166,3 @@ def test_tied_names_take_one_value_only():
     ours["decoder"]["kernel"] += 1
     with pytest.raises(Mismatch, match=r"^encoder.weight and decoder.weight are one t"):
         to_torch(ours, theirs)
-
-
-def test_the_counter_of_batch_norm_stays_as_it_is():
-    norm = torch.nn.BatchNorm1d(2)
-    norm(torch.randn(3, 2))
-    ours = {"params": {"bn": {"scale": np.zeros(2, "f"), "bias": np.zeros(2, "f")}}}
-    ours["batch_stats"] = {"bn": {"mean": np.zeros(2, "f"), "var": np.ones(2, "f")}}
-    theirs = to_torch(ours, norm)
-    assert theirs["num_batches_tracked"] == 1
-    assert theirs["running_var"].tolist() == [1, 1]
