@@ -3,7 +3,7 @@
 First come the bandwidth of memory and the dispatch of an empty step; then the matrix
 products of an epoch at their own shapes, and the same work done by PyTorch and by JAX,
 all rows in turn, round after round, so that a drift of the machine slows all of them
-alike. Rows with PyTorch need `pip install "ch4jax[torch]"`. If rounds differ too much,
+alike. Rows with PyTorch need `pip install -e ".[torch]"`. If rounds differ too much,
 or an epoch takes less than its matrix products, the machine was not quiet, and the
 tables say so.
 """
@@ -80,7 +80,6 @@ def run(config: Config) -> None:
         "rows": measured,
         "not_run": not_run,
         "quiet": not disturbed,
-        "seconds": folder.seconds(),
     }
     folder.finish(summary, headline=headline)
 
@@ -140,7 +139,7 @@ def torch_works(
     """
     everything = "every row of PyTorch"
     if importlib.util.find_spec("torch") is None:
-        reason = 'PyTorch is not installed: pip install "ch4jax[torch]"'
+        reason = 'PyTorch is not installed: pip install -e ".[torch]"'
         return [], [{"name": everything, "reason": reason}]
     import experiments.benchmark.torch_rows as theirs
 

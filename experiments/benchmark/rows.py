@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from ch4jax import house_prices, training
 from ch4jax.data.fashion_mnist import FashionMNIST
 from ch4jax.house_prices import features, models
-from ch4jax.training import Batch, Metrics, TrainState, folds, population
+from ch4jax.training import Batch, Metrics, MetricsFn, TrainState, folds, population
 from experiments.common import linear_problem, roofline, timing
 from experiments.common.networks import flax_network, metrics_fn
 from experiments.common.roofline import BATCH_SIZE
@@ -105,7 +105,6 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
     images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     num_rows = len(images)
     network = flax_network(HIDDEN, RATES, STD)
-    plain = flax_network(HIDDEN, (0.0,) * len(RATES), STD)
     optimizer = optax.sgd(LEARNING_RATE)
     given = {"metrics_fn": metrics_fn(network), "optimizer": optimizer}
     start = training.init_state(network.init(jax.random.key(0)), optimizer)
@@ -127,21 +126,20 @@ def dropout_rows(data: FashionMNIST) -> Iterator[Work]:
         return training.classification_metrics(logits.astype(jnp.float32), y)
 
     given |= {"batch_size": BATCH_SIZE}
-    for name, changed in (
-        ("JAX, scanned epoch", {}),
-        ("JAX, scanned epoch, no dropout", {"metrics_fn": metrics_fn(plain)}),
-        ("JAX, scanned epoch, bfloat16", {"metrics_fn": low}),
-    ):
+
+    def scanned(rest: str = "", **changed: MetricsFn) -> Work:
         epoch = partial(training.train_epoch, **(given | changed))
-        rows, key = (images, labels), jax.random.key(1)
-        work = compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
-        yield work._replace(has_floor="bfloat16" not in name)
+        name, rows = f"JAX, scanned epoch{rest}", (images, labels)
+        key = jax.random.key(1)
+        return compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
+
+    yield scanned()._replace(has_floor=True)
+    plain = metrics_fn(flax_network(HIDDEN, (0.0,) * len(RATES), STD))
+    yield scanned(", no dropout", metrics_fn=plain)._replace(has_floor=True)
+    yield scanned(", bfloat16", metrics_fn=low)
     if jax.default_backend() != "cpu":  # on which float32 is the only mode
         with jax.default_matmul_precision("default"):
-            epoch = partial(training.train_epoch, **given)
-            rows, key = (images, labels), jax.random.key(1)
-            name = "JAX, scanned epoch, the device's own precision"
-            yield compiled(DROPOUT, name, num_rows, epoch, start, rows, key=key)
+            yield scanned(", the device's own precision")
     # A tenth of the rows, so that 64 members do not take a minute.
     few = (images[: num_rows // 10], labels[: num_rows // 10])
     for members in POPULATIONS:
@@ -180,14 +178,11 @@ def house_rows(houses: Houses) -> Iterator[Work]:
 
 def perceptron_rows(houses: Houses) -> Iterator[Work]:
     """Yield the perceptrons of the best recipe: settings x folds x seeds at once."""
-    k, width = len(houses.in_training), (SETTINGS, len(houses.in_training))
-    decays = jnp.linspace(0.5, 1.5, SETTINGS)[:, None]
-    settings = (
-        jnp.full(width, 0.01),
-        decays,
-        jnp.linspace(0.2, 0.3, SETTINGS)[:, None],
-    )
-    setting = models.Setting(*(jnp.broadcast_to(array, width) for array in settings))
+    k = len(houses.in_training)
+    # Learning rate, decay and dropout of each setting, the same in every fold.
+    settings = np.linspace((0.01, 0.5, 0.2), (0.01, 1.5, 0.3), SETTINGS)
+    each = np.broadcast_to(settings.T[..., None], (3, SETTINGS, k))
+    setting = models.Setting(*jnp.asarray(each, float))
     x = jnp.broadcast_to(houses.features, (k, *houses.features.shape))
     arrays = setting, x, jnp.log(houses.prices), jnp.asarray(houses.in_training)
     steps = folds.steps_per_epoch(houses.in_training, 128)
@@ -195,6 +190,5 @@ def perceptron_rows(houses: Houses) -> Iterator[Work]:
     train = partial(models.train, models.Architecture(), **sizes)
     keys = jax.random.split(jax.random.key(0), (k, SEEDS))
     members = SETTINGS * keys.size
-    yield compiled(
-        PERCEPTRONS, f"JAX, {members} at once", members, train, *arrays, keys=keys
-    )
+    name = f"JAX, {members} at once"
+    yield compiled(PERCEPTRONS, name, members, train, *arrays, keys=keys)

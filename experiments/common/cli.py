@@ -117,7 +117,7 @@ MIN_COLUMNS = 20  # in fewer than 8, tyro draws its boxes without end
 
 EXIT_CODES: dict[type[Exception], int] = {
     Failed: 1,
-    Refused: 1,  # a folder of somebody else is where a checkpoint would be
+    Refused: 1,  # a checkpoint would replace a folder that is not ours
     UsageError: 2,
     DataError: 65,
     NetworkError: 69,
@@ -275,7 +275,7 @@ def _run(config: Config, run: Callable[[Config], None]) -> int:
 def exit_code(work: Callable[[], int]) -> int:
     """Return what `work` returns; if it fails, print one line and return its code.
 
-    An error that you cannot mend shows its traceback.
+    Any other error is a bug and shows its traceback.
     """
     stdout = output.protect()
     warnings.showwarning = _show_warning

@@ -83,18 +83,16 @@ def show(
     ids = data.train["Id"].to_numpy()[worst]
     title = f"recipe {recipe}: log RMSE {score:.4f}, and the Ids of the worst houses"
     draw(prices, np.exp(mean), dict(zip(worst, ids, strict=True)), title, folder)
-    several = len(out_of_fold) > 1
+    spread = out_of_fold.std(axis=0, ddof=1).mean() if len(out_of_fold) > 1 else None
     return {
         "out_of_fold_log_rmse": score,
         "out_of_fold_log_rmse_standard_error": deviation,
         "out_of_fold_log_rmse_usual": usual,
         "out_of_fold_dollars": dollars,
-        "spread_over_seeds": out_of_fold.std(axis=0, ddof=1).mean()
-        if several
-        else None,
+        "spread_over_seeds": spread,
         "worst": [
-            {"Id": data.train["Id"].iloc[row], "log_error": errors[row]}
-            for row in worst
+            {"Id": i, "log_error": error}
+            for i, error in zip(ids, errors[worst], strict=True)
         ],
     }
 
