@@ -66,14 +66,6 @@ def _flag(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[
     )
 
 
-def check_at_least_1(flag: str, value: float) -> None:
-    """Raise UsageError unless `value` is at least 1 and an int32."""
-    if value < 1:
-        raise UsageError(f"{flag} must be at least 1, got {value}")
-    if value >= 2**31:  # XLA would abort
-        raise UsageError(f"{flag} must be below 2**31, got {value}")
-
-
 def check(expected: str, holds: Callable[..., bool]) -> Callable[..., None]:
     """Return a check for the type of a flag; it raises UsageError."""
 
@@ -90,8 +82,10 @@ def check_batch_size(value: int, rows: int, what: str = "training images") -> No
     holds("--batch-size", value)
 
 
+# XLA would abort for a larger one.
+check_count = check("at least 1 and below 2**31", lambda x: 1 <= x < 2**31)
 # Types of flags; `Flags` calls the functions in them.
-Count = Annotated[int, check_at_least_1]
+Count = Annotated[int, check_count]
 Positive = Annotated[float, check("positive and finite", lambda x: 0 < x < math.inf)]
 From0 = Annotated[float, check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
 Seed = Annotated[int, check("in 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)]
@@ -99,7 +93,7 @@ Probability = Annotated[float, check("in [0, 1]", lambda x: 0 <= x <= 1)]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
-OptionalCount = Annotated[OptionalInt, check_at_least_1]
+OptionalCount = Annotated[OptionalInt, check_count]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
 OptionalPositive = Annotated[OptionalFloat, *get_args(Positive)[1:]]
 OptionalFrom0 = Annotated[OptionalFloat, *get_args(From0)[1:]]

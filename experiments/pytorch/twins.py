@@ -16,14 +16,13 @@ def perceptron(
     rates: Sequence[float] = (0.2, 0.5),
     *,
     num_inputs: int = 784,
-    num_classes: int = 10,
 ) -> nn.Sequential:
     """Return the perceptron of `ch4jax.dropout`."""
     layers: list[nn.Module] = [nn.Flatten()]
     for width, rate in zip(hidden, rates, strict=True):
         layers += [nn.Linear(num_inputs, width), nn.ReLU(), nn.Dropout(rate)]
         num_inputs = width
-    return nn.Sequential(*layers, nn.Linear(num_inputs, num_classes))
+    return nn.Sequential(*layers, nn.Linear(num_inputs, 10))
 
 
 def init_normal(network: nn.Module, std: float = 0.01) -> nn.Module:
@@ -57,10 +56,10 @@ class FixedHiddenMLP(nn.Module):
 
     rand_weight: torch.Tensor
 
-    def __init__(self, width: int = 20) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("rand_weight", torch.rand(width, width))
-        self.linear = nn.Linear(width, width)
+        self.register_buffer("rand_weight", torch.rand(20, 20))
+        self.linear = nn.Linear(20, 20)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum of the outputs, halved until their sizes sum to at most 1."""
@@ -87,9 +86,9 @@ class NestMLP(nn.Module):
         return self.linear(self.net(x))
 
 
-def chimera(num_inputs: int = 20) -> nn.Sequential:
+def chimera() -> nn.Sequential:
     """Return the twin of `ch4jax.blocks.chimera`."""
-    return nn.Sequential(NestMLP(num_inputs), nn.Linear(16, 20), FixedHiddenMLP())
+    return nn.Sequential(NestMLP(), nn.Linear(16, 20), FixedHiddenMLP())
 
 
 class CenteredLayer(nn.Module):
@@ -116,10 +115,8 @@ class MyLinear(nn.Module):
 class Block(nn.Sequential):
     """Twin of `ch4jax.parameters.Block`."""
 
-    def __init__(self, num_inputs: int = 4) -> None:
-        super().__init__(
-            nn.Linear(num_inputs, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU()
-        )
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU())
 
 
 class RGNet(nn.Sequential):
@@ -127,10 +124,10 @@ class RGNet(nn.Sequential):
 
     names: ClassVar = {"0": "", "1": "Dense_0"}
 
-    def __init__(self, num_inputs: int = 4) -> None:
+    def __init__(self) -> None:
         blocks = nn.Sequential()
         for i in range(4):
-            blocks.add_module(f"block{i}", Block(num_inputs if i == 0 else 4))
+            blocks.add_module(f"block{i}", Block())
         super().__init__(blocks, nn.Linear(4, 1))
 
 
@@ -139,8 +136,8 @@ class SharedMLP(nn.Sequential):
 
     names: ClassVar = {"0": "hidden", "2": "shared", "4": "shared", "6": "out"}
 
-    def __init__(self, num_inputs: int = 4) -> None:
-        first, shared, out = nn.Linear(num_inputs, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+    def __init__(self) -> None:
+        first, shared, out = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 1)
         super().__init__(first, nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), out)
 
 
