@@ -15,7 +15,6 @@ from ch4jax.training import population
 from experiments import dropout
 from experiments.common import loop
 from experiments.common.errors import Failed
-from experiments.common.memorisation import RATES
 from experiments.common.networks import NETWORKS, metrics_fn
 from experiments.common.run_folder import RunFolder
 from experiments.dropout import lesson
@@ -64,7 +63,7 @@ def test_the_lesson_ends_the_command_with_its_effect_and_interval(
     monkeypatch.setattr(lesson, "Recipe", quick)
     config = replace(FLAX, out=tmp_path, lesson=True, train_size=40)
     taught = run(config)["lesson"]
-    assert [entry["rates"] for entry in taught["results"]] == [list(r) for r in RATES]
+    assert [tuple(entry["rates"]) for entry in taught["results"]] == [*lesson.RATES]
     without, *_, half = (entry["test_accuracy"] for entry in taught["results"])
     assert taught["effect"]["estimate"] == pytest.approx(half - without)
     assert (taught["runs"], taught["rows"], taught["label_noise"]) == (4, 40, 0.3)
