@@ -100,8 +100,8 @@ def run(config: Config) -> None:
         "initialization": lambda: deep_mlp.systems(images),
         "blocks": lambda: modules.systems(images),
     }
-    topics = [topic for topic in TOPICS if topic in config.systems]
-    compared = [system for topic in topics for system in families[topic]()]
+    chosen = [make for topic, make in families.items() if topic in config.systems]
+    compared = [system for make in chosen for system in make()]
     verdicts: list[dict[str, Any]] = []
     courses, judged, reports = {}, {}, {}
     with progress("systems", len(compared)) as done:
