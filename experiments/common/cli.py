@@ -144,7 +144,7 @@ class Flags:
     platform: OptionalStr = None
     """Device to run on: cpu, gpu or tpu; JAX's own choice if not given."""
     precision: Precision = None
-    """Of matrix products: highest, float32, if not given; default is the device's."""
+    """Of matrix products: highest (float32) if not given; default: the device's own."""
 
     def __post_init__(self) -> None:
         """Call the checks in the types of the flags, with what each flag was given."""
@@ -184,7 +184,7 @@ class TrainingFlags(DeviceFlags):
     """The flags of experiments whose training can be interrupted and resumed."""
 
     save_every: OptionalCount = None
-    """Epochs from one checkpoint to the next; if not given, the last is saved."""
+    """Epochs from one checkpoint to the next; if not given, only the last is saved."""
     resume: OptionalPath = None
     """Run folder of an interrupted run to resume, with the flags that it had."""
     coordinator: OptionalStr = None
@@ -194,7 +194,7 @@ class TrainingFlags(DeviceFlags):
     process_id: OptionalInt = None
     """Which of them this is, from 0."""
     distributed: Switch = False
-    """Instead of the three: as JAX finds them in SLURM, Open MPI, Kubernetes, TPUs."""
+    """Let JAX find these three, in SLURM, Open MPI, Kubernetes or on Cloud TPUs."""
 
     @property
     def several(self) -> bool:
