@@ -4,8 +4,8 @@ XLA compiles for a device that it only has the description of, and its answers a
 facts: megabytes a chip, the products and their precision, what passes between chips in
 a step, and which population is refused. Nothing is run. Seconds, kernels chosen by
 tuning, and whether a binary runs are not known; the microseconds are a bound from the
-makers' peaks, which no program can beat. TPUs need `pip install "ch4jax[aot]"`, GPUs
-the wheels that docs/scaling.md names.
+makers' peaks, which no program can beat. TPUs need `pip install -e ".[aot]"`, GPUs the
+wheels that docs/scaling.md names.
 """
 
 import importlib.metadata
@@ -74,11 +74,8 @@ class Config(cli.Flags):
                 )
             gpu = target.startswith("h100")
             if not importlib.util.find_spec("jax_cuda12_plugin" if gpu else "libtpu"):
-                missing = (
-                    ", ".join(COMPILERS[1:])
-                    if gpu
-                    else 'libtpu: pip install "ch4jax[aot]"'
-                )
+                of_tpu = 'libtpu: pip install -e ".[aot]"'
+                missing = ", ".join(COMPILERS[1:]) if gpu else of_tpu
                 raise UsageError(f"--targets {target} needs {missing}")
 
 
@@ -111,7 +108,7 @@ def run(config: Config) -> None:
     found = importlib.metadata.distributions()
     compilers = {x.name: x.version for x in found if x.name in COMPILERS}
     folder.finish(
-        {"programs": rows, "compilers": compilers, "seconds": folder.seconds()},
+        {"programs": rows, "compilers": compilers},
         headline=f"{len(rows)} programs compiled for {len(targets)} targets; none ran.",
     )
 
@@ -277,16 +274,16 @@ def products(text: str) -> list[tuple[float, str]]:
     XLA writes a product as `dot`, on a TPU as `convolution`, and on a GPU also as a
     call of cuBLAS; the precision is `highest`, `default`, or a dtype below float32.
     """
-    shapes = dict(re.findall(r"%([\w.-]+) = \(?(\w+\[[\d,]*)\]", text))
+    types = dict(re.findall(r"%([\w.-]+) = \(?(\w+\[[\d,]*)\]", text))
     found = []
     for result, left, right, rest in re.findall(
         r"= \(?\w+\[([\d,]*)\].*? (?:dot|convolution|custom-call)"
         r"\(%([\w.-]+), %([\w.-]+)(.*)",
         text,
     ):
-        dtype, of_left = shapes[left].split("[")
+        dtype, of_left = types[left].split("[")
         if labels := re.search(r"dim_labels=\w+_(\w+)->", rest):
-            _, of_right = shapes[right].split("[")
+            _, of_right = types[right].split("[")
             contracted = of_right.split(",")[labels[1].index("i")]
         elif axes := re.search(r'lhs_contracting_dim\w+"?[=:][{\[]([\d,"]*)', rest):
             sizes = of_left.split(",")

@@ -62,12 +62,7 @@ def run(config: Config) -> None:
     memory = show_memory(draw_problem(config, data), folder)
     largest = max(float(row.get("difference", 0)) for row in quantities.values())
     folder.finish(
-        {
-            "quantities": quantities,
-            "differences": differences,
-            "memory": memory,
-            "seconds": folder.seconds(),
-        },
+        {"quantities": quantities, "differences": differences, "memory": memory},
         headline=f"By hand and jax.grad differ by at most {largest:.1e} of the norm of "
         "a gradient.",
     )

@@ -1,8 +1,8 @@
 """Blocks: five networks, and a loop in a forward pass (D2L 6.1).
 
-Prints the outputs of each network for two rows of 20 numbers, and draws what the loop
-of `FixedHiddenMLP` does to rows over eight orders of magnitude. `docs/porting.md` shows
-the same blocks in PyTorch.
+Prints the outputs of each network for two rows of 20 numbers, and measures what the
+loop of `FixedHiddenMLP` does to rows over eight orders of magnitude. `docs/text.md`
+shows the same blocks in PyTorch.
 """
 
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ class Config(cli.Flags):
 
 
 def run(config: Config) -> None:
-    """Go through the section, draw the loop, and write the summary."""
+    """Go through the section, and write the summary."""
     folder = RunFolder.create("blocks", config)
     x_key, init_key = jax.random.split(jax.random.key(config.seed))
     x = jax.random.uniform(x_key, (2, 20))
     say(f"x: uniform on [0, 1), shape {x.shape}")
     facts = show_perceptrons(x, key=init_key)
-    facts |= show_fixed_hidden(x, folder, key=init_key)
+    facts |= show_fixed_hidden(x, key=init_key)
     y = chimera().init_with_output(init_key, x)[0]
     say(f"chimera, the blocks nested in one another: {y:.4f}")
     facts["chimera"] = y
     agree = "agree" if facts["my_sequential_is_sequential"] else "differ"
     folder.finish(
-        {"seconds": folder.seconds(), **facts},
+        facts,
         headline=f"MySequential and nn.Sequential {agree}; the loop keeps values at "
         f"{facts['halvings']['largest_value']:.2f} or below.",
     )
@@ -73,9 +73,7 @@ def show_perceptrons(x: Float[Array, "2 20"], *, key: PRNGKeyArray) -> dict[str,
     }
 
 
-def show_fixed_hidden(
-    x: Float[Array, "2 20"], folder: RunFolder, *, key: PRNGKeyArray
-) -> dict[str, Any]:
+def show_fixed_hidden(x: Float[Array, "2 20"], *, key: PRNGKeyArray) -> dict[str, Any]:
     """Apply the block with the constant, the layer used twice, and the loop."""
     y, variables = FixedHiddenMLP().init_with_output(key, x)
     say(f"FixedHiddenMLP: {y:.4f}")

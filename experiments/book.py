@@ -39,7 +39,7 @@ EXPLORED = re.compile(
 
 @dataclass(frozen=True)
 class Config(cli.Flags):
-    """Flags; seed, platform and precision are the chapters' own."""
+    """Flags; the chapters have their own seed, platform and precision."""
 
     out: cli.FlagPath = Path("site")
     """Folder of the site: new, or of an earlier build."""

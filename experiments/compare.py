@@ -7,7 +7,7 @@ Each system goes through four levels: (1) the same parameters and rows give the 
 outputs, loss and gradients; (2) three steps of each optimiser; (3) a whole run with the
 same parameters, batches and masks; (4) independent runs end alike, by an equivalence
 test. On a GPU or TPU, PyTorch stays on the CPU, and our loss and gradients are compared
-with those that JAX has there too. It needs PyTorch: `pip install "ch4jax[torch]"`.
+with those that JAX has there too. It needs PyTorch: `pip install -e ".[torch]"`.
 """
 
 import importlib.util
@@ -63,7 +63,7 @@ class Config(cli.Flags):
 def run(config: Config) -> None:
     """Compare each system, print the verdicts, draw, and fail if a verdict does."""
     if importlib.util.find_spec("torch") is None:
-        raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
+        raise UsageError('PyTorch is not installed: pip install -e ".[torch]"')
     import torch
 
     from experiments.pytorch import (
@@ -100,8 +100,8 @@ def run(config: Config) -> None:
         "initialization": lambda: deep_mlp.systems(images),
         "blocks": lambda: modules.systems(images),
     }
-    topics = [topic for topic in TOPICS if topic in config.systems]
-    compared = [system for topic in topics for system in families[topic]()]
+    chosen = [make for topic, make in families.items() if topic in config.systems]
+    compared = [system for make in chosen for system in make()]
     verdicts: list[dict[str, Any]] = []
     courses, judged, reports = {}, {}, {}
     with progress("systems", len(compared)) as done:
@@ -142,7 +142,6 @@ def run(config: Config) -> None:
             "reports": reports,
             "courses": courses,
             "outcomes": {name: runs._asdict() for name, runs in judged.items()},
-            "seconds": folder.seconds(),
         },
         headline=f"{len(verdicts) - len(failed)} of {len(verdicts)} comparisons of "
         f"{len(compared)} systems with PyTorch are equal, {len(failed)} failed.",

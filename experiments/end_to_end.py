@@ -57,7 +57,7 @@ class Cost(NamedTuple):
 def run(config: Config) -> None:
     """Run both commands in every round; print, draw, write."""
     if importlib.util.find_spec("torch") is None:
-        raise UsageError('PyTorch is not installed: pip install "ch4jax[torch]"')
+        raise UsageError('PyTorch is not installed: pip install -e ".[torch]"')
     data = fashion_mnist.load(config.data)
     if len(list(data.folder.glob("*-ubyte.gz"))) < 4:
         raise UsageError(
@@ -99,9 +99,8 @@ def run(config: Config) -> None:
     if disturbed:
         folder.table([timing.NOT_QUIET, "why"], [*disturbed.items()], num_texts=2)
     draw(entries, len(data.train_images), warning, folder)
-    summary = {"data": data.name, "commands": entries, "quiet": not disturbed}
     folder.finish(
-        summary | {"seconds": folder.seconds()},
+        {"data": data.name, "commands": entries, "quiet": not disturbed},
         headline=f"From start to end, PyTorch takes {warm['ratio']:.2f} times as long: "
         f"{theirs['median']:.1f} s against {warm['median']:.1f} s{warning}.",
     )

@@ -113,7 +113,6 @@ def run(config: Config) -> None:
         "points": [p._asdict() for p in points],
         "faster_than_cpu_from": crossed,
         "quiet": not (disturbed or spread),
-        "seconds": folder.seconds(),
     }
     folder.finish(
         summary,

@@ -31,7 +31,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the flags."""
-        cli.check_at_least_1("--processes", self.processes)
+        cli.check_count("--processes", self.processes)
 
 
 def run(config: Config, command: Sequence[str]) -> int:

@@ -38,7 +38,7 @@ def run(config: Config) -> None:
     facts |= show_learning(folder, key=keys[2])
     learnt, stopped = facts["last_losses"]
     folder.finish(
-        {"seconds": folder.seconds(), **facts},
+        facts,
         headline=f"The loss ends at {learnt:.3f} if MyLinear learns, at {stopped:.3f} "
         "if its gradient is stopped.",
     )

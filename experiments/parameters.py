@@ -1,7 +1,7 @@
 """Parameters: read, re-initialise, set, share and freeze them by path (D2L 6.2).
 
 Goes through the section with the perceptron 4-8-1, four nested blocks, and a layer that
-is used twice, and trains while some parameters are frozen. `docs/porting.md` shows the
+is used twice, and trains while some parameters are frozen. `docs/text.md` shows the
 same steps in PyTorch.
 """
 
@@ -64,7 +64,7 @@ def run(config: Config) -> None:
     facts |= show_sharing(x, folder, key=share_key)
     facts["moved"] = show_freezing(variables, folder, key=freeze_key)
     folder.finish(
-        {"seconds": folder.seconds(), **facts},
+        facts,
         headline=f"One layer used twice: {facts['shared_count']} entries; two copies "
         f"of it would make {facts['untied_count']}.",
     )
@@ -118,21 +118,21 @@ def show_drawing(variables: PyTree, *, key: PRNGKeyArray) -> dict[str, Any]:
     keys = jax.random.split(key, len(RULES))
     for rule_key, (name, rules) in zip(keys, RULES.items(), strict=True):
         variables = parameters.reinitialize(variables, rules, key=rule_key)
-        facts[name] = parameters.flatten(variables)
+        facts[name] = arrays = parameters.flatten(variables)
         say(f"\n{name}, for {', '.join(rules)}")
         if name == "custom":  # a rule is called once for each leaf that it matches
-            for path, array in parameters.flatten(variables).items():
+            for path, array in arrays.items():
                 if path.endswith("kernel"):
                     say(f"Init {path} {array.shape}")
-            two = np.asarray(facts[name][FIRST])[:, :2].T
+            two = np.asarray(arrays[FIRST])[:, :2].T
             say(f"two units of the first layer:\n{two}")
-        for path, array in facts[name].items():
+        for path, array in arrays.items():
             unit_0 = np.asarray(array)[..., 0].round(4)
             say(f"{path} {array.shape}, of unit 0: {unit_0}")
     kernel = parameters.get(variables, FIRST)
     changed = parameters.replace(variables, FIRST, (kernel + 1).at[0, 0].set(42))
     facts["set"] = parameters.get(changed, FIRST)
-    facts["as it was"] = parameters.get(variables, FIRST)
+    facts["as it was"] = kernel
     say(f"\nplus 1, and 42 at [0, 0]: {np.asarray(facts['set'])[:, 0].round(4)}")
     return facts
 

@@ -119,7 +119,6 @@ def run(config: Config) -> None:
             "time_over_whole_grid": share,
             "test_loss_difference": float(difference.mean()),
             "standard_error": error,
-            "seconds": folder.seconds(),
         },
         headline=f"Halving took {share:.2f} times as long as the whole grid; the test "
         f"loss of its choice differs by {difference.mean():+.4f} ± {error:.4f}.",

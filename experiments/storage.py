@@ -117,9 +117,7 @@ def clone(seed: int, path: Path) -> tuple[PyTree, bool]:
     # Shapes are enough to load into: nothing is drawn for the clone.
     like = jax.eval_shape(net.init, init_key, inputs)
     cloned = storage.load(path / "mlp.params", like=like)
-    say(
-        layout(net, inputs)
-    )  # there is no eval(): no layer behaves otherwise in training
+    say(layout(net, inputs))  # no eval(): no layer behaves otherwise in training
     same = jnp.equal(*(jnp.asarray(net.apply(p, inputs)) for p in (params, cloned)))
     say(f"outputs of the clone equal those of the network:\n{same}")
     return params, bool(same.all())

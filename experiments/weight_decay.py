@@ -59,7 +59,7 @@ def run(config: Config) -> None:
         f"{config.epochs} epochs, batches of {config.batch_size}\n"
     )
     summary = run_book(config, folder)
-    summary |= {"grids": run_grids(config, folder), "seconds": folder.seconds()}
+    summary["grids"] = run_grids(config, folder)
     grid = summary["grids"]["scratch"]
     lambdas, losses = grid["lambdas"], grid["test_loss"]
     best = np.nanargmin(losses)

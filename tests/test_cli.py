@@ -162,8 +162,8 @@ OF_TWO = "dropout --num-processes 2 --coordinator"
         ("dropout --train-size 6001", "--train-size must be 1 to 6,000, .*, got 6001"),
         ("dropout --resume .", r"no sound config\.json in it"),
         ("dropout --resume . --out .", "--out must not be given with --resume"),
-        ("dropout --devices 0", "--devices must be at least 1, got 0"),
-        ("dropout --num-processes 0", "--num-processes must be at least 1, got 0"),
+        ("dropout --devices 0", "--devices must be at least 1 .*, got 0"),
+        ("dropout --num-processes 0", "--num-processes must be at least 1 .*, got 0"),
         ("dropout --coordinator a:1", "together, got no --num-processes, --process-id"),
         ("dropout --process-id 1", "together, got no --coordinator, --num-processes"),
         (f"{OF_TWO} a --process-id 0", "--coordinator must be HOST:PORT, got a$"),
@@ -467,7 +467,9 @@ def test_a_run_folder_holds_flags_environment_numbers_and_what_was_shown(tmp_pat
     assert (flags["size"], flags["data"]) == (4, "mini")
     assert env["packages"]["jax"]
     assert env["command"].startswith("python -m experiments.little")
-    assert read(folder.path) == {"experiment": "little", "answer": 42}
+    summary = read(folder.path)
+    assert 0 < summary.pop("seconds") < 600
+    assert summary == {"experiment": "little", "answer": 42}
     table = {"title": "numbers", "columns": ["", "n"], "rows": [["a", "1"]]}
     assert read(folder.path, "record") == {
         "headline": "It is 42.",

@@ -9,7 +9,6 @@ from support import read, result_of, rows
 from ch4jax.statistics import Interval
 from experiments import dropout
 from experiments.common.errors import Failed
-from experiments.common.memorisation import RATES
 from experiments.dropout import lesson
 
 pytestmark = pytest.mark.usefixtures("few_images")
@@ -56,7 +55,7 @@ def test_the_lesson_ends_the_command_with_its_effect_and_interval(
     monkeypatch.setattr(lesson, "Recipe", quick)
     config = replace(FLAX, out=tmp_path, lesson=True, train_size=40)
     taught = run(config)["lesson"]
-    assert [entry["rates"] for entry in taught["results"]] == [list(r) for r in RATES]
+    assert [tuple(entry["rates"]) for entry in taught["results"]] == [*lesson.RATES]
     without, *_, half = (entry["test_accuracy"] for entry in taught["results"])
     assert taught["effect"]["estimate"] == pytest.approx(half - without)
     assert (taught["runs"], taught["rows"], taught["label_noise"]) == (4, 40, 0.3)

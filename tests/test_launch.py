@@ -93,7 +93,7 @@ def test_the_address_of_process_0_is_checked_before_jax_starts():
 
 
 def test_the_launcher_says_what_it_expects():
-    with pytest.raises(UsageError, match="--processes must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"--processes must be at least 1 .* got 0"):
         launch.main(["--processes", "0", "--", "x"])
     with pytest.raises(UsageError, match="expected -- and what to run"):
         launch.main(["--processes", "2"])

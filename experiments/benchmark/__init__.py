@@ -3,7 +3,7 @@
 First come the bandwidth of memory and the dispatch of an empty step; then the matrix
 products of an epoch at their own shapes, and the same work done by PyTorch and by JAX,
 all rows in turn, round after round, so that a drift of the machine slows all of them
-alike. Rows with PyTorch need `pip install "ch4jax[torch]"`. A round after which small
+alike. Rows with PyTorch need `pip install -e ".[torch]"`. A round after which small
 products are slow was disturbed, and is tried again. If rounds still differ too much, or
 an epoch takes less than its matrix products, the machine was not quiet, and the tables
 say so.
@@ -84,7 +84,6 @@ def run(config: Config) -> None:
         "not_run": [{"name": n, "reason": reason} for n, reason in not_run.items()],
         "tried_again": again,
         "quiet": not disturbed,
-        "seconds": folder.seconds(),
     }
     folder.finish(summary, headline=headline)
 
@@ -142,7 +141,8 @@ def torch_works(
     """
     everything = "every row of PyTorch"
     if importlib.util.find_spec("torch") is None:
-        return [], {everything: 'PyTorch is not installed: pip install "ch4jax[torch]"'}
+        reason = 'PyTorch is not installed: pip install -e ".[torch]"'
+        return [], {everything: reason}
     import experiments.benchmark.torch_rows as theirs
 
     platform = jax.default_backend()

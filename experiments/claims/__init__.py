@@ -88,8 +88,7 @@ def run(config: Config) -> None:
     )
     if any(not finding.exact for finding in findings):
         draw_forest(findings, headline, folder)
-    claims = [record(finding) for finding in findings]
-    folder.finish({"claims": claims, "seconds": folder.seconds()}, headline=headline)
+    folder.finish({"claims": [*map(record, findings)]}, headline=headline)
 
 
 def line(finding: Finding) -> str:

@@ -44,7 +44,6 @@ BOUNDS = {  # the gradient is multiplied, then clipped by norm, then by value
     "clipped by value": (1.0, np.inf, 0.01),
 }
 EPOCHS = 10
-DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))  # lines at chance coincide
 
 Grid = Float[np.ndarray, "networks rates runs"]
 
@@ -136,7 +135,7 @@ def best(accuracy: Grid) -> Float[np.ndarray, "networks runs"]:
 
 def curves(axes: plots.Axes, title: str, accuracy: Grid, labels: Sequence[str]) -> None:
     """Draw accuracy against the learning rate, a line for each network."""
-    for values, label, dashes in zip(accuracy, labels, DASHES, strict=False):
+    for values, label, dashes in zip(accuracy, labels, plots.DASHES, strict=False):
         plots.band(axes, RATES, values, linestyle=dashes, label=label)
     axes.set(xscale="log", ylim=(0, 1), xlabel="learning rate", ylabel="test accuracy")
     axes.set_title(title, fontsize=9)
@@ -203,8 +202,8 @@ def sigmoid_saturates(setting: Setting) -> Finding:
         alt="Line chart of the derivative of the sigmoid, tanh and ReLU against the "
         "input from -12 to 12, on a logarithmic axis.",
     ) as axes:
-        for (name, function), dashes in zip(activations.items(), DASHES, strict=False):
-            slope = np.asarray(jax.vmap(jax.grad(function))(x))
+        for (name, fn), dashes in zip(activations.items(), plots.DASHES, strict=False):
+            slope = np.asarray(jax.vmap(jax.grad(fn))(x))
             axes.plot(x, np.maximum(slope, 1e-6), ls=dashes, label=name)
         axes.set(xlabel="input", yscale="log", ylabel="derivative (zero at 1e-6)")
         axes.legend()

@@ -1,4 +1,4 @@
-"""Claims about linear models: too many features, decay, subsets, interactions."""
+"""Claims about linear models: too many features, decay, subsets."""
 
 from collections.abc import Callable
 from dataclasses import replace

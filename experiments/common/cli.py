@@ -66,14 +66,6 @@ def _flag(kind: Callable[[str], Any], metavar: str) -> PrimitiveConstructorSpec[
     )
 
 
-def check_at_least_1(flag: str, value: float) -> None:
-    """Raise UsageError unless `value` is at least 1 and an int32."""
-    if value < 1:
-        raise UsageError(f"{flag} must be at least 1, got {value}")
-    if value >= 2**31:  # XLA would abort
-        raise UsageError(f"{flag} must be below 2**31, got {value}")
-
-
 def check(expected: str, holds: Callable[..., bool]) -> Callable[..., None]:
     """Return a check for the type of a flag; it raises UsageError."""
 
@@ -90,8 +82,10 @@ def check_batch_size(value: int, rows: int, what: str = "training images") -> No
     holds("--batch-size", value)
 
 
+# XLA would abort for a larger one.
+check_count = check("at least 1 and below 2**31", lambda x: 1 <= x < 2**31)
 # Types of flags; `Flags` calls the functions in them.
-Count = Annotated[int, check_at_least_1]
+Count = Annotated[int, check_count]
 Positive = Annotated[float, check("positive and finite", lambda x: 0 < x < math.inf)]
 From0 = Annotated[float, check("at least 0 and finite", lambda x: 0 <= x < math.inf)]
 Seed = Annotated[int, check("in 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)]
@@ -99,7 +93,7 @@ Probability = Annotated[float, check("in [0, 1]", lambda x: 0 <= x <= 1)]
 # Flags whose default is worked out later; their help says how.
 _later = partial(tyro.conf.arg, help_behavior_hint="")
 OptionalInt = Annotated[int | None, _later(metavar="INT")]
-OptionalCount = Annotated[OptionalInt, check_at_least_1]
+OptionalCount = Annotated[OptionalInt, check_count]
 OptionalFloat = Annotated[float | None, _later(metavar="FLOAT")]
 OptionalPositive = Annotated[OptionalFloat, *get_args(Positive)[1:]]
 OptionalFrom0 = Annotated[OptionalFloat, *get_args(From0)[1:]]
@@ -117,7 +111,7 @@ MIN_COLUMNS = 20  # in fewer than 8, tyro draws its boxes without end
 
 EXIT_CODES: dict[type[Exception], int] = {
     Failed: 1,
-    Refused: 1,  # a folder of somebody else is where a checkpoint would be
+    Refused: 1,  # a checkpoint would replace a folder that is not ours
     UsageError: 2,
     DataError: 65,
     NetworkError: 69,
@@ -150,7 +144,7 @@ class Flags:
     platform: OptionalStr = None
     """Device to run on: cpu, gpu or tpu; JAX's own choice if not given."""
     precision: Precision = None
-    """Of matrix products: highest, float32, if not given; default is the device's."""
+    """Of matrix products: highest (float32) if not given; default: the device's own."""
 
     def __post_init__(self) -> None:
         """Call the checks in the types of the flags, with what each flag was given."""
@@ -190,7 +184,7 @@ class TrainingFlags(DeviceFlags):
     """The flags of experiments whose training can be interrupted and resumed."""
 
     save_every: OptionalCount = None
-    """Epochs from one checkpoint to the next; if not given, the last is saved."""
+    """Epochs from one checkpoint to the next; if not given, only the last is saved."""
     resume: OptionalPath = None
     """Run folder of an interrupted run to resume, with the flags that it had."""
     coordinator: OptionalStr = None
@@ -200,7 +194,7 @@ class TrainingFlags(DeviceFlags):
     process_id: OptionalInt = None
     """Which of them this is, from 0."""
     distributed: Switch = False
-    """Instead of the three: as JAX finds them in SLURM, Open MPI, Kubernetes, TPUs."""
+    """Let JAX find these three, in SLURM, Open MPI, Kubernetes or on Cloud TPUs."""
 
     @property
     def several(self) -> bool:
@@ -275,7 +269,7 @@ def _run(config: Config, run: Callable[[Config], None]) -> int:
 def exit_code(work: Callable[[], int]) -> int:
     """Return what `work` returns; if it fails, print one line and return its code.
 
-    An error that you cannot mend shows its traceback.
+    Any other error is a bug and shows its traceback.
     """
     stdout = output.protect()
     warnings.showwarning = _show_warning

@@ -22,7 +22,6 @@ from experiments.common import console
 from experiments.common.networks import classifier
 
 STD = 0.05  # of the weights before training
-RATES = ((0.0, 0.0), (0.2, 0.5), (0.5, 0.5))  # of the lesson
 
 
 class Recipe(NamedTuple):

@@ -25,6 +25,7 @@ from ch4jax.storage import atomic
 
 PHONE = 4.25  # inches that a telephone is wide, at the letters of a figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))  # for lines that may coincide
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -58,7 +59,7 @@ def figure(
       rows: of panels.
       columns: of panels.
       size: width and height in inches; 8.5 is the width of a page.
-      title: stands above the panels.
+      title: above the panels.
       **grid: what else `plt.subplots` takes.
 
     Yields:

@@ -32,8 +32,7 @@ def check(
 
     Raises:
       UsageError: if a flag differs, except for more epochs, or a setting of JAX that
-        changes what is drawn; if the run is finished,
-        except with more epochs.
+        changes what is drawn; if the run is finished, except with more epochs.
     """
     saved, ran_in = (_read(folder / name) for name in ("config.json", "env.json"))
     trained, epochs = saved.get("epochs"), config.get("epochs", 0)

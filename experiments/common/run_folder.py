@@ -103,7 +103,7 @@ class RunFolder:
         return folder
 
     def continue_from(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Begin, or go on, with `rows` in `metrics.jsonl`.
+        """Begin `metrics.jsonl` with `rows`, or append them.
 
         Call it with what a checkpoint holds, before the first epoch after it. The first
         call replaces what an earlier run has left there, which may be torn.
@@ -138,7 +138,7 @@ class RunFolder:
         Args:
           columns: their heads.
           rows: a text for each column.
-          title: stands above.
+          title: above the table.
           num_texts: how many columns, from the left, hold words; the others, numbers.
         """
         console.table(columns, rows, title, num_texts=num_texts)
@@ -155,7 +155,7 @@ class RunFolder:
         Args:
           file: name of the PNG in the folder.
           *panels: rows and columns of panels, as `plots.figure` takes them.
-          caption: what to look for; stands under the figure on the page.
+          caption: what to look for; shown under the figure on the page.
           alt: what is drawn, for readers who do not see it. It names no outcome, which
             differs from run to run.
           **given: size, title, and what else `plots.figure` takes.
@@ -175,15 +175,17 @@ class RunFolder:
         """Write `record.json` and `summary.json`; print what was found and drawn.
 
         Args:
-          summary: the numbers of the run.
+          summary: the numbers of the run. Unless it has `seconds` of its own, they are
+            those since the folder was made.
           headline: the main ones in a sentence.
         """
+        whole = {"experiment": self.name, "seconds": self.seconds(), **summary}
         self._write_json(
             "record.json",
             {"headline": headline, "tables": self.tables, "figures": self._figures},
         )
         # Last, since a run that has a summary is finished.
-        self._write_json("summary.json", {"experiment": self.name, **summary})
+        self._write_json("summary.json", whole)
         console.say(f"\n{headline}\n\nrun folder: {self.path}")
         for figure in self._figures:
             console.say(f"  {figure['file']}: {figure['caption']}")

@@ -46,7 +46,7 @@ class Config(cli.TrainingFlags):
     std: cli.Positive = 0.01
     """Standard deviation of normal weights before training."""
     weight_decay: cli.From0 = 0.0
-    """Times each weight, but no bias, is added to its gradient."""
+    """Coefficient of weight decay, as in PyTorch's SGD; biases do not decay."""
     learning_rate: cli.Positive = 0.5
     """Of plain SGD."""
     epochs: cli.Count = 10

@@ -13,9 +13,10 @@ from ch4jax.data import fashion_mnist
 from ch4jax.statistics import Interval, mean_interval
 from experiments.common import memorisation, plots
 from experiments.common.console import say
-from experiments.common.memorisation import RATES, Curves, Recipe
+from experiments.common.memorisation import Curves, Recipe
 from experiments.common.run_folder import RunFolder
 
+RATES = ((0.0, 0.0), (0.2, 0.5), (0.5, 0.5))
 RUNS = 4
 
 

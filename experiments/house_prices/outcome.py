@@ -91,8 +91,8 @@ def show(
         "out_of_fold_dollars": dollars,
         "spread_over_seeds": spread,
         "worst": [
-            {"Id": number, "log_error": error}
-            for number, error in zip(ids, errors[worst], strict=True)
+            {"Id": i, "log_error": error}
+            for i, error in zip(ids, errors[worst], strict=True)
         ],
     }
 

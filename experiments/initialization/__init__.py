@@ -65,7 +65,6 @@ def run(config: Config) -> None:
             "signals": signals,
             "symmetry": symmetry,
             "remedies": remedies,
-            "seconds": folder.seconds(),
         },
         headline=f"Test accuracy from {worst} to {best}.",
     )

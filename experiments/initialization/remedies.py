@@ -87,8 +87,6 @@ def show_remedies(setting: Setting) -> list[dict[str, Any]]:
 
 def draw_remedies(setting: Setting, trained: Mapping[Variant, Trained]) -> None:
     """Draw test accuracy against the epoch, a panel for each comparison."""
-    # The curves at chance coincide, so each has its own dashes.
-    dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
     epochs = np.arange(1, setting.epochs + 1)
     scores = [of.history["test_accuracy"][-1].mean() for of in trained.values()]
     learnt = sum(score > 0.15 for score in scores)  # chance is 0.1
@@ -109,7 +107,7 @@ def draw_remedies(setting: Setting, trained: Mapping[Variant, Trained]) -> None:
         for axes, (title, variants) in zip(
             panels.flat, COMPARISONS.items(), strict=True
         ):
-            for variant, style in zip(variants, dashes, strict=False):
+            for variant, style in zip(variants, plots.DASHES, strict=False):
                 label, values = variant.label, np.full((len(epochs), 1), np.nan)
                 if variant in trained:
                     values = trained[variant].history["test_accuracy"]

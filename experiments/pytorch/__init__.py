@@ -1,1 +1,1 @@
-"""What needs PyTorch: twins of our systems, and what holds the two to each other."""
+"""What needs PyTorch: twins of our systems, and the comparison with them."""

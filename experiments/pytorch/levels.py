@@ -26,6 +26,7 @@ from experiments.pytorch.systems import (
 
 EXACT = 1e-12  # in float64
 CHAOTIC = 1e-9  # in float64, of a run that amplifies rounding
+DRAWS = 8  # of the start on either side
 
 
 def same_numbers(system: System, key: PRNGKeyArray) -> Report:
@@ -211,11 +212,11 @@ def torch_run(system: System, outcome: Outcome, seed: int) -> float:
         return outcome.torch_score(module(x), labels).item()
 
 
-def same_start(system: System, key: PRNGKeyArray, draws: int = 8) -> Check:
+def same_start(system: System, key: PRNGKeyArray) -> Check:
     """Level 4: each parameter starts from PyTorch's distribution."""
-    ours = [system.start(k) for k in jax.random.split(jax.random.clone(key), draws)]
+    ours = [system.start(k) for k in jax.random.split(jax.random.clone(key), DRAWS)]
     theirs = []
-    for seed in range(draws):
+    for seed in range(DRAWS):
         torch.manual_seed(seed)
         theirs.append(as_tree(system.theirs.module(), ours[0]))
     return parity.same_start(ours, theirs)

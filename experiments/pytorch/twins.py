@@ -56,10 +56,10 @@ class FixedHiddenMLP(nn.Module):
 
     rand_weight: torch.Tensor
 
-    def __init__(self, width: int = 20) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("rand_weight", torch.rand(width, width))
-        self.linear = nn.Linear(width, width)
+        self.register_buffer("rand_weight", torch.rand(20, 20))
+        self.linear = nn.Linear(20, 20)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the sum of the outputs, halved until their sizes sum to at most 1."""
