@@ -11,7 +11,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from ch4jax.initialization import normal, torch_bias, torch_kernel
 from ch4jax.training.checks import check_width
@@ -21,8 +21,8 @@ STEPS = 2**23  # that a random float32 in [0, 1) can take
 
 
 def dropout_layer(
-    x: Float[Array, "*shape"], rate: float, *, key: PRNGKeyArray
-) -> Float[Array, "*shape"]:
+    x: Real[Array, "*shape"], rate: float, *, key: PRNGKeyArray
+) -> Real[Array, "*shape"]:
     """Zero each entry of `x` with probability `rate` and rescale the rest.
 
     Survivors are multiplied by `1 / (1 - rate)`, which keeps the expectation. Random
@@ -50,7 +50,7 @@ def dropout_layer(
 
 
 def mask_and_rescale(
-    x: Float[Array, "*shape"], rate: float | Float[Array, ""], *, key: PRNGKeyArray
+    x: Real[Array, "*shape"], rate: float | Float[Array, ""], *, key: PRNGKeyArray
 ) -> Float[Array, "*shape"]:
     """Take the step of `dropout_layer` with a `rate` that may be a traced array.
 
@@ -80,7 +80,8 @@ def mask_and_rescale(
             raise ValueError(f"dropout rate must be in [0, 1), got {rate}")
         rate = _drawn(rate)
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+    kept = jnp.where(keep, x / (1.0 - rate), 0.0)
+    return kept.astype(jnp.result_type(x, 0.0))  # whatever the dtype of `rate`
 
 
 def _drawn(rate: float) -> float:

@@ -97,7 +97,7 @@ def outline(tree: Mapping[str, Any], name: str) -> str:
     return "\n".join(lines)
 
 
-def layout(module: nn.Module | nnx.Module, *inputs: Array) -> str:
+def layout(module: nn.Module | nnx.Module, *inputs: PyTree) -> str:
     """Return a module as nested layers with their sizes, as PyTorch prints one.
 
     >>> net = nn.Sequential((nn.Dense(8), nn.relu, nn.Dense(1)))
@@ -126,8 +126,7 @@ def layout(module: nn.Module | nnx.Module, *inputs: Array) -> str:
         path = context.module.path
         layers.setdefault(path, context.module)  # before those that it calls
         result = call(*args, **kwargs)
-        width = result.shape[-1] if result.ndim else "a number"
-        sizes[path] = f"{args[0].shape[-1]} -> {width}"
+        sizes[path] = f"{_widths(args[:1] or kwargs)} -> {_widths(result)}"
         return result
 
     def draw(path: tuple[str, ...]) -> str:
@@ -161,6 +160,11 @@ def _nnx_layout(module: nnx.Module) -> str:
 
 def _name(layer: Any) -> str:
     return getattr(layer, "__name__", type(layer).__name__)
+
+
+def _widths(arrays: PyTree) -> str:
+    shapes = [getattr(array, "shape", ()) for array in jax.tree.leaves(arrays)]
+    return ", ".join(str(shape[-1]) if shape else "a number" for shape in shapes)
 
 
 def _layout(kind: str, inside: Mapping[str, str], size: str) -> str:

@@ -109,12 +109,12 @@ def conformal_radius(
     Raises:
       ValueError: if there are too few residuals for the coverage.
     """
-    rank = math.ceil((residuals.size + 1) * coverage)
+    rank = (residuals.size + 1) * coverage
     if not 0 < rank <= residuals.size:
         raise ValueError(
             f"{residuals.size} residuals are too few for a coverage of {coverage}"
         )
-    return float(np.sort(np.abs(residuals))[rank - 1])
+    return float(np.sort(np.abs(residuals))[math.ceil(rank) - 1])
 
 
 def _variance_of_mean(values: Float[np.ndarray, " runs"]) -> float:

@@ -51,6 +51,10 @@ def column_fn(params, x, labels, *, key):
     return {"loss": (x @ params)[:, :1]}
 
 
+def loss_fn(params, x, labels, *, key):
+    return (x @ params)[:, 0]
+
+
 def hits_fn(params, x, labels, *, key):
     return {"loss": (x @ params).argmax(axis=1)}
 
@@ -85,6 +89,7 @@ WRONG = {
     "one-hot labels": ({"data": (X, jnp.eye(20, 3, dtype=int))}, "labels must be inte"),
     "labels of 1.7": ({"data": (X, LABELS + 1.7)}, "labels must be integers.*float32"),
     "a column of losses": ({"metrics_fn": column_fn}, r"'loss' of shape \(\d+, 1\)"),
+    "a loss alone": ({"metrics_fn": loss_fn}, "must return a dictionary .*Tracer"),
     "batches of none": ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
 }
 
@@ -174,6 +179,7 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
         (statistics.equivalence_p, (ROW, ROW[:1], 1.0), "need at least 2 runs"),
         (statistics.folds_interval, (ROW[None, :1],), "need at least 2 runs"),
         (statistics.conformal_radius, (np.ones(8), 0.9), "8 residuals are too few for"),
+        (statistics.conformal_radius, (ROW, np.nan), "a coverage of nan"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(call, args, message):

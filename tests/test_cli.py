@@ -522,6 +522,13 @@ def test_at_80_columns_a_bar_keeps_label_count_time_and_two_numbers(label, monke
     assert re.search("━+ 10/10 00:00 loss 1.91e\\+03, test acc. 0.865", last), last
 
 
+@pytest.mark.parametrize("width", [1, 20, 300])
+def test_a_bar_fits_a_terminal_of_any_width(width, monkeypatch):
+    terminal(width, monkeypatch)
+    with console.progress("flax, no dropout", 10) as done:
+        done("loss 1.91e+03, test acc. 0.865, test loss 0.4", 10)
+
+
 def test_a_terminal_breaks_lines_between_words_and_keeps_the_indent(monkeypatch):
     shown = terminal(20, monkeypatch)
     console.say("one two three four five\n  f.png: what the figure shows")

@@ -22,6 +22,13 @@ def test_dropout_keeps_the_right_fraction_and_rescales_it(rate):
     assert abs(kept.size - n * (1 - rate)) <= five_sigma
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
+def test_what_is_kept_of_integers_is_not_rounded_to_them(dtype):
+    x = jnp.ones(100, dtype)
+    kept = np.unique(dropout_layer(x, 0.2, key=jax.random.key(0)))
+    np.testing.assert_allclose(kept, [0, 1.25])
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 def test_the_gradient_is_the_mask_over_the_fraction_kept(rate):
     x = jnp.linspace(-2.0, 2.0, 64)

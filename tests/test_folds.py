@@ -63,6 +63,17 @@ def metrics(params, x, labels, *, key):
     return {"loss": jnp.square(x @ params - labels)}
 
 
+@pytest.mark.parametrize("num_rows", [4_000, 100_000])
+def test_neighbours_in_a_batch_rise_and_fall_alike_however_long_the_table(num_rows):
+    in_training = jnp.arange(num_rows) % 4 != 0
+    steps = 3 * num_rows // 400
+    rows, real = folds.shuffled_batches(in_training, 100, steps, key=jax.random.key(0))
+    assert real.all()
+    np.testing.assert_array_equal(np.sort(rows, axis=None), np.flatnonzero(in_training))
+    rising = (np.diff(rows) > 0).mean()
+    assert abs(rising - 0.5) <= 5 * 0.5 / np.sqrt(rows.size)
+
+
 @pytest.mark.parametrize("size", [7, 9, 12])
 def test_a_fold_that_needs_fewer_steps_does_not_change_in_the_others(size, x64):
     rng = np.random.default_rng(0)

@@ -65,7 +65,7 @@ def given(losses, slots):
         return age + 1, jnp.asarray(losses)[number, age]
 
     rest = {"start": jnp.zeros_like, "advance": advance, "rungs": RUNGS, "slots": slots}
-    found = halving.search(jnp.arange(len(losses)), **rest)
+    found = halving.search(np.arange(len(losses)), **rest)
     jax.effects_barrier()
     return found, len(units)
 
@@ -118,6 +118,7 @@ def test_a_second_search_does_not_compile_again():
         ({"rungs": ()}, r"rungs must rise, got \(\)"),
         ({"rungs": (1, 3, 3)}, r"rungs must rise, got \(1, 3, 3\)"),
         ({"rates": jnp.ones(3)}, "must have as many rows"),
+        ({"keys": jax.random.split(jax.random.key(0, impl="rbg"), 4)}, "threefry2x32"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line(changed, message):

@@ -77,6 +77,13 @@ def test_a_column_that_never_varies_is_zero_and_not_nan(tables):
         assert not table[:, column].any()
 
 
+def test_an_infinite_number_is_seen_and_not_taken_for_a_missing_one(tables):
+    area = tables.train["LotArea"].astype(float).where(tables.train["Id"] > 3, np.inf)
+    with np.errstate(invalid="ignore"):
+        encoded = house_prices.encode(tables.train.assign(LotArea=area), tables.test)
+    assert np.isnan(encoded.test[:, encoded.names.index("LotArea")]).all()
+
+
 def test_fit_on_is_all_or_train(tables):
     with pytest.raises(ValueError, match="fit_on must be 'all' or 'train', got 'test'"):
         house_prices.encode(tables.train, tables.test, fit_on="test")

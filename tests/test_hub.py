@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import re
 import tarfile
 
@@ -60,7 +61,8 @@ def test_a_file_is_downloaded_once_and_then_comes_from_the_cache(offer, server, 
 
 def test_everything_is_downloaded_into_another_folder(offer, tmp_path, monkeypatch):
     place = offer("table.csv", CONTENT).name
-    monkeypatch.setattr(hub, "DATA_HUB", {"thing": hub.DATA_HUB["thing"]})
+    entry = tuple(hub.DATA_HUB["thing"])  # as the book writes it
+    monkeypatch.setattr(hub, "DATA_HUB", {"thing": entry})
     here = tmp_path / "here"
     assert hub.download_all(here) == [here / place / "table.csv"]
 
@@ -204,7 +206,26 @@ def test_a_tar_that_leads_outside_its_folder_is_refused(member, offer, cache):
     assert left_in(cache.parent.parent) == [f"outer/cache/{place.name}/a.tar.gz"]
 
 
-@pytest.mark.parametrize("content", [b"", b"?" * 999, zipped({"a": CONTENT})[:-30]])
+def flagged(*flags):
+    """Return a zip whose entry has these bits in its flags, or this method."""
+    content = bytearray(zipped({"a": CONTENT}))
+    for start, at in ((0, 6), (content.find(b"PK\1\2"), 8)):
+        content[start + at], content[start + at + 2] = flags
+    return bytes(content)
+
+
+NO_ARCHIVES = {
+    "empty": b"",
+    "no archive": b"?" * 999,
+    "a zip cut off": zipped({"a": CONTENT})[:-30],
+    "a tar cut off": tarred({"a": os.urandom(20_000)})[:-9_000],
+    "with a password": flagged(1, 0),
+    "of a method nobody has": flagged(0, 99),
+    "LZMA that is none": flagged(0, 14),
+}
+
+
+@pytest.mark.parametrize("content", NO_ARCHIVES.values(), ids=NO_ARCHIVES)
 def test_what_is_no_archive_leaves_no_folder(content, offer, cache):
     place = offer("a.zip", content)
     with one_line(DataError, r"a\.zip is not a sound tar or zip: "):

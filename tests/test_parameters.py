@@ -75,6 +75,18 @@ def test_the_layout_nests_layers_in_order_with_sizes_and_listed_functions():
     )
 
 
+def test_the_layout_has_the_sizes_of_each_array_that_a_layer_takes_or_returns():
+    text = parameters.layout(nn.RNN(nn.LSTMCell(3)), jnp.ones((2, 5, 4)))
+    assert text.startswith("RNN(\n  (cell): LSTMCell(\n    (ii): Dense(4 -> 3)")
+
+    class Pair(nn.Module):
+        def __call__(self, inputs):
+            return inputs["a"], inputs["b"]
+
+    given = {"a": jnp.ones((2, 4)), "b": jnp.float32(1)}
+    assert parameters.layout(Pair(), given) == "Pair(4, a number -> 4, a number)"
+
+
 def test_paths_reach_into_lists_and_tuples_as_well():
     params = [{"kernel": jnp.ones((2, 3))}, (jnp.zeros(4),)]
     assert list(parameters.flatten(params)) == ["0/kernel", "1/0"]

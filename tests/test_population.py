@@ -57,6 +57,12 @@ def test_keys_that_draw_otherwise_when_mapped_over_or_are_too_many_are_refused(i
         train(states, start(0, 3)[1])
 
 
+@pytest.mark.parametrize("seed", [np.int32(7), np.uint8(7), jnp.int32(7), 2**32 + 7])
+def test_the_keys_of_a_seed_are_those_of_its_value_whatever_its_type(seed):
+    words = jax.random.key_data(population.seed_keys(seed, 2))
+    assert words[:, 1].tolist() == [7, 8]
+
+
 def test_a_population_is_traced_once_however_many_epochs_run():
     train(*start(0, 2), epochs=1)
     functions = population.train_epoch, population.evaluate

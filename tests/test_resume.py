@@ -72,6 +72,11 @@ def fifo(file):
     os.mkfifo(file)
 
 
+def folder(file):
+    file.unlink()
+    file.mkdir()
+
+
 def swap(folder):
     first, second = folder.glob("checkpoints/*")
     first.rename(folder / "elsewhere")
@@ -85,6 +90,7 @@ UNFIT = {
     "saved no checkpoint": lambda run: shutil.rmtree(run / "checkpoints"),
     "no sound config.json": lambda run: (run / "config.json").write_text("[]"),
     "no sound env.json": lambda run: fifo(run / "env.json"),
+    "cannot be written: Is a directory": lambda run: folder(run / "summary.json"),
     "sound env.json in": lambda run: (run / "env.json").write_text('{"packages": []}'),
     " is of flax, no dropout, not of ": swap,
 }

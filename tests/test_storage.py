@@ -1,5 +1,6 @@
 """Saving and loading: what comes back is what was saved, or an error that says why."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import flax.training.train_state
 import jax
@@ -373,11 +375,14 @@ def test_an_error_between_the_two_renames_puts_the_old_tree_back(tmp_path, monke
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_file_that_cannot_be_written_leaves_the_old_one(step, tmp_path, monkeypatch):
     (tmp_path / "x").write_text("old")
-
-    monkeypatch.setattr(os, step, fill_disk)
+    full = OSError(errno.ENOSPC, "No space left on device")  # and names no file
+    monkeypatch.setattr(os, step, Mock(side_effect=full))
     replaced = atomic.writing(tmp_path / "x")
-    with pytest.raises(ValueError, match="No space"), replaced as part:
+    with pytest.raises(OSError, match=r"on device: '.*/x'$"), replaced as part:
         part.write_text("new")
+    full.filename = None
+    with pytest.raises(OSError, match=r"on device: '.*/\.?y"):
+        storage.save(tmp_path / "y", W)
     assert (tmp_path / "x").read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 

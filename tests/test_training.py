@@ -117,6 +117,13 @@ def test_an_epoch_exports_and_comes_back_with_the_same_numbers(data):
     jax.tree.map(np.testing.assert_array_equal, theirs, ours)
 
 
+def test_each_token_of_a_sequence_is_a_row_and_a_label_that_is_no_class_is_nan():
+    logits, labels = jnp.zeros((2, 2, 3)), jnp.array([[0, -1], [2, 5]])
+    loss = training.classification_metrics(logits, labels)["loss"]
+    expected = [[np.log(3), np.nan], [np.log(3), np.nan]]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
 def test_cross_entropy_and_accuracy_are_the_closed_forms():
     logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]))
     metrics = training.classification_metrics(logits, jnp.array([0, 1]))

@@ -4,10 +4,12 @@ A file or folder appears under its name only when it is complete and its hash is
 right, so you never read what an interrupted download or extraction leaves behind.
 """
 
+import lzma
 import re
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,8 @@ from ch4jax.data import cache_folder
 from ch4jax.data._download import fetch
 from ch4jax.errors import DataError, NetworkError
 
+# What decompressing raises; of these RuntimeError is for a password or a method.
+UNSOUND = (EOFError, RuntimeError, lzma.LZMAError, zlib.error)
 DATA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/"
 
 
@@ -120,7 +124,8 @@ def download_extract(
 
 def _place(name: str, cache_dir: str | Path | None) -> Path:
     """Return the folder of an entry and its hash."""
-    folder = re.sub(r"[^\w.-]+", "-", f"{name}-{DATA_HUB[name].sha1[:8]}")
+    _, sha1 = DATA_HUB[name]  # the book's entries are plain tuples
+    folder = re.sub(r"[^\w.-]+", "-", f"{name}-{sha1[:8]}")
     return Path(cache_dir or cache_folder()).expanduser() / folder
 
 
@@ -141,7 +146,7 @@ def _unpack(archive: Path, target: Path) -> None:
             except OSError:
                 if not target.is_dir():  # another process was faster
                     raise
-    except (tarfile.TarError, zipfile.BadZipFile) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, *UNSOUND) as error:
         raise DataError(f"{archive} is not a sound tar or zip: {error}") from error
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error}") from error

@@ -60,7 +60,8 @@ def encode(train: pd.DataFrame, test: pd.DataFrame, fit_on: str = "all") -> Enco
     numbers = list(fitted.select_dtypes("number").columns)
     mean, scale = fitted[numbers].mean(), pd.Series(fitted[numbers].std())
     varies = fitted[numbers].max() > fitted[numbers].min()  # a constant has no scale
-    scaled = ((both[numbers] - mean) / scale.where(varies, np.inf)).fillna(0.0)
+    scaled = (both[numbers] - mean.fillna(0.0)) / scale.where(varies, np.inf)
+    scaled = scaled.where(both[numbers].notna(), 0.0)  # and not what infinity makes NaN
 
     blocks, names = [scaled.to_numpy(float)], numbers
     for column in fitted.columns.drop(numbers):

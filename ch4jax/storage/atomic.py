@@ -61,10 +61,11 @@ def replacing(path: Path, names: Sequence[str]) -> Iterator[Path]:
         if path.exists():  # a folder cannot be renamed over one that is not empty
             os.rename(path, old)
         os.rename(part, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             _discard(part, names)
         _put_back(path, names)
+        _name(error, path)
         raise
     try:
         _sync(path.parent)
@@ -85,6 +86,9 @@ def writing(path: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         os.replace(part, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -181,6 +185,12 @@ def _claim(path: Path, suffix: str, names: Sequence[str] = ()) -> Path:
 def _put_back(path: Path, names: Sequence[str]) -> None:
     if (old := find(path, names)) != path:
         os.rename(old, path)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Let the message of a write that failed, as on a full disk, name a file."""
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+        error.filename = str(path)
 
 
 def _sync(path: str | Path) -> None:

@@ -70,19 +70,19 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation) -> Train
 
 
 def classification_metrics(
-    logits: Float[Array, "batch classes"], labels: Shaped[Array, "..."]
+    logits: Float[Array, "*batch classes"], labels: Shaped[Array, "..."]
 ) -> Metrics:
     """Return cross-entropy in nats and accuracy (0 or 1) of each row.
 
     A label that is no class makes the loss of its row NaN.
 
     Raises:
-      ValueError: if `labels` are not integers of shape (batch,).
+      ValueError: if `labels` are not integers, one for each row.
     """
     check_labels(logits, labels)
     if labels.dtype.itemsize < 8:
         labels = labels.astype(jnp.int32)
-    num_classes = logits.shape[1]
+    num_classes = logits.shape[-1]
     # Optax counts negative labels from the end, and makes NaN of others that are none.
     is_class = (labels >= 0) & (labels < num_classes)
     labels = jnp.where(is_class, labels, num_classes)
@@ -181,13 +181,13 @@ def _step(
         # A line search evaluates it again, with the same key.
         again = jax.random.clone(step_key)
         metrics = metrics_fn(params, batch.inputs, batch.labels, key=again)
+        sums = sum_rows(metrics, batch.real)
         if "loss" not in metrics:
             raise ValueError(f"metrics_fn must return a 'loss', got {list(metrics)}")
         if not jnp.issubdtype(kind := metrics["loss"].dtype, jnp.floating):
             raise ValueError(
                 f"the 'loss' must be in floats to have a slope, got {kind}"
             )
-        sums = sum_rows(metrics, batch.real)
         return sums["loss"] / num_real, sums
 
     (loss, sums), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -327,8 +327,11 @@ def sum_rows(metrics: Metrics, where: Bool[Array, " rows"]) -> Metrics:
     """Return the sum of each metric over some rows, in float32 or better.
 
     Raises:
-      ValueError: if a metric is not one value a row.
+      ValueError: if `metrics` are no dictionary, or a metric is not one value a row.
     """
+    if not isinstance(metrics, dict):
+        kind = type(metrics).__name__
+        raise ValueError(f"metrics_fn must return a dictionary of metrics, got {kind}")
     sums = {}
     for name, rows in metrics.items():
         if rows.shape != where.shape:

@@ -76,10 +76,14 @@ def shuffled_batches(
     # one pair in a shuffle of 1,460 rows, stay in order.
     num_rows = in_training.size
     low = num_rows.bit_length()
-    draws = jax.random.bits(key, (num_rows,), jnp.uint32) >> (low + 1) << low
-    left_out = (~in_training).astype(jnp.uint32) << 31
-    order = jnp.sort(left_out | draws | jnp.arange(num_rows, dtype=jnp.uint32))
-    rows = (order & ((1 << low) - 1)).astype(jnp.int32)
+    draws = jax.random.bits(key, (num_rows,), jnp.uint32)
+    if low <= 12:
+        left_out = (~in_training).astype(jnp.uint32) << 31
+        draws = draws >> (low + 1) << low
+        order = jnp.sort(left_out | draws | jnp.arange(num_rows, dtype=jnp.uint32))
+        rows = (order & ((1 << low) - 1)).astype(jnp.int32)
+    else:  # most rows would draw what others draw
+        rows = jnp.lexsort((draws, ~in_training)).astype(jnp.int32)
     padding = max(0, steps * batch_size - num_rows)
     rows = jnp.pad(rows, (0, padding))[: steps * batch_size]
     real = jnp.arange(steps * batch_size) < in_training.sum()

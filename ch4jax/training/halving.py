@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ch4jax.training.checks import check_counts, check_rows
+from ch4jax.training.checks import check_counts, check_member_keys, check_rows
 
 
 class _Slots(NamedTuple):
@@ -56,7 +57,7 @@ def search(
 
     Raises:
       ValueError: if the candidates have not one leading axis, if a size is below 1 or
-        no whole number, or if `rungs` do not rise.
+        no whole number, if `rungs` do not rise, and as `population.seed_keys` does.
     """
     paths = jax.tree_util.tree_leaves_with_path(candidates)
     number = check_rows(**{f"candidates{jax.tree_util.keystr(p)}": x for p, x in paths})
@@ -68,9 +69,11 @@ def search(
     units, slots = jnp.array(rungs), min(slots, number)
 
     def chosen(numbers: Int[Array, " slots"]) -> PyTree:
-        def pick(leaf: Array) -> Array:
-            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            return (jax.random.clone(leaf) if is_key else leaf)[numbers]
+        def pick(leaf: Array | np.ndarray) -> Array:
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jnp.asarray(leaf)[numbers]
+            check_member_keys(leaf)
+            return jax.random.clone(leaf)[numbers]
 
         return jax.tree.map(pick, candidates)
 

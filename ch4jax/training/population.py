@@ -5,7 +5,9 @@ the order of the additions inside the matrix products may differ. Computation fo
 data: place states and keys with `sharding.place`, and each device trains its members.
 """
 
+import operator
 from functools import partial
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from ch4jax.training.checks import check_counts, check_member_keys, check_rows
 CACHED_BYTES = 5 * 2**20  # two of the book's dropout MLPs, with their gradients
 
 
-def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
+def seed_keys(seed: SupportsIndex, num_members: int) -> Key[Array, " members"]:
     """Return the keys of the seeds `seed`, `seed + 1` and so on, modulo 2**32.
 
     Raises:
@@ -27,7 +29,8 @@ def seed_keys(seed: int, num_members: int) -> Key[Array, " members"]:
         keys are `rbg` or `unsafe_rbg`, which do not draw the same when mapped over.
     """
     check_counts(num_members=num_members)
-    seeds = jnp.uint32(seed % 2**32) + jnp.arange(num_members, dtype=jnp.uint32)
+    first = jnp.uint32(operator.index(seed) % 2**32)
+    seeds = first + jnp.arange(num_members, dtype=jnp.uint32)
     keys = jax.vmap(jax.random.key)(seeds)
     check_member_keys(keys)
     return keys

@@ -123,7 +123,7 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator["Step"]:
         task = bar.add_task(label, total=total, completed=done, words="compiling")
 
         def advance(text: str, steps: int = 1) -> None:
-            words = textwrap.shorten(text, beside, placeholder=" …")
+            words = textwrap.shorten(text, max(1, beside), placeholder=" …")
             bar.update(task, advance=steps, words=words)
 
         yield advance

@@ -109,9 +109,9 @@ class RunFolder:
         call replaces what an earlier run has left there, which may be torn.
         """
         if self._first:
-            for old in ("summary.json", "record.json"):
-                (self.path / old).unlink(missing_ok=True)
             with writable(self.path):
+                for old in ("summary.json", "record.json"):
+                    (self.path / old).unlink(missing_ok=True)
                 with atomic.writing(self.path / "metrics.jsonl") as part:
                     part.touch()
                 for name, content in self._first.items():
@@ -161,7 +161,7 @@ class RunFolder:
           **given: size, title, and what else `plots.figure` takes.
         """
         path = self.path / file
-        with plots.figure(path, *panels, **given) as axes:
+        with writable(self.path), plots.figure(path, *panels, **given) as axes:
             yield axes
         stacked = plots.narrow(path)
         kept = {"narrow": stacked.name} if stacked.exists() else {}
@@ -211,7 +211,7 @@ def lock(path: Path) -> None:
     try:
         fcntl.flock(_locked[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UsageError(f"--resume {path}: another process trains there") from error
+        raise UsageError(f"{path}: another process trains there") from error
     except OSError:  # a file system without locks
         pass
 
