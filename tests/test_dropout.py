@@ -1,13 +1,11 @@
 """Dropout: what the layer does, and that scratch and Flax are one network."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ch4jax.dropout import DropoutMLP, dropout_layer, init_mlp, mask_and_rescale, mlp
+from ch4jax.dropout import DropoutMLP, dropout_layer, init_mlp, mlp
 
 RATES = (0.2, 0.5)
 
@@ -36,19 +34,6 @@ def test_the_gradient_is_the_mask_over_the_fraction_kept(rate):
     (gradient,) = pullback(jnp.ones_like(y))
     np.testing.assert_allclose(gradient, y / x, rtol=1e-6)
     assert np.isfinite(gradient).all()
-
-
-def test_a_traced_rate_drops_what_the_same_python_number_drops():
-    x, rates = jnp.linspace(-2.0, 2.0, 64), (0.0, 0.2, 0.5, 0.9)
-
-    def drop(function, rate):
-        return function(x, rate, key=jax.random.key(3))
-
-    traced = jax.jit(jax.vmap(partial(drop, mask_and_rescale)))(jnp.array(rates))
-    for row, rate in zip(traced, rates, strict=True):
-        expected = drop(dropout_layer, rate)
-        np.testing.assert_array_equal(row == 0, expected == 0)
-        np.testing.assert_allclose(row, expected, rtol=1e-6)
 
 
 def flax_init(key):

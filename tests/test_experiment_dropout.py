@@ -85,17 +85,6 @@ def test_each_seed_of_a_population_is_the_run_with_that_seed(tmp_path):
             assert together[name][2] == pytest.approx(alone[name][0], rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_numbers_another_others_and_one_no_spread(
-    tmp_path,
-):
-    first, again, other = (
-        run(replace(FLAX, out=tmp_path / name, seed=seed))["results"][0]
-        for name, seed in (("first", 0), ("again", 0), ("other", 1))
-    )
-    assert first["train_loss"] == again["train_loss"] != other["train_loss"]
-    assert first["test_accuracy_std"] is None
-
-
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_metrics(tmp_path):
     with pytest.raises(Failed, match=r"training loss is (nan|inf) in epoch \d"):
         run(replace(FLAX, out=tmp_path, learning_rate=1e30, epochs=3))

@@ -215,6 +215,7 @@ def test_what_version_0_1_saved_is_read(tmp_path):
         ({"x": {1: W, "1": 0}}, r"\['x'\] has two children that would be called 1"),
         (defaultdict(int, {1: 1, "a": 1}), "a defaultdict has keys of several types"),
         (OrderedDict({float("nan"): 1, -float("nan"): 2}), "children of the same name"),
+        (reduce(lambda inner, _: [inner], range(200), []), "nested more than 100 deep"),
     ],
 )
 def test_what_could_not_come_back_is_refused_by_name(tree, reason, tmp_path):
@@ -223,16 +224,13 @@ def test_what_could_not_come_back_is_refused_by_name(tree, reason, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_deleted_traced_and_very_deep_trees_are_refused(tmp_path):
+def test_deleted_and_traced_arrays_are_refused(tmp_path):
     array = jnp.ones(3)
     array.delete()
     with pytest.raises(Refused, match=r"\['x'\] was deleted"):
         storage.save(tmp_path / "x", {"x": array})
     with pytest.raises(Refused, match="is being traced: save outside of jit"):
         jax.jit(lambda x: storage.save(tmp_path / "x", x))(jnp.ones(3))
-    tree = reduce(lambda inner, _: [inner], range(200), [])
-    with pytest.raises(Refused, match="containers are nested more than 100 deep"):
-        storage.save(tmp_path / "x", tree)
     assert not list(tmp_path.iterdir())
 
 
@@ -394,6 +392,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(step, tmp_path, monkey
     ("saved", "like", "message"),
     [
         ({"w": W}, {"w": W.T}, "[0]['w']: float32[3,4] was saved, expected float32[4,"),
+        (W, np.zeros((4, 3), "f4"), "float32[3,4] was saved, expected float32[4,3]"),
+        (W, jax.ShapeDtypeStruct((3, 4), "f2"), "was saved, expected float16[3,4]"),
         ({"a": 1}, {"a": 1, "b": W}, "[0]['b']: is expected, but was not saved"),
         ({"a": 1, "b": W}, {"a": 1}, "[0]['b']: was saved, but is not expected"),
         (
@@ -421,14 +421,6 @@ def test_another_form_is_an_error_that_names_the_leaf(saved, like, message, tmp_
     storage.save(tmp_path / "x", [saved])
     with one_line(Mismatch, re.escape(message)):
         storage.load(tmp_path / "x", like=[like])
-
-
-@pytest.mark.parametrize("array", [jnp.zeros, np.zeros, jax.ShapeDtypeStruct])
-def test_shapes_and_dtypes_of_every_kind_of_example_count(array, tmp_path):
-    storage.save(tmp_path / "x", W)
-    for like in (array((4, 3), "float32"), array((3, 4), "float16")):
-        with pytest.raises(Mismatch, match=r"float32\[3,4\] was saved, expected floa"):
-            storage.load(tmp_path / "x", like=like)
 
 
 def test_float64_arrays_do_not_turn_into_float32(tmp_path):

@@ -18,12 +18,9 @@ from ch4jax.weight_decay import (
     init_params,
     kernel_mask,
     l2_adam,
-    l2_penalty,
     l2_sgd,
-    linreg,
     mean_loss,
     mse,
-    squared_loss,
     train,
 )
 
@@ -40,17 +37,10 @@ def problem(rows=20, inputs=200):
 # analytic
 
 
-def test_predictions_and_losses_are_those_of_a_sum_done_by_hand():
+def test_the_mean_loss_is_the_mean_of_half_the_squared_errors():
     params = {"kernel": jnp.array([[2.0], [-1.0]]), "bias": jnp.array([0.5])}
-    x = jnp.array([[1.0, 1.0], [3.0, 0.0]])
-    predictions = linreg(params, x)
-    np.testing.assert_array_equal(predictions, [[1.5], [6.5]])
-    y = jnp.array([[0.5], [8.5]])
-    np.testing.assert_array_equal(squared_loss(predictions, y), [[0.5], [2.0]])
-    assert mean_loss(params, (x, y)) == 1.25
-    assert l2_penalty(params["kernel"]) == 2.5
-    errors = mse({"params": params}, x, y, key=None)["loss"]
-    np.testing.assert_array_equal(errors, [1, 4])
+    x = jnp.array([[1.0, 1.0], [3.0, 0.0]])  # the predictions are 1.5 and 6.5
+    assert mean_loss(params, (x, jnp.array([[0.5], [8.5]]))) == 1.25
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 6])

@@ -382,7 +382,7 @@ def test_a_tensor_that_repeats_one_number_half_a_billion_times_is_refused(tmp_pa
         load_torch(tmp_path / "net.pt")
 
 
-def test_what_is_no_regular_file_is_not_read(tmp_path):
+def test_what_is_no_regular_file_or_not_there_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "net.pt")
     for path, reason in (
         (tmp_path / "net.pt", "not a regular file"),
