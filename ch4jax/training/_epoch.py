@@ -328,7 +328,7 @@ def evaluate(
     return jax.tree.map(lambda s: s.sum() / num_rows, jax.lax.map(sums, batches))
 
 
-def _sum_real_rows(metrics: object, real: Array) -> Metrics:
+def _sum_real_rows(metrics: PyTree, real: Array) -> Metrics:
     if not isinstance(metrics, dict):
         kind = type(metrics).__name__
         raise ValueError(f"metrics_fn must return a dictionary of metrics, got {kind}")
