@@ -88,9 +88,10 @@ def folds_interval(
     Raises:
       ValueError: if there are fewer than two folds, or a value is not finite.
     """
-    num_folds = values.shape[1]
-    variance = _variance_of_mean(values.ravel())  # also refuses a single fold
-    variance *= 1 + values.size / max(num_folds - 1, 1)
+    if (num_folds := values.shape[1]) < 2:
+        raise ValueError(f"need at least 2 folds, got {num_folds}")
+    variance = _variance_of_mean(values.ravel())
+    variance *= 1 + values.size / (num_folds - 1)
     mean = float(values.mean(dtype=float))
     return _student(mean, variance, values.size - 1.0, confidence)
 

@@ -66,7 +66,7 @@ class Config(cli.Flags):
     def __post_init__(self) -> None:
         """Check the targets, and that their compilers are here."""
         super().__post_init__()
-        for target in self.targets:
+        for target in self.targets or ("none",):
             if not re.fullmatch(r"v[56]e:\d+x\d+|v5p:\d+x\d+x\d+|h100:\d+", target):
                 raise UsageError(
                     "--targets must be such as v5e:2x2, v6e:1x1, v5p:2x2x1 or h100:8, "

@@ -49,12 +49,16 @@ def test_what_a_step_passes_on_is_counted_whatever_its_dtype_and_inner_loops_too
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("v5e:2", "--targets must be such as"), ("h100:1", "needs jax-cuda12-plugin")],
+    [
+        (["v5e:2"], "--targets must be such as .* got v5e:2"),
+        ([], "--targets must be such as .* got none"),
+        (["h100:1"], "needs jax-cuda12-plugin"),
+    ],
 )
 def test_a_target_that_cannot_be_compiled_for_is_one_line(target, message, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=message):
-        aot.Config(targets=(target,))
+        aot.Config(targets=tuple(target))
 
 
 def test_the_largest_population_leaves_a_twentieth_and_an_eighth_more_is_refused(

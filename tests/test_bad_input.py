@@ -177,7 +177,7 @@ signal = partial(deep_mlp.signal, NET, architecture=deep_mlp.Architecture(jnp.ta
         (statistics.mean_interval, (ROW[:0],), r"2 runs, all of them finite, got \[\]"),
         (statistics.mean_interval, (ROW * np.nan,), r"all of them finite, got \[nan"),
         (statistics.equivalence_p, (ROW, ROW[:1], 1.0), "need at least 2 runs"),
-        (statistics.folds_interval, (ROW[None, :1],), "need at least 2 runs"),
+        (statistics.folds_interval, (ROW[:, None],), "need at least 2 folds, got 1"),
         (statistics.conformal_radius, (np.ones(8), 0.9), "8 residuals are too few for"),
         (statistics.conformal_radius, (ROW, np.nan), "a coverage of nan"),
     ],

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tarfile
+import zipfile
 
 import pytest
 from served import FileServer
@@ -206,9 +207,12 @@ def test_a_tar_that_leads_outside_its_folder_is_refused(member, offer, cache):
     assert left_in(cache.parent.parent) == [f"outer/cache/{place.name}/a.tar.gz"]
 
 
-def flagged(*flags):
+def flagged(*flags, stored=CONTENT):
     """Return a zip whose entry has these bits in its flags, or this method."""
-    content = bytearray(zipped({"a": CONTENT}))
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("a", stored)
+    content = bytearray(stream.getvalue())
     for start, at in ((0, 6), (content.find(b"PK\1\2"), 8)):
         content[start + at], content[start + at + 2] = flags
     return bytes(content)
@@ -221,7 +225,8 @@ NO_ARCHIVES = {
     "a tar cut off": tarred({"a": os.urandom(20_000)})[:-9_000],
     "with a password": flagged(1, 0),
     "of a method nobody has": flagged(0, 99),
-    "LZMA that is none": flagged(0, 14),
+    "deflated, but is not": flagged(0, 8),
+    "LZMA, but is not": flagged(0, 14, stored=b"\t\4\5\0" + 99 * b"\xff"),
 }
 
 

@@ -79,8 +79,3 @@ def test_work_is_waited_for_whatever_it_returns(wrap):
 def test_work_that_returns_nothing_is_refused():
     with pytest.raises(TypeError, match="returns what it computes, got None"):
         timing.timed(lambda: None)
-
-
-def test_no_rounds_are_refused():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        timing.interleave({}, rounds=0)

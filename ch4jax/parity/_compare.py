@@ -26,6 +26,7 @@ from ch4jax.parity._report import (
     path_of,
 )
 from ch4jax.parity._setting import ALLOWED, Losses, Setting, arrays, forward, prepared
+from ch4jax.training.checks import check_counts
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +77,11 @@ def compare(
     Raises:
       Mismatch: if parameters or masks cannot be carried over.
       ImportError: if PyTorch is not installed.
+      ValueError: if `steps` is negative or no whole number.
     """
     import_torch()
+    if steps:
+        check_counts(steps=steps)
     rows = tuple(map(np.asarray, inputs if isinstance(inputs, tuple) else (inputs,)))
     setting = (ours, theirs, rows, np.asarray(labels), losses, params, original)
     options = {"names": names, "flattened": flattened}

@@ -323,7 +323,7 @@ def evaluate(
     return jax.tree.map(lambda s: s.sum() / num_rows, jax.lax.map(sums, batches))
 
 
-def sum_rows(metrics: Metrics, where: Bool[Array, " rows"]) -> Metrics:
+def sum_rows(metrics: PyTree, where: Bool[Array, " rows"]) -> Metrics:
     """Return the sum of each metric over some rows, in float32 or better.
 
     Raises:

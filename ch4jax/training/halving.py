@@ -70,10 +70,11 @@ def search(
 
     def chosen(numbers: Int[Array, " slots"]) -> PyTree:
         def pick(leaf: Array | np.ndarray) -> Array:
-            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                return jnp.asarray(leaf)[numbers]
-            check_member_keys(leaf)
-            return jax.random.clone(leaf)[numbers]
+            array = jnp.asarray(leaf)
+            if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+                check_member_keys(array)
+                array = jax.random.clone(array)
+            return array[numbers]
 
         return jax.tree.map(pick, candidates)
 

@@ -82,12 +82,7 @@ def interleave(
       works: what to run, by name; each is run once, then for `rounds` rounds, in which
         short work is run until `SHORTEST` seconds have passed.
       rounds: at least 1.
-
-    Raises:
-      ValueError: if `rounds` is below 1.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
     first = {name: timed(work)[1] for name, work in works.items()}
     seconds: dict[Name, list[float]] = {name: [] for name in works}
     again = dict.fromkeys(works, 0)

@@ -1,5 +1,6 @@
 """Two modules of your own, from a file, held to each other by `ch4jax.parity`."""
 
+import inspect
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +21,21 @@ def read(path: Path) -> dict:
     """Run the file of a pair, and return what it defines.
 
     Raises:
-      UsageError: if it is no file, or lacks a name.
+      UsageError: if it is no file, lacks a name, or `options` are no arguments.
     """
     if not path.is_file():
         raise UsageError(f"{path} is no file; --template {path} writes one")
     found = runpy.run_path(str(path))
     if missing := [name for name in NAMES if name not in found]:
         raise UsageError(f"{path} does not define {', '.join(missing)}")
-    return {name: found[name] for name in NAMES} | found.get("options", {})
+    try:
+        pair = {name: found[name] for name in NAMES} | found.get("options", {})
+        inspect.signature(parity.compare).bind(**pair)
+    except TypeError as error:
+        raise UsageError(
+            f"options in {path} must be arguments of ch4jax.parity.compare: {error}"
+        ) from error
+    return pair
 
 
 def write_template(path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from jax import numpy as jnp
+from support import one_line
 
 from ch4jax import blocks, dropout, interop, parity, training, weight_decay
 from ch4jax.data import fashion_mnist
@@ -16,7 +17,7 @@ from experiments.common.errors import Failed, UsageError
 from experiments.pytorch import deep_mlp as deep_mlp_systems
 from experiments.pytorch import dropout as dropout_systems
 from experiments.pytorch import house_prices as house_systems
-from experiments.pytorch import levels, modules, systems, twins
+from experiments.pytorch import levels, modules, pair, systems, twins
 from experiments.pytorch import weight_decay as weight_decay_systems
 
 LAMBD, RATE = weight_decay_systems.LAMBD, weight_decay_systems.RATE
@@ -283,3 +284,11 @@ def test_without_pytorch_one_line_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r'pip install "ch4jax\[torch\]"'):
         compare.run(compare.Config(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", ["None", "{'nonsense': 1}"])
+def test_options_of_a_pair_that_are_no_arguments_are_one_line(options, tmp_path):
+    file = tmp_path / "my_pair.py"
+    file.write_text(f"ours = theirs = inputs = labels = 0\noptions = {options}\n")
+    with one_line(UsageError, r"options in .*my_pair.py must be arguments of .*compar"):
+        pair.read(file)

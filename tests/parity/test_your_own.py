@@ -83,6 +83,12 @@ def normed():
     return module, rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
 
 
+def test_a_run_of_fewer_steps_than_none_is_refused():
+    module, inputs, labels = normed()
+    with pytest.raises(ValueError, match="steps must be at least 1, got -1"):
+        parity.compare(Normed(), module, inputs, labels, steps=-1)
+
+
 def test_dropout_that_one_side_lacks_is_counted():
     with pytest.raises(Mismatch, match="1 times or more, Flax 0 times"):
         parity.compare(Normed(rate=0.0), *normed())
