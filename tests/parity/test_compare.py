@@ -281,7 +281,7 @@ def test_a_failed_verdict_fails_the_command(regression, tmp_path, monkeypatch):
 
 def test_without_pytorch_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(compare.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'pip install "ch4jax\[torch\]"'):
+    with pytest.raises(UsageError, match=r'pip install -e "\.\[torch\]"'):
         compare.run(compare.Config(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
