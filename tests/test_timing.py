@@ -40,12 +40,12 @@ def test_short_work_counts_by_the_mean_of_many_calls(monkeypatch):
 
 
 def test_a_disturbed_round_is_tried_again_a_few_times(monkeypatch):
-    calm = iter([False, True, *[False] * timing.MOST_TRIES, True])
+    calm = iter([False, True, *[False] * timing.MOST_AGAIN, True])
     times = iter(map(float, range(9)))
     monkeypatch.setattr(timing, "watch", lambda: lambda: next(calm))
     monkeypatch.setattr(timing, "timed", lambda work: (None, next(times)))
     found = timing.interleave({"a": print}, rounds=3)["a"]
-    assert found == (0.0, 6.0, 2.0, 7.0, 1 + timing.MOST_TRIES)
+    assert found == (0.0, 6.0, 2.0, 7.0, 1 + timing.MOST_AGAIN)
 
 
 @pytest.mark.parametrize(("slower", "calm"), [(1.0, True), (0.5, True), (2.0, False)])

@@ -18,7 +18,7 @@ T = TypeVar("T")
 MAX_SPREAD = 1.5
 SHORTEST = 0.3  # seconds of a round: what takes less runs again, and counts by its mean
 CALM = 1.15  # times the fastest, that the products of `watch` may take
-MOST_TRIES = 4  # of a round
+MOST_AGAIN = 3  # times that a round is tried again
 NOT_QUIET = "not quiet: do not quote"
 
 
@@ -83,21 +83,26 @@ def interleave(
         short work is run until `SHORTEST` seconds have passed.
       rounds: at least 1.
     """
+
+    def once(work: Callable[[], PyTree]) -> float:
+        took = [timed(work)[1]]
+        while sum(took) < SHORTEST:
+            took.append(timed(work)[1])
+        return statistics.fmean(took)
+
     first = {name: timed(work)[1] for name, work in works.items()}
     seconds: dict[Name, list[float]] = {name: [] for name in works}
     again = dict.fromkeys(works, 0)
-    tries = MOST_TRIES if rounds > 2 else 1  # so few are not to be quoted
+    most = MOST_AGAIN if rounds > 2 else 0  # so few are not to be quoted
     is_calm = watch()
     for _ in range(rounds):
         for name, work in works.items():
-            for _ in range(tries):
-                took = [timed(work)[1]]
-                while sum(took) < SHORTEST:
-                    took.append(timed(work)[1])
+            took = once(work)
+            for _ in range(most):
                 if is_calm():
                     break
-                again[name] += 1
-            seconds[name].append(statistics.fmean(took))
+                took, again[name] = once(work), again[name] + 1
+            seconds[name].append(took)
     return {
         name: summarise(first[name], times)._replace(again=again[name])
         for name, times in seconds.items()
