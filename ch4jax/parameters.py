@@ -134,8 +134,10 @@ def layout(module: nn.Module | nnx.Module, *inputs: PyTree) -> str:
             other[-1]: draw(other) for other in layers if other[:-1] == path != other
         }
         # Functions in a sequence are called by no module.
-        listed = enumerate(getattr(layers[path], "layers", ()))
-        inside = {f"layers_{i}": _name(layer) for i, layer in listed} | inside
+        listed = getattr(layers[path], "layers", ())
+        if isinstance(listed, Sequence):  # of Linen's Sequential, not a number of them
+            names = {f"layers_{i}": _name(layer) for i, layer in enumerate(listed)}
+            inside = names | inside
         return _layout(_name(layers[path]), inside, sizes[path])
 
     with nn.intercept_methods(record):

@@ -131,6 +131,21 @@ def test_a_reader_neither_harms_a_writer_nor_sees_half_a_step(tmp_path):
     assert storage.Checkpoints(tmp_path).steps() == [15]
 
 
+def test_steps_that_a_writer_replaces_while_they_are_listed_are_listed_again(
+    tmp_path, monkeypatch
+):
+    writer, reader = filled(tmp_path, keep=1), storage.Checkpoints(tmp_path)
+    is_marked = atomic.is_marked
+
+    def slow(folder, names):
+        monkeypatch.undo()
+        writer.save(4, state(4))
+        return is_marked(folder, names)
+
+    monkeypatch.setattr(atomic, "is_marked", slow)
+    assert reader.steps() == [4]
+
+
 def test_a_folder_under_the_name_of_another_step_is_found(tmp_path):
     checkpoints = filled(tmp_path)
     shutil.copytree(tmp_path / "00000002", tmp_path / "00000007")

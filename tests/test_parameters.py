@@ -80,6 +80,8 @@ def test_the_layout_has_the_sizes_of_each_array_that_a_layer_takes_or_returns():
     assert text.startswith("RNN(\n  (cell): LSTMCell(\n    (ii): Dense(4 -> 3)")
 
     class Pair(nn.Module):
+        layers: int = 2
+
         def __call__(self, inputs):
             return inputs["a"], inputs["b"]
 

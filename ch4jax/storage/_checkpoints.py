@@ -1,6 +1,7 @@
 """The newest states of a run, one folder for each step."""
 
 import operator
+import os
 import re
 import warnings
 from pathlib import Path
@@ -39,7 +40,10 @@ class Checkpoints:
         """Return the saved steps, oldest first; folders of others are ignored."""
         names = (entry.name for entry in self.directory.glob("*"))
         steps = {int(name) for name in names if re.fullmatch("[0-9]{8,}", name)}
-        return [n for n in sorted(steps) if atomic.is_marked(self._folder(n), TREE)]
+        found = [n for n in sorted(steps) if atomic.is_marked(self._folder(n), TREE)]
+        if all(os.path.lexists(self._folder(n)) for n in steps):
+            return found
+        return self.steps()  # a writer has newer ones by now
 
     def save(self, step: SupportsIndex, state: PyTree) -> None:
         """Save `state`, then remove all but the newest `keep` checkpoints.
