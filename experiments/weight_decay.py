@@ -5,7 +5,7 @@ and with Flax and Optax; then 64 lambdas times 32 seeds, all trained in one prog
 and the same grid for the penalty inside Adam and for AdamW.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -180,7 +180,7 @@ def run_grids(config: Config, folder: RunFolder) -> dict[str, dict[str, Any]]:
         "step, however large lambda is. AdamW subtracts learning rate x lambda of "
         "each weight beside Adam's step."
     )
-    draw_true_weights({config: grids["scratch"], larger: grids.pop(large)}, folder)
+    draw_true_weights(((config, grids["scratch"]), (larger, grids.pop(large))), folder)
     small = "The larger lambda, the smaller the weights"
     draw_grids(config, {"SGD": grids.pop("scratch")}, folder, "sweep.png", small)
     rescaled = "Adam rescales the gradient of an L2 penalty, but not AdamW's decay"
@@ -221,7 +221,9 @@ def draw_curves(
         panels[0, 0].set_ylabel("halved squared error")
 
 
-def draw_true_weights(grids: Mapping[Config, Measures], folder: RunFolder) -> None:
+def draw_true_weights(
+    grids: Sequence[tuple[Config, Measures]], folder: RunFolder
+) -> None:
     """Draw the test loss relative to that of weights of zero, for two true weights."""
     with folder.figure(
         "true_weights.png",
@@ -235,7 +237,7 @@ def draw_true_weights(grids: Mapping[Config, Measures], folder: RunFolder) -> No
         "with ten times larger ones; a vertical line at lambda.",
         sharey=True,
     ) as panels:
-        for axes, (config, grid) in zip(panels, grids.items(), strict=True):
+        for axes, (config, grid) in zip(panels, grids, strict=True):
             lambdas = linear_problem.grid_lambdas(config.lambdas)
             relative = grid["test_loss"] / linear_problem.zero_loss(config)
             plots.quantiles(axes, lambdas, relative)

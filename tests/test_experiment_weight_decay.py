@@ -94,6 +94,15 @@ def test_lambda_zero_is_run_once(tmp_path):
     assert [entry["lambd"] for entry in results] == [0.0] * 3
 
 
+def test_ten_times_a_true_weight_of_zero_is_the_same_grid_and_drawn_too(tmp_path):
+    folder = RunFolder("weight_decay", tmp_path)
+    grids = weight_decay.run_grids(replace(SMALL, true_weight=0.0), folder)
+    small, large = (
+        grids[label]["test_loss"] for label in ("scratch", "scratch, true w 0")
+    )
+    np.testing.assert_array_equal(small, large)
+
+
 def test_a_run_that_diverges_ends_in_one_line_and_without_a_summary(tmp_path):
     with pytest.raises(Failed, match=r"^scratch, lambda 1e\+30: .*(nan|inf); try.*$"):
         run(replace(SMALL, out=tmp_path, lambd=1e30))
