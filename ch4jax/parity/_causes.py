@@ -41,6 +41,7 @@ _SETTINGS: Mapping[str, Sequence[Any]] = {
     "correction": (0, 1),
     "unbiased": _EITHER,
     "diagonal": (-1, 0, 1),
+    "k": (1, 2, 4, 8),
     "negative_slope": (0.01, 0.1, 0.2, 0.3),
     **dict.fromkeys(("num_groups", "num_heads"), (1, 2, 3, 4, 8, 16, 32)),
     **dict.fromkeys(("padding", "stride", "dilation"), (0, 1, 2, 3)),
@@ -60,7 +61,10 @@ _KINDS = (  # those of one kind take each other's place
     ),
     ("mean", "sum", "amax", "amin"),
     ("softmax", "log_softmax"),
+    ("layer_norm", "rms_norm"),
     ("add", "sub", "mul", "div"),
+    ("gt", "ge", "lt", "le"),
+    ("tril", "triu"),
     ("max_pool1d", "avg_pool1d"),
     ("max_pool2d", "avg_pool2d"),
     ("adaptive_max_pool1d", "adaptive_avg_pool1d"),
@@ -204,6 +208,7 @@ def _alternatives(o: Operation) -> Iterator[tuple[str, Change]]:
             yield f"gates of {o.name} in the order {order}", _gated(f, gates, order)
     yield from _of_its_kind(o)
     if first is not None:
+        yield from _written_out(o, first)
         yield from _layouts(o, first)
     yield from _rotations(o)
 
@@ -324,6 +329,49 @@ def _operands(o: Operation) -> Iterator[tuple[str, Change]]:
         yield f"the mask of {o.name} {words}", masked
 
 
+def _written_out(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
+    """Yield what a port may have for a part of what PyTorch's side writes out."""
+    f, functional = o.function, import_torch().nn.functional
+    y = o.args[1] if len(o.args) > 1 else None
+
+    def centred(x: "torch.Tensor") -> "torch.Tensor":
+        return x - x.mean(-1, keepdim=True)
+
+    if o.name == "mul" and is_tensor(y):
+        for words, other in (
+            ("gelu", functional.gelu),
+            ("gelu by tanh", partial(functional.gelu, approximate="tanh")),
+            ("silu", functional.silu),
+        ):
+            yield f"{words} for PyTorch's product", lambda x, _, g=other: g(x)
+    if o.name in ("matmul", "bmm") and is_tensor(y):
+        size = x.shape[-1]
+        yield (
+            f"{o.name} over sqrt({size}), as in attention",
+            _after(f, lambda x: x / size**0.5),
+        )
+    if o.name in ("pow", "square"):
+        yield "the variance for PyTorch's mean of squares", _before(f, centred)
+    if o.name in ("pow", "square") or getattr(y, "shape", ())[-1:] == (1,):
+        yield "LayerNorm for PyTorch's RMSNorm", _before(f, centred)
+    if o.name == "mean":
+        yield (
+            "a mean over n - 1, as of an unbiased variance",
+            lambda x, *a, **k: (
+                (z := f(x, *a, **k)) * (x.numel() / (x.numel() - z.numel()))
+            ),
+        )
+    if o.name == "getitem":
+        for axis, index in enumerate(y if isinstance(y, tuple) else (y,)):
+            if isinstance(index, int):
+                yield (
+                    f"the mean over axis {axis} for PyTorch's {index}",
+                    _before(
+                        f, lambda x, axis=axis: x.mean(axis, keepdim=True).expand_as(x)
+                    ),
+                )
+
+
 def _orders(count: int) -> list[tuple[int, ...]]:
     """Return the orders of a few pieces that are not their own."""
     return [*itertools.permutations(range(count))][1:] if count < 5 else []
@@ -374,6 +422,10 @@ def _layouts(o: Operation, x: "torch.Tensor") -> Iterator[tuple[str, Change]]:
                 )
                 words = f"padding {ends} of {o.name} for PyTorch's {size} at both ends"
                 yield words, _before(_instead(f, f, padding=0), pad)
+    flattens = "flatten", "reshape", "view"
+    if x.ndim > 3 and (o.name in flattens or "stride" in named):
+        words = f"{o.name} of its input with height and width exchanged"
+        yield words, _before(f, lambda x: x.mT.contiguous())
     for axis in range(x.ndim):
         words = f"{o.name} of its input reversed along axis {axis}"
         yield words, _before(f, partial(torch.flip, dims=(axis,)))
@@ -390,8 +442,11 @@ def _rotations(o: Operation) -> Iterator[tuple[str, Change]]:
         yield interleaved, lambda x, *_, **__: torch.stack(x, -1).flatten(-2)
     if o.name == "stack" and len(o.args[0]) == 2:
         yield halves, lambda x, *_, **__: torch.stack(x, -2)
-    if o.name == "repeat_interleave":
-        yield halves, lambda x, n, *_, **__: torch.cat([x] * n, -1)
+    if o.name == "repeat_interleave" and isinstance(n := o.args[1], int):
+        dim = _arguments(o).get("dim")
+        last = dim in (-1, o.args[0].ndim - 1)
+        words = halves if last else "tile for PyTorch's repeat_interleave"
+        yield words, lambda x, *_, **__: torch.cat([x] * n, dim)
     if o.name == "view_as_complex":
         yield halves, lambda x: f(x.flatten(-2).unflatten(-1, (2, -1)).mT.contiguous())
     if o.name == "view_as_real":

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen
 from jaxtyping import ArrayLike, PyTree
 
 from ch4jax.interop import import_torch
@@ -58,9 +59,11 @@ def compare(
 
     Args:
       ours: a Linen or NNX module, or a function `apply(params, *inputs)`, which may
-        take `train` and `key` as keywords.
+        take `train` and `key` as keywords. A module may take `train`, `training`,
+        `is_training` or `deterministic`.
       theirs: a module of PyTorch.
-      inputs: an array, or a tuple of arrays; their first axis counts rows.
+      inputs: an array, or several; their first axis counts rows. Both modules are
+        called with them as they are, so one that has channels last moves them.
       labels: an array with as many rows.
       losses: functions of outputs and labels, ours and theirs, which may take our
         `params` and PyTorch's `module` as keywords, for a penalty; without them,
@@ -76,19 +79,29 @@ def compare(
 
     Raises:
       Mismatch: if parameters or masks cannot be carried over.
+      TypeError: if either module, `inputs` or `params` is of another kind.
+      ValueError: if `original` is neither side, or `steps` no whole number from 0.
       ImportError: if PyTorch is not installed.
-      ValueError: if `steps` is negative or no whole number.
     """
-    import_torch()
+    torch = import_torch()
+    if not isinstance(theirs, torch.nn.Module):
+        raise TypeError(f"expected a module of PyTorch, got {theirs!r:.80}")
+    if original not in ("torch", "flax"):
+        raise ValueError(f"original must be 'torch' or 'flax', got {original!r}")
+    if original == "flax" and isinstance(ours, linen.Module) and params is None:
+        raise TypeError("original='flax' needs `params`, the variables of `ours`")
+    several = isinstance(inputs, tuple | list)
+    rows = tuple(map(np.asarray, inputs if several else (inputs,)))
+    if any(x.dtype == object for x in rows):
+        raise TypeError(f"expected arrays as inputs, got {type(inputs).__name__}")
     if steps:
         check_counts(steps=steps)
-    rows = tuple(map(np.asarray, inputs if isinstance(inputs, tuple) else (inputs,)))
     setting = (ours, theirs, rows, np.asarray(labels), losses, params, original)
     options = {"names": names, "flattened": flattened}
     pairs = pairs or optimizers()
     checks: list[Check] = []
     gradients, places, first, notes = {}, [], "", []
-    drift, floor = {}, {}
+    drift, floor, learns = {}, {}, True
     for dtype in ALLOWED:
         if not _passed(checks):
             break
@@ -103,18 +116,20 @@ def compare(
                     _, first, notes = parting(s, apart, train=False)
                 if not {"outputs in evaluation", "outputs in training"} & failed:
                     notes += _causes.of_state(state)
-                if _passed(checks):
+                learns = bool(gradients)
+                if _passed(checks) and learns:
                     for name, pair in pairs.items():
                         check, why = _steps(s, name, pair)
                         checks.append(check)
                         notes += [words for words in why if words not in notes]
-            if _passed(checks) and steps:
+            if _passed(checks) and steps and learns:
                 pair = next(iter(pairs.values()))
                 found, drift[dtype], floor[dtype] = _run(s, dtype, pair, steps, seed)
                 checks += found
     layers = tuple((str(place), place.difference) for place in places)
-    notes = () if _passed(checks) else tuple(notes)
-    return Report(tuple(checks), first, notes, layers, gradients, drift, floor)
+    if _passed(checks):  # then what is apart inside of the modules does not matter
+        first, notes = "", []
+    return Report(tuple(checks), first, tuple(notes), layers, gradients, drift, floor)
 
 
 def assert_same(*args: PyTree, **kwargs: PyTree) -> None:

@@ -4,6 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -75,8 +76,15 @@ class Linen(Side):
         self.module = module
         params_key, dropout_key = jax.random.split(jax.random.key(0))
         keys = {"params": params_key, "dropout": dropout_key}
-        init = jax.eval_shape(module.init, keys, *inputs)
-        self.variables = init if variables is None else variables
+        init = partial(module.init, **_mode(module, train=False))
+        if variables is None:
+            variables = {"params": {}, **jax.eval_shape(init, keys, *inputs)}
+        names = [*variables] if isinstance(variables, Mapping) else []
+        if "params" not in names:
+            raise TypeError(
+                f"expected variables as `init` returns, with `params`, got {names}"
+            )
+        self.variables = variables
 
     def split(self, variables: PyTree) -> tuple[PyTree, PyTree]:
         state = {k: v for k, v in variables.items() if k != "params"}
@@ -231,7 +239,8 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 def _mode(module: linen.Module | nnx.Module, train: bool) -> dict[str, Any]:
     """Return how the module's `__call__` is told that it trains, if it takes that."""
-    modes = {"train": train, "training": train, "deterministic": not train}
+    modes = dict.fromkeys(("train", "training", "is_training"), train)
+    modes |= {"deterministic": not train}
     return accepted(type(module).__call__, **modes)
 
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from operator import itemgetter
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,25 +143,35 @@ def places(
         a = values[key][turn[key] - 1]
         if a is None or b is None:
             continue
+        one_array = getattr(module, "weight", None) is not None  # no recurrent layer
+        if one_array and b.ndim == 2 and b.size < a.size:
+            a = _chosen(a, b)
         apart, b = min(
             ((difference(a, x), x) for x in _layouts(b, flattened.get(".".join(path)))),
             key=lambda pair: pair[0],
         )
-        one_array = getattr(module, "weight", None) is not None  # no recurrent layer
         if apart < math.inf or math.isnan(apart) or (one_array and a.size != b.size):
             found.append(Place(path, when, apart, at, a, b))
     return found
 
 
-def values_of(function: Callable[..., PyTree], *args: PyTree) -> list[np.ndarray]:
-    """Return what a function takes, and what each of its operations returns."""
+def values_of(
+    function: Callable[..., PyTree], *args: PyTree
+) -> dict[tuple[int, ...], np.ndarray]:
+    """Return what a function takes, and what each of its operations returns.
+
+    Arrays of one shape are stacked: each trial of a cause looks through all of them.
+    """
     with jax.disable_jit():
         closed = jax.make_jaxpr(function)(*args)
     every = [v for equation in closed.jaxpr.eqns for v in equation.outvars]
     leaves = jax.tree.leaves(args)
     jaxpr = closed.jaxpr.replace(outvars=every)
-    found = [*leaves, *eval_jaxpr(jaxpr, closed.consts, *leaves)]
-    return [np.asarray(x) for x in found if isinstance(x.dtype, np.dtype)]
+    found = defaultdict(list)
+    for x in [*leaves, *eval_jaxpr(jaxpr, closed.consts, *leaves)]:
+        if isinstance(x.dtype, np.dtype) and x.dtype.kind != "c":  # no key
+            found[x.shape].append(np.asarray(x, float))
+    return {shape: np.stack(some) for shape, some in found.items()}
 
 
 def narrowed(function: Callable[..., PyTree], *args: PyTree) -> list[str]:
@@ -188,15 +199,17 @@ def narrowed(function: Callable[..., PyTree], *args: PyTree) -> list[str]:
     return [words] if narrow else []
 
 
-def nearest(values: Sequence[np.ndarray], b: np.ndarray | None) -> np.ndarray | None:
+def nearest(
+    values: Mapping[tuple[int, ...], np.ndarray], b: np.ndarray | None
+) -> np.ndarray | None:
     """Return the value that is nearest to one of PyTorch's, in any layout."""
-    if b is None:
-        return None
-    return min(
-        (a for a in values if a.size == b.size),
-        key=lambda a: min(difference(a, x) for x in _layouts(b, None)),
-        default=None,
-    )
+    found = []
+    for x in [] if b is None else _layouts(b, None):
+        for same in [values[x.shape]] if x.shape in values else []:
+            apart = np.linalg.norm((same - x).reshape(len(same), -1), axis=1)
+            k = int(np.nan_to_num(apart, nan=np.inf).argmin())
+            found.append((apart[k], np.asarray(same[k])))
+    return min(found, key=itemgetter(0), default=(0, None))[1]
 
 
 def first_part(found: Sequence[Place], n: int, theirs: Calls, runs: str) -> str:
@@ -270,11 +283,21 @@ def values_notes(place: Place, theirs: Calls) -> list[str]:
     return notes
 
 
-def order_notes(ours: Calls, theirs: Calls, pairs: Mapping[Path, Path]) -> list[str]:
-    """Return the first two layers that the two sides run in another order."""
+def order_notes(
+    ours: Calls, theirs: Calls, pairs: Mapping[Path, Path], equal: set[Path]
+) -> list[str]:
+    """Return the first two layers that the two sides run in another order.
+
+    Layers whose outputs are equal may run in any order, unless `names` may have
+    exchanged them: then their weights are of one shape.
+    """
     leaves = {pairs[path]: path for path, *_ in theirs if path in pairs}
     inner = {path for path in leaves if path and path != LOSS}
     inner -= {path[:i] for path in inner for i in range(len(path))}
+    shapes = {
+        path: getattr(getattr(module, "weight", None), "shape", None)
+        for path, _, _, module in theirs
+    }
     used = [path for path, when, *_ in ours if when == "into" and path in inner]
     wanted = [
         pairs[p] for p, when, *_ in theirs if when == "into" and pairs.get(p) in inner
@@ -282,9 +305,11 @@ def order_notes(ours: Calls, theirs: Calls, pairs: Mapping[Path, Path]) -> list[
     once = ([path for path, _ in groupby(run)] for run in (used, wanted))
     for a, b in zip(*once, strict=False):  # a scan runs its cell several times
         if a != b:
-            return [
-                f"Flax runs {_name(leaves[a])} where PyTorch runs {_name(leaves[b])}"
-            ]
+            both = leaves[a], leaves[b]
+            alike = len({shapes[path] for path in both}) == 1
+            words = "Flax runs {} where PyTorch runs {}".format(*map(_name, both))
+            exchanged = ", or `names` exchanges the two" if alike else ""
+            return [] if equal >= {*both} and not alike else [words + exchanged]
     return []
 
 
@@ -312,8 +337,10 @@ def settings(
                 f"momentum {b:g} of {name} for {1 - a:g}, which PyTorch writes {a:g}"
             )
         a, b = (getattr(side, "padding", None) for side in (module, other))
-        strides = _plain(getattr(module, "stride", 1))
-        if b == "SAME" and strides != 1 and path not in equal:
+        strides, size = (
+            _plain(getattr(module, k, 1)) for k in ("stride", "kernel_size")
+        )
+        if b == "SAME" and strides != 1 and size != 1 and path not in equal:
             notes.append(
                 f'padding "SAME" of {name} for PyTorch\'s {a}: with strides Flax pads '
                 "more at the end"
@@ -321,9 +348,11 @@ def settings(
     return notes
 
 
-def rows_without_gradient(module: "torch.nn.Module") -> list[str]:
-    """Return which embeddings of PyTorch have a row that does not learn."""
-    return [
+def without_gradient(module: "torch.nn.Module") -> list[str]:
+    """Return what does not learn in PyTorch: the row of a pad, what is frozen."""
+    frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
+    few = f"{', '.join(frozen[:3])}{' ...' * bool(frozen[3:])}"
+    return [f"frozen in PyTorch (requires_grad=False): {few}"] * bool(frozen) + [
         f"padding_idx {part.padding_idx} of {name}: its row gets no gradient in PyTorch"
         for name, part in module.named_modules()
         if getattr(part, "padding_idx", None) is not None
@@ -340,6 +369,15 @@ def first_array(value: PyTree) -> np.ndarray | None:
         if isinstance(leaf, jax.Array | np.ndarray):
             return np.asarray(leaf)
     return None
+
+
+def _chosen(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return Flax's rows that PyTorch has, if it sends some alone to an expert."""
+    rows = a.reshape(-1, a.shape[-1])
+    if rows.shape[1:] != b.shape[1:]:
+        return a
+    nearest = [int(np.linalg.norm(rows - row, axis=1).argmin()) for row in b]
+    return rows[nearest]
 
 
 def _layouts(x: np.ndarray, size: Sequence[int] | None) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ def parting(
     given = accepted(s.losses[0], params=s.params)
     loss = s.losses[0](outputs, jnp.asarray(s.labels), **given)
     ours.append((_layers.LOSS, "out of", loss, None))
-    plain, values = isinstance(s.side, Plain), []
+    plain, values = isinstance(s.side, Plain), {}
 
     def function(params: PyTree, inputs: Sequence[Any]) -> PyTree:
         with replayed_in_jax([jnp.asarray(mask.kept) for mask in masks]):
@@ -84,7 +84,7 @@ def parting(
         if first:
             run = {operation.name for operation in operations}
             notes += [words for name, words in _GRADIENTS.items() if name in run]
-            notes += _layers.rows_without_gradient(s.module)
+            notes += _layers.without_gradient(s.module)
         return places, first, notes
 
     def agrees(changes: Mapping[int, Change]) -> bool:
@@ -98,13 +98,17 @@ def parting(
     start = places[n - 1].at + 1 if n else 0
     before = {i: o for i, o in enumerate(operations) if o.after <= places[n].at}
     near = {i: o for i, o in before.items() if start <= o.after}
+    runs = _causes.shown([*near.values()])
+    if plain:  # of which all has to agree, what other layers run too
+        before = dict(enumerate(operations))
+        names = {o.name for o in near.values()}
+        near = {i: o for i, o in before.items() if o.name in names}
     causes = _causes.tried(near, agrees) or _causes.tried(before, agrees)
     # Where a cause is known, another order is mostly that of the terms of a sum.
-    causes = causes or _layers.order_notes(ours, calls, pairs)
+    causes = causes or _layers.order_notes(ours, calls, pairs, equal)
     causes += _layers.narrowed(function, s.params, arrays(s.inputs))
     causes += _causes.narrowed(operations)
     notes = notes + causes + _layers.values_notes(places[n], calls)
-    runs = _causes.shown([*near.values()])
     first = _layers.first_part(places, n, calls, runs)
     return places, first if train else f"in evaluation, {first}", notes
 

@@ -71,6 +71,16 @@ def heads(x, split):
     return (q @ q.transpose(2, 3)).transpose(1, 2).flatten(2)
 
 
+def normed(x, shift, count, eps=1e-5):
+    """Return a norm over the last axis that is written out."""
+    x = x - shift(x)
+    return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / count + eps)
+
+
+def mean(x):
+    return x.mean(-1, keepdim=True)
+
+
 CASES = {
     "mean for PyTorch's max(-1)": (lambda x: x.max(-1).values, lambda x: x.mean(-1)),
     "sigmoid for PyTorch's hardsigmoid": (functional.hardsigmoid, torch.sigmoid),
@@ -94,6 +104,43 @@ CASES = {
     "a first state of zeros for PyTorch's in gru": (
         lambda x: CELL(x[:, 0], STATE)[0],
         lambda x: CELL(x[:, 0])[0],
+    ),
+    "ge for PyTorch's gt(0)": (
+        lambda x: (x.round() > 0).double(),
+        lambda x: (x.round() >= 0).double(),
+    ),
+    "rms_norm for PyTorch's layer_norm": (
+        lambda x: functional.layer_norm(x, (6,)),
+        lambda x: functional.rms_norm(x, (6,), eps=1e-5),
+    ),
+    "LayerNorm for PyTorch's RMSNorm": (
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5),
+        lambda x: normed(x, mean, 6),
+    ),
+    "the variance for PyTorch's mean of squares": (
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5),
+        lambda x: x * torch.rsqrt(x.var(-1, correction=0, keepdim=True) + 1e-5),
+    ),
+    "a mean over n - 1, as of an unbiased variance": (
+        lambda x: (x - mean(x)).pow(2).mean(-1),
+        lambda x: x.var(-1),
+    ),
+    "gelu by tanh for PyTorch's product": (
+        lambda x: x * torch.sigmoid(1.702 * x),
+        lambda x: functional.gelu(x, approximate="tanh"),
+    ),
+    "matmul over sqrt(6), as in attention": (
+        lambda x: (x @ x.mT).softmax(-1),
+        lambda x: (x @ x.mT / 6**0.5).softmax(-1),
+    ),
+    "the mean over axis 1 for PyTorch's 0": (lambda x: x[:, 0], lambda x: x.mean(1)),
+    "tile for PyTorch's repeat_interleave": (
+        lambda x: x.repeat_interleave(2, dim=1),
+        lambda x: x.tile(2, 1, 1),
+    ),
+    "flatten of its input with height and width exchanged": (
+        lambda x: x.flatten(2),
+        lambda x: x.mT.flatten(2),
     ),
 }
 

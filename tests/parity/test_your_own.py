@@ -1,5 +1,6 @@
 """Ten models that are not ours, held to PyTorch's, and what the report names."""
 
+import inspect
 from contextlib import nullcontext
 
 import jax
@@ -268,6 +269,129 @@ def test_nnx_dropout_gets_the_same_masks():
     words = r"between out of 1 and into 4, .* runs tanh, .*\n.* relu for PyTorch's tanh"
     with pytest.raises(AssertionError, match=words):
         parity.assert_same(Net(nnx.Rngs(0)), module, inputs, labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"theirs": torch.nn.Linear}, "a module of PyTorch, got <class"),
+        ({"inputs": {"x": np.ones((20, 4))}}, "arrays as inputs, got dict"),
+        ({"params": {"Dense_0": {}}}, r"with `params`, got \['Dense_0'\]"),
+        ({"original": "flax"}, "needs `params`"),
+        ({"original": "Flax"}, "must be 'torch' or 'flax', got 'Flax'"),
+    ],
+)
+def test_what_a_call_gets_wrong_is_said(changes, message):
+    rest = zip(("theirs", "inputs", "labels"), normed(), strict=True)
+    arguments = {"ours": Normed(), **dict(rest), **changes}
+    compare = inspect.unwrap(parity.compare)  # without the types that tests check
+    with pytest.raises((TypeError, ValueError), match=message):
+        compare(**arguments)
+
+
+class Pooled(linen.Module):
+    """It has no parameters, and has to be told whether it trains."""
+
+    @linen.compact
+    def __call__(self, x, is_training):
+        return linen.relu(x).mean(1)
+
+
+def test_a_module_without_parameters_is_compared_on_level_1():
+    theirs = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AdaptiveAvgPool1d(1))
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    report = parity.compare(Pooled(), Squeezed(*theirs), x, x[:, 0])
+    assert report.passed
+    assert {check.level for check in report.checks} == {1}
+    report = parity.compare(Pooled(), Squeezed(theirs[1]), x, x[:, 0])
+    assert report.first.startswith("between the input and out of the whole module")
+
+
+class Squeezed(torch.nn.Sequential):
+    """Layers of which the last returns one number a row."""
+
+    def forward(self, x):
+        return super().forward(x).squeeze(1)
+
+
+class Experts(torch.nn.Module):
+    """Rows that go to one of two experts, in PyTorch alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = torch.nn.Linear(4, 2)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(4, 3) for _ in range(2))
+
+    def forward(self, x):
+        weights, out = self.gate(x).softmax(-1), x.new_zeros(len(x), 3)
+        for i, expert in enumerate(self.experts):
+            rows = torch.where(weights.argmax(-1) == i)
+            out[rows] += weights[rows][:, i, None] * torch.tanh(expert(x[rows]))
+        return out
+
+
+class FlaxExperts(linen.Module):
+    shift: float = 0.0
+
+    @linen.compact
+    def __call__(self, x):
+        weights = jax.nn.softmax(linen.Dense(2, name="gate")(x))
+        kept = weights * jax.nn.one_hot(weights.argmax(-1), 2, dtype=x.dtype)
+        experts = [linen.Dense(3, name=f"experts_{i}") for i in range(2)]
+        outputs = [jnp.tanh(expert(x + self.shift)) for expert in experts]
+        return sum(kept[:, i, None] * out for i, out in enumerate(outputs))
+
+
+def test_rows_that_pytorch_sends_to_an_expert_are_found_among_all():
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(10, 4))
+    report = parity.compare(FlaxExperts(), Experts(), x, x[:, :3], steps=0)
+    assert report.passed
+    assert not report.first
+    report = parity.compare(FlaxExperts(0.1), Experts(), x, x[:, :3], steps=0)
+    assert report.first.startswith("between out of gate and into experts.0, ")
+    assert "inf" not in report.first
+
+
+def test_frozen_parameters_are_named():
+    module, inputs, labels = normed()
+    module[0].requires_grad_(False)
+    report = parity.compare(Normed(), module, inputs, labels, steps=0)
+    assert report.first.startswith("the gradient of 0, ")
+    words = "frozen in PyTorch (requires_grad=False): 0.weight, 0.bias"
+    assert report.notes == (words,)
+
+
+class Skip(torch.nn.Module):
+    """Its skip runs first, and its strides leave nothing to pad."""
+
+    def __init__(self):
+        super().__init__()
+        self.skip = torch.nn.Conv1d(2, 3, 1, stride=2)
+        self.conv = torch.nn.Conv1d(2, 3, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        skip = self.skip(x)
+        return torch.relu(skip + torch.tanh(self.conv(x)))
+
+
+class FlaxSkip(linen.Module):
+    scale: float = 1.0
+
+    @linen.compact
+    def __call__(self, x):
+        x = self.scale * x.swapaxes(1, 2)
+        y = jnp.tanh(linen.Conv(3, 3, 2, padding=1, name="conv")(x))
+        skip = linen.Conv(3, 1, 2, name="skip")(x)
+        return (linen.relu(y) + skip).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize(("scale", "words"), [(1.0, "Flax runs"), (2.0, "SAME")])
+def test_an_order_and_a_padding_that_change_nothing_are_no_cause(scale, words):
+    x = np.random.default_rng(0).normal(size=(3, 2, 8))
+    report = parity.compare(FlaxSkip(scale), Skip(), x, x[:, [0, 1, 1], :4], steps=0)
+    assert not report.passed
+    assert not any(words in note for note in report.notes)
 
 
 def test_what_is_no_module_is_refused():
