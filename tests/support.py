@@ -58,10 +58,10 @@ def everything_in(folder) -> dict:
     return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Return a zip of files by name."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(stream, "w", method) as file:
         for name, content in members.items():
             file.writestr(name, content)
     return stream.getvalue()

@@ -209,10 +209,7 @@ def test_a_tar_that_leads_outside_its_folder_is_refused(member, offer, cache):
 
 def flagged(*flags, stored=CONTENT):
     """Return a zip whose entry has these bits in its flags, or this method."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as file:
-        file.writestr("a", stored)
-    content = bytearray(stream.getvalue())
+    content = bytearray(zipped({"a": stored}, zipfile.ZIP_STORED))
     for start, at in ((0, 6), (content.find(b"PK\1\2"), 8)):
         content[start + at], content[start + at + 2] = flags
     return bytes(content)

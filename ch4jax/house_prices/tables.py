@@ -9,7 +9,6 @@ import csv
 import io
 import lzma
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -131,7 +130,7 @@ def _read_kaggle(path: Path) -> bytes:
         raise DataError(
             f"{path} is not there; expected a folder or zip with train.csv and test.csv"
         ) from error
-    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, zipfile.BadZipFile, *hub.UNSOUND) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 

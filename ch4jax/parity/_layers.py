@@ -205,7 +205,8 @@ def nearest(
     """Return the value that is nearest to one of PyTorch's, in any layout."""
     found = []
     for x in [] if b is None else _layouts(b, None):
-        for same in [values[x.shape]] if x.shape in values else []:
+        if x.shape in values:
+            same = values[x.shape]
             apart = np.linalg.norm((same - x).reshape(len(same), -1), axis=1)
             k = int(np.nan_to_num(apart, nan=np.inf).argmin())
             found.append((apart[k], np.asarray(same[k])))
@@ -351,8 +352,11 @@ def settings(
 def without_gradient(module: "torch.nn.Module") -> list[str]:
     """Return what does not learn in PyTorch: the row of a pad, what is frozen."""
     frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
-    few = f"{', '.join(frozen[:3])}{' ...' * bool(frozen[3:])}"
-    return [f"frozen in PyTorch (requires_grad=False): {few}"] * bool(frozen) + [
+    notes = []
+    if frozen:
+        few = ", ".join(frozen[:3]) + (" ..." if frozen[3:] else "")
+        notes.append(f"frozen in PyTorch (requires_grad=False): {few}")
+    return notes + [
         f"padding_idx {part.padding_idx} of {name}: its row gets no gradient in PyTorch"
         for name, part in module.named_modules()
         if getattr(part, "padding_idx", None) is not None

@@ -93,12 +93,12 @@ def interleave(
     first = {name: timed(work)[1] for name, work in works.items()}
     seconds: dict[Name, list[float]] = {name: [] for name in works}
     again = dict.fromkeys(works, 0)
-    most = MOST_AGAIN if rounds > 2 else 0  # so few are not to be quoted
-    is_calm = watch()
+    # One or two rounds are not to be quoted.
+    is_calm = watch() if rounds > 2 else lambda: True
     for _ in range(rounds):
         for name, work in works.items():
             took = once(work)
-            for _ in range(most):
+            for _ in range(MOST_AGAIN):
                 if is_calm():
                     break
                 took, again[name] = once(work), again[name] + 1
