@@ -7,6 +7,11 @@ from experiments import storage
 from experiments.common.errors import Failed
 
 
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch):
+    monkeypatch.setattr(storage, "ROUNDS", 1)
+
+
 def test_all_comes_back_no_flip_is_loaded_and_no_kill_loses_a_step(tmp_path, capsys):
     summary = result_of(storage, storage.Config(out=tmp_path, flips=30, kills=1))
     names = {"x", "x-and-y", "xy", "mlp.params", "exported"}

@@ -18,7 +18,7 @@ T = TypeVar("T")
 MAX_SPREAD = 1.5
 SHORTEST = 0.3  # seconds of a round: what takes less runs again, and counts by its mean
 CALM = 1.15  # times the fastest, that the products of `watch` may take
-MOST_AGAIN = 3  # times that a round is tried again
+MOST_AGAIN = 0.25  # of the rounds: where more are disturbed, trying again is in vain
 NOT_QUIET = "not quiet: do not quote"
 
 
@@ -76,7 +76,7 @@ def interleave(
     """Time several pieces of work in turn, so that a drift of the machine hits all.
 
     If products that never change are slow after a round, other work had disturbed the
-    machine, and the round is tried again, a few times.
+    machine, and the round is tried again; in all at most `MOST_AGAIN` of the rounds.
 
     Args:
       works: what to run, by name; each is run once, then for `rounds` rounds, in which
@@ -95,13 +95,13 @@ def interleave(
     again = dict.fromkeys(works, 0)
     # One or two rounds are not to be quoted.
     is_calm = watch() if rounds > 2 else lambda: True
+    left = math.ceil(MOST_AGAIN * rounds * len(works))
     for _ in range(rounds):
         for name, work in works.items():
             took = once(work)
-            for _ in range(MOST_AGAIN):
-                if is_calm():
-                    break
-                took, again[name] = once(work), again[name] + 1
+            while left and not is_calm():
+                took, left = once(work), left - 1
+                again[name] += 1
             seconds[name].append(took)
     return {
         name: summarise(first[name], times)._replace(again=again[name])
