@@ -50,7 +50,7 @@ def run(config: Config) -> int:
 
     Raises:
       UsageError: if a package is missing, or the folder holds something else.
-      Failed: if a build fails, or a page of it has a dead link.
+      Failed: if a build fails, or a page of it has a dead link or lacks a figure.
     """
     if missing := [name for name in NEEDED if not importlib.util.find_spec(name)]:
         raise UsageError(
@@ -71,22 +71,24 @@ def run(config: Config) -> int:
             shutil.copy(ROOT / "docs" / f"{name}.md", guides)
         for name in ("figures", "results"):
             shutil.copytree(ROOT / "docs" / name, guides / name)
+        undrawn = []
         for language, place in LANGUAGES.items():
             built = Path(folder) / language  # MyST-NB writes figures beside it
             build(source, built, language, kept)
+            undrawn += missing_figures(source, built)
             shutil.copytree(built, out / place, dirs_exist_ok=True)
     write_data(out)
-    if wrong := dead_links(out):
+    if wrong := undrawn + dead_links(out):
         raise Failed("\n".join(wrong))
     say(f"{out / 'index.html'}: open it in a browser")
     return 0
 
 
 def fingerprint() -> str:
-    """Return a hash of what the chapters import: our code, and versions."""
+    """Return a hash of what runs the chapters: our code, and versions."""
     digest = hashlib.sha256()
     explore = ROOT / "experiments" / "common" / "explore.py"
-    for path in (*sorted((ROOT / "ch4jax").rglob("*.py")), explore):
+    for path in (*sorted((ROOT / "ch4jax").rglob("*.py")), explore, Path(__file__)):
         digest.update(path.read_bytes())
     versions = [importlib.metadata.version(name) for name in RAN_WITH]
     digest.update(" ".join(versions).encode())
@@ -100,6 +102,8 @@ def build(source: Path, out: Path, language: str, kept: Path) -> None:
     command += ["-d", str(source / "doctrees" / language), str(source), str(out)]
     environment = os.environ | {
         "CH4JAX_BOOK_CACHE": str(kept),
+        # Commands set it to agg, with which cells would show no figure.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]),
     }
     if code := subprocess.run(command, env=environment).returncode:
@@ -131,6 +135,19 @@ class Page(HTMLParser):
         self.anchors |= {of.get("id"), of.get("name")}
         target = of.get("href") or of.get("src") or ""
         (self.links if tag == "a" else self.loads).append(target)
+
+
+def missing_figures(source: Path, site: Path) -> list[str]:
+    """Return the chapters whose pages have fewer figures than their cells show."""
+    wrong = []
+    for chapter in sorted(source.glob("*.md")):
+        drawn = chapter.read_text(encoding="utf-8").count("plt.show()")
+        page = site / f"{chapter.stem}.html"
+        if drawn:
+            there = sum("_images/" in target for target in Page(page).loads)
+            if there < drawn:
+                wrong.append(f"{page} has {there} of {drawn} figures")
+    return wrong
 
 
 def dead_links(site: Path) -> list[str]:

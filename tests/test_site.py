@@ -32,6 +32,19 @@ def test_a_dead_link_a_missing_anchor_and_a_load_from_outside_are_named(tmp_path
     assert [line.split()[-1] for line in found] == list(wrong)
 
 
+def test_a_page_without_the_figures_of_its_chapter_is_named(tmp_path):
+    source, site = tmp_path / "source", tmp_path / "site"
+    for folder in (source, site):
+        folder.mkdir()
+    (source / "index.md").write_text("no figure, and no page")
+    (source / "a.md").write_text("plt.show()\n" * 2)
+    page = site / "a.html"
+    page.write_text('<img src="_images/1.png"><img src="_images/2.png">')
+    assert book.missing_figures(source, site) == []
+    page.write_text('<img src="_images/1.png"><img src="_static/logo.png">')
+    assert book.missing_figures(source, site) == [f"{page} has 1 of 2 figures"]
+
+
 def test_the_data_of_a_figure_are_written_beside_its_page(tmp_path):
     lines = {"growing": np.arange(6.0).reshape(2, 3), "fixed": [1.0, np.nan, 123456]}
     panel = Panel(("x", "y"), [1, 2, 3], lines=lines, cursor="size")
