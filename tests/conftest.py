@@ -5,7 +5,7 @@ import tempfile
 from importlib.metadata import version
 
 # Tests compile hundreds of little programs and run each once or twice: optimising
-# them, which is not what is tested, would take more than half of their time.
+# them, which is not what is tested, would take much of their time.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

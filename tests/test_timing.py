@@ -15,12 +15,6 @@ def test_a_compiled_function_is_called_without_its_static_arguments():
     assert seconds > 0
 
 
-@pytest.fixture(autouse=True)
-def calm(monkeypatch):
-    """Let no round be disturbed."""
-    monkeypatch.setattr(timing, "watch", lambda: lambda: True)
-
-
 def test_works_run_in_turn_so_that_a_drift_hits_all(monkeypatch):
     monkeypatch.setattr(timing, "SHORTEST", 0.0)
     order = []
@@ -37,26 +31,6 @@ def test_short_work_counts_by_the_mean_of_many_calls(monkeypatch):
     found = timing.interleave({"a": print}, rounds=2)["a"]
     assert (found.first, found.slowest) == (9.0, 0.4)
     assert found.fastest == pytest.approx(0.35 / 6)
-
-
-def test_a_quarter_of_the_rounds_is_tried_again_if_disturbed(monkeypatch):
-    calm = iter([True, False, False, True, *[False] * 99])
-    times = iter(map(float, range(99)))
-    monkeypatch.setattr(timing, "watch", lambda: lambda: next(calm))
-    monkeypatch.setattr(timing, "timed", lambda work: (None, next(times)))
-    found = timing.interleave({"a": print}, rounds=12)["a"]
-    assert found == (0.0, 9.5, 1.0, 15.0, 3)
-
-
-@pytest.mark.parametrize(("slower", "calm"), [(1.0, True), (0.5, True), (2.0, False)])
-def test_a_round_is_disturbed_if_products_are_slow_after_it(slower, calm, monkeypatch):
-    monkeypatch.undo()
-    seconds = [1.0]
-    monkeypatch.setattr(timing, "timed", lambda work: (None, seconds[-1]))
-    is_calm = timing.watch()
-    seconds.append(slower)
-    assert is_calm() == calm
-    assert is_calm() == calm  # slow products stay slow
 
 
 class Opaque:

@@ -3,8 +3,7 @@
 First come the bandwidth of memory and the dispatch of an empty step; then the matrix
 products of an epoch at their own shapes, and the same work done by PyTorch and by JAX,
 all rows in turn, round after round, so that a drift of the machine slows all of them
-alike. Rows with PyTorch need `pip install -e ".[torch]"`. A round after which small
-products are slow was disturbed, and is tried again. If rounds still differ too much, or
+alike. Rows with PyTorch need `pip install -e ".[torch]"`. If rounds differ too much, or
 an epoch takes less than its matrix products, the machine was not quiet, and the tables
 say so.
 """
@@ -69,8 +68,6 @@ def run(config: Config) -> None:
     if rounds == 1:
         say("one round shows no spread: do not quote it")
     say(f"products alone: {floors['products_gflops']:.0f} GFLOP/s")
-    again = sum(timed.again for timed in timings.values())
-    say(f"disturbed, and tried again: {again} of {rounds * len(todo)} rounds")
     for name, reason in not_run.items():
         say(f"not run: {name}: {reason}")
     headline = tables.headline(measured, warning)
@@ -82,7 +79,6 @@ def run(config: Config) -> None:
         "floors": floors,
         "rows": measured,
         "not_run": [{"name": n, "reason": reason} for n, reason in not_run.items()],
-        "tried_again": again,
         "quiet": not disturbed,
     }
     folder.finish(summary, headline=headline)

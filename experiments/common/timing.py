@@ -1,6 +1,5 @@
 """Seconds of compiling, of first calls and of warm rounds; are they fit to quote?"""
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,15 +9,11 @@ import jax
 from jax.stages import Compiled, Wrapped
 from jaxtyping import PyTree
 
-from experiments.common import roofline
-
 Name = TypeVar("Name", bound=Hashable)
 T = TypeVar("T")
 
 MAX_SPREAD = 1.5
 SHORTEST = 0.3  # seconds of a round: what takes less runs again, and counts by its mean
-CALM = 1.15  # times the fastest, that the products of `watch` may take
-MOST_AGAIN = 0.25  # of the rounds: where more are disturbed, trying again is in vain
 NOT_QUIET = "not quiet: do not quote"
 
 
@@ -30,14 +25,12 @@ class Timing(NamedTuple):
       median: of the rounds after the first.
       fastest: of the rounds after the first.
       slowest: of the rounds after the first.
-      again: rounds that were disturbed, and tried again.
     """
 
     first: float
     median: float
     fastest: float
     slowest: float
-    again: int = 0
 
 
 def compile(jitted: Wrapped, *args: Any, **kwargs: Any) -> tuple[Compiled, float]:
@@ -75,9 +68,6 @@ def interleave(
 ) -> dict[Name, Timing]:
     """Time several pieces of work in turn, so that a drift of the machine hits all.
 
-    If products that never change are slow after a round, other work had disturbed the
-    machine, and the round is tried again; in all at most `MOST_AGAIN` of the rounds.
-
     Args:
       works: what to run, by name; each is run once, then for `rounds` rounds, in which
         short work is run until `SHORTEST` seconds have passed.
@@ -92,36 +82,10 @@ def interleave(
 
     first = {name: timed(work)[1] for name, work in works.items()}
     seconds: dict[Name, list[float]] = {name: [] for name in works}
-    again = dict.fromkeys(works, 0)
-    # One or two rounds are not to be quoted.
-    is_calm = watch() if rounds > 2 else lambda: True
-    left = math.ceil(MOST_AGAIN * rounds * len(works))
     for _ in range(rounds):
         for name, work in works.items():
-            took = once(work)
-            while left and not is_calm():
-                took, left = once(work), left - 1
-                again[name] += 1
-            seconds[name].append(took)
-    return {
-        name: summarise(first[name], times)._replace(again=again[name])
-        for name, times in seconds.items()
-    }
-
-
-def watch() -> Callable[[], bool]:
-    """Return a function that says whether products are as fast as they ever were."""
-    products = roofline.matrix_products(10 * roofline.BATCH_SIZE)
-    fastest = math.inf
-
-    def is_calm() -> bool:
-        nonlocal fastest
-        seconds = min(timed(products)[1] for _ in range(3))
-        fastest = min(fastest, seconds)
-        return seconds <= CALM * fastest
-
-    is_calm()  # compiles
-    return is_calm
+            seconds[name].append(once(work))
+    return {name: summarise(first[name], times) for name, times in seconds.items()}
 
 
 def summarise(first: float, rounds: Sequence[float]) -> Timing:
