@@ -146,7 +146,7 @@ def missing_figures(source: Path, site: Path) -> list[str]:
         if drawn:
             there = sum("_images/" in target for target in Page(page).loads)
             if there < drawn:
-                wrong.append(f"{page} has {there} of {drawn} figures")
+                wrong.append(f"{site.name}/{page.name}: {there} of {drawn} figures")
     return wrong
 
 

@@ -42,7 +42,7 @@ def test_a_page_without_the_figures_of_its_chapter_is_named(tmp_path):
     page.write_text('<img src="_images/1.png"><img src="_images/2.png">')
     assert book.missing_figures(source, site) == []
     page.write_text('<img src="_images/1.png"><img src="_static/logo.png">')
-    assert book.missing_figures(source, site) == [f"{page} has 1 of 2 figures"]
+    assert book.missing_figures(source, site) == ["site/a.html: 1 of 2 figures"]
 
 
 def test_the_data_of_a_figure_are_written_beside_its_page(tmp_path):
